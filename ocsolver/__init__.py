@@ -1,0 +1,67 @@
+"""Optimal control by Pontryagin's maximum principle, in PyTorch."""
+
+from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
+from ocsolver.certificate import Certificate, certify
+from ocsolver.errors import (
+    ConvergenceWarning,
+    InputError,
+    OCSolverError,
+    ShapeError,
+    SolveError,
+    UnsupportedError,
+)
+from ocsolver.integrators import RK4, Euler, Heun, Integrator, SolveIVP, TorchDiffEq
+from ocsolver.maximizers import LBFGS, ClosedForm, Enumeration, Maximizer, ProjectedNewton
+from ocsolver.mesh import Mesh
+from ocsolver.problem import OptimalControlProblem
+from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
+from ocsolver.solution import History, Solution, Stats, load
+from ocsolver.solve import solve
+from ocsolver.solvers import EMSA, MSA, AdaptivePenalty, GradientDescent, Solver
+from ocsolver.status import Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EMSA",
+    "LBFGS",
+    "MSA",
+    "RK4",
+    "AdaptivePenalty",
+    "Adjoint",
+    "Ball",
+    "Box",
+    "Certificate",
+    "ClosedForm",
+    "ContinuousAdjoint",
+    "ControlSet",
+    "ConvergenceWarning",
+    "DiscreteAdjoint",
+    "Enumeration",
+    "Euler",
+    "FiniteSet",
+    "GradientDescent",
+    "Heun",
+    "History",
+    "InputError",
+    "Integrator",
+    "Maximizer",
+    "Mesh",
+    "OCSolverError",
+    "OptimalControlProblem",
+    "Product",
+    "ProjectedNewton",
+    "ShapeError",
+    "Solution",
+    "SolveError",
+    "SolveIVP",
+    "Solver",
+    "Stats",
+    "Status",
+    "TorchDiffEq",
+    "Unconstrained",
+    "UnsupportedError",
+    "certify",
+    "load",
+    "solve",
+]

@@ -1,0 +1,152 @@
+"""What can be said about a control without trusting whoever produced it; it prints numbers and never says "optimal"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ocsolver.adjoints import ContinuousAdjoint
+from ocsolver.continuous import ContinuousTranscription
+from ocsolver.hamiltonian import hamiltonian, terminal_costate
+from ocsolver.integrators import TorchDiffEq
+from ocsolver.intervals import Intervals
+from ocsolver.residual import maximum_gap, projected_gradient
+from ocsolver.transcription import Discretization, Sweep, transcribe
+
+__all__ = ["Certificate", "certify"]
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """Residuals of the maximum principle and of the discretization, each (G,).
+
+    Attributes
+    ----------
+    max_gap, mean_gap : Tensor, shape (G,)
+        Largest and time-averaged max_U H − H(u), units of cost per time; inf where H has no finite maximum.
+    projected_gradient : Tensor, shape (G,)
+        L² norm over time of P_U(u + ∂H/∂u) − u.
+    state_defect, costate_defect : Tensor, shape (G,)
+        Largest error of one interval in x and p against an integration at 1e-12.
+    transversality : Tensor, shape (G,)
+        Largest |p(t1) + ∇Φ(x(t1))|.
+    hamiltonian_drift : Tensor, shape (G,)
+        Range of H along the trajectory: zero for an optimal control of an autonomous problem; NaN for problems that
+        depend on time.
+    cost_error : Tensor, shape (G,)
+        Bound from the local defects on |J − J resimulated|, to first order in the defects.
+    """
+
+    max_gap: Tensor
+    mean_gap: Tensor
+    projected_gradient: Tensor
+    state_defect: Tensor
+    costate_defect: Tensor
+    transversality: Tensor
+    hamiltonian_drift: Tensor
+    cost_error: Tensor
+
+    def __str__(self) -> str:
+        groups = self.max_gap.numel()
+        lines = [f"certificate ({groups} control groups, worst)" if groups > 1 else "certificate"]
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            known = value[~torch.isnan(value)]
+            text = f"{float(known.max()):.3e}" if known.numel() else "not applicable (the problem depends on time)"
+            lines.append(f"  {entry.name.replace('_', ' '):20s} {text}")
+        return "\n".join(lines)
+
+
+def certify(problem: Any, control: Any, *, mesh: Any = None, integrator: Any = None, adjoint: Any = None) -> Certificate:
+    """Certify any control, whoever produced it.
+
+    Parameters
+    ----------
+    problem : OptimalControlProblem
+        The problem.
+    control : Tensor, callable or Solution
+        Anything that `solve` takes as initial_control. A function of time is sampled at the midpoints of the mesh, a
+        Solution averaged over its intervals.
+    mesh, integrator, adjoint : optional
+        The discretization, as in `solve`.
+
+    Returns
+    -------
+    Certificate
+        Numbers per control group.
+
+    Examples
+    --------
+    >>> import ocsolver as oc
+    >>> problem = oc.OptimalControlProblem(
+    ...     lambda t, x, u: u,
+    ...     lambda t, x, u: 0.5 * (x[..., 0] ** 2 + u[..., 0] ** 2),
+    ...     initial_state=[1.0],
+    ...     horizon=(0.0, 1.0),
+    ...     control_set=oc.Unconstrained(1),
+    ... )
+    >>> bool(oc.certify(problem, [0.0]).max_gap > 0.1)
+    True
+    """
+    transcription = transcribe(problem, Discretization(mesh, integrator, adjoint))
+    start = transcription.start(control)
+    transcription.check(start)
+    return certify_sweep(transcription, transcription.backward(transcription.forward(start)))
+
+
+@torch.no_grad()
+def certify_sweep(transcription: ContinuousTranscription, sweep: Sweep) -> Certificate:
+    """Certificate of a sweep of a continuous problem."""
+    (block,), forward, p = sweep.blocks, sweep.forward, sweep.p
+    problem, x, u = transcription.problem, forward.x, forward.u
+    G = transcription.groups
+    gap = maximum_gap(block)
+    defects, costate_defects, cost_error = _defects(transcription, forward, p)
+    boundary = (p[-1] - terminal_costate(problem, x[-1])).abs().amax(-1)
+    return Certificate(
+        max_gap=gap.amax(0),
+        mean_gap=(block.weights[:, None] * gap).sum(0) / block.weights.sum(),
+        projected_gradient=projected_gradient(block),
+        state_defect=_worst(defects.abs().amax((0, -1)), G),
+        costate_defect=_worst(costate_defects.abs().amax((0, -1)), G),
+        transversality=_worst(boundary, G),
+        hamiltonian_drift=_drift(transcription, x, p, u),
+        cost_error=cost_error,
+    )
+
+
+def _worst(rows: Tensor, groups: int) -> Tensor:
+    """Largest value of each group: (B,) -> (G,)."""
+    return rows.amax(0, keepdim=True) if groups == 1 else rows
+
+
+def _defects(transcription: ContinuousTranscription, forward: Any, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One-interval errors of x (N, B, n) and p (N, B, n), and the bound they give on the error of J (G,)."""
+    problem, own, x, u = transcription.problem, transcription.intervals, forward.x, forward.u
+    tolerance = max(1e-12, 50 * torch.finfo(x.dtype).eps)
+    precise = TorchDiffEq("dopri8", rtol=tolerance, atol=tolerance * 1e-2)
+    intervals = Intervals(problem, precise, own.t, own.h)
+    x_next, running = intervals.end(x[:-1], u)
+    costates = ContinuousAdjoint(precise).one_interval(intervals, x[1:], p[1:], u)
+    defects = x[1:] - x_next
+    # J(reported) − J(exact) = Σ_k (Δℓ_k − p_{k+1}·Δx_{k+1}) to first order
+    parts = (forward.running - running) - (p[1:] * defects).sum(-1)  # (N, B)
+    total = parts.abs().sum(0)
+    error = total.mean(0, keepdim=True) if transcription.groups == 1 else total
+    return defects, p[:-1] - costates, torch.nan_to_num(error, nan=torch.inf)
+
+
+def _drift(transcription: ContinuousTranscription, x: Tensor, p: Tensor, u: Tensor) -> Tensor:
+    """Range over time of the group mean of H at the midpoints, NaN if f or L depend on time (G,)."""
+    problem, G = transcription.problem, transcription.groups
+    t = 0.5 * (transcription.nodes[1:] + transcription.nodes[:-1])[:, None]
+    middle, costate = 0.5 * (x[1:] + x[:-1]), 0.5 * (p[1:] + p[:-1])
+    value = hamiltonian(problem, t, middle, costate, u)
+    if not torch.equal(value, hamiltonian(problem, t.flip(0) + 0.1234, middle, costate, u)):
+        return value.new_full((G,), torch.nan)
+    mean = value.mean(-1, keepdim=True) if G == 1 else value
+    drift: Tensor = mean.amax(0) - mean.amin(0)
+    return drift

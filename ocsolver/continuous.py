@@ -1,0 +1,367 @@
+"""Sweeps of a continuous problem on a mesh: the transcription of `OptimalControlProblem`; it knows no algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ocsolver._shapes import as_tensor, check_finite, group_mean, per_row
+from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
+from ocsolver.errors import InputError, ShapeError, complaint
+from ocsolver.hamiltonian import HamiltonianBlock, augmented_field, call, terminal_cost, terminal_costate
+from ocsolver.integrators import RK4, Integrator
+from ocsolver.intervals import Intervals, Linearization, run_forward
+from ocsolver.mesh import Mesh
+from ocsolver.problem import OptimalControlProblem
+from ocsolver.status import Status
+from ocsolver.transcription import Control, Discretization, Failure, Sweep, transcribe
+
+__all__ = ["ContinuousForward", "ContinuousTranscription"]
+
+DEFAULT_INTERVALS = 100
+NEWTON_SWEEPS = 8  # time-parallel corrections before falling back to the interval-by-interval sweep
+GAUSS_POINTS = 4  # quadrature nodes of the averaged Hamiltonian, exact to order 8
+ELEMENT_COST = 1e-3 / 5.0  # cost of one more tensor element relative to the overhead of one call (measured)
+
+
+@dataclass(frozen=True, eq=False)
+class ContinuousForward:
+    """A simulated trajectory."""
+
+    u: Tensor  # (N, G, m)
+    x: Tensor  # (N + 1, B, n); NaN after a failing node
+    running: Tensor  # (N, B), cost of each interval
+    terminal: Tensor  # (B,)
+    groups: int
+    linearization: Linearization | None = None
+
+    @property
+    def control(self) -> Control:
+        """The simulated control as a tuple of blocks."""
+        return (self.u,)
+
+    @cached_property
+    def cost(self) -> Tensor:
+        """J (G,), inf where the simulation failed."""
+        total = self.running.sum(0) + self.terminal
+        cost = group_mean(total, self.groups)
+        return torch.where(torch.isfinite(cost), cost, torch.inf)
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """∫|L| dt + |Φ| (G,)."""
+        return group_mean(self.running.abs().sum(0) + self.terminal.abs(), self.groups)
+
+    @cached_property
+    def finite(self) -> Tensor:
+        """Which groups were simulated to the end (G,)."""
+        return torch.isfinite(self.cost)
+
+
+@dataclass(frozen=True, eq=False)
+class ContinuousTranscription:
+    """A continuous problem on a mesh."""
+
+    problem: OptimalControlProblem
+    mesh: Mesh
+    integrator: Integrator
+    adjoint: Adjoint
+
+    @property
+    def groups(self) -> int:
+        """Number of control groups G."""
+        return self.problem.groups
+
+    @cached_property
+    def nodes(self) -> Tensor:
+        """Times of the nodes (N + 1,)."""
+        t0, t1 = self.problem.horizon
+        x0 = self.problem.initial_state
+        return (t0 + (t1 - t0) * self.mesh.nodes).to(dtype=x0.dtype, device=x0.device)
+
+    @cached_property
+    def intervals(self) -> Intervals:
+        """Interval maps."""
+        t = self.nodes
+        return Intervals(self.problem, self.integrator, t[:-1, None], t.diff()[:, None])
+
+    # ---------------------------------------------------------------- control
+
+    def start(self, initial_control: Any) -> Control:
+        """Starting control (N, G, m) from None, a constant (m,), an array (N, G, m), a function of t or a Solution."""
+        x0, N, G, m = self.problem.initial_state, self.mesh.intervals, self.groups, self.problem.m
+        todo = f"Pass None, a constant (m,) = ({m},), an array (N, G, m) = {(N, G, m)}, a function t -> (m,) or a Solution."
+        midpoints = 0.5 * (self.nodes[1:] + self.nodes[:-1])
+        if initial_control is None:
+            u = x0.new_zeros(N, G, m)
+        elif callable(getattr(initial_control, "control", None)):
+            u = self._sample(initial_control.control, midpoints, todo)
+        elif callable(initial_control):
+            u = torch.stack([as_tensor(initial_control(t), what="initial_control(t)", like=x0) for t in midpoints])
+            if u.shape[1:] not in ((m,), (G, m)):
+                got = f"shape {tuple(u.shape[1:])}"
+                raise ShapeError(complaint("initial_control(t)", expected=f"shape ({m},)", got=got, todo=todo))
+            u = u.reshape(N, -1, m)
+        else:
+            u = as_tensor(initial_control, what="initial_control", like=x0)
+            if u.shape not in ((m,), (N, G, m), (N, 1, m)):
+                raise ShapeError(complaint("initial_control", expected=f"({m},) or {(N, G, m)}", got=tuple(u.shape), todo=todo))
+        check_finite(u, what="initial_control")
+        return (self.problem.control_set.project(u.expand(N, G, m).contiguous()),)
+
+    def _sample(self, control: Any, midpoints: Tensor, todo: str) -> Tensor:
+        """Mean of a Solution's control over each interval, by its value at points inside."""
+        inner = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
+        h = self.nodes.diff()
+        times = self.nodes[:-1, None] + h[:, None] * inner.to(h)  # (N, 8)
+        u: Tensor = control(times.reshape(-1)).to(self.problem.initial_state)
+        N, G, m = self.mesh.intervals, self.groups, self.problem.m
+        if u.shape[-1] != m or u.shape[1] not in (1, G):
+            raise ShapeError(complaint("initial_control (Solution)", expected=f"(G, m) = {(G, m)}", got=tuple(u.shape[1:]), todo=todo))
+        return u.reshape(N, 8, u.shape[1], m).mean(1)
+
+    def check(self, control: Control) -> None:
+        """Call every callable once, as the sweeps will, and check type, shape, dtype, device and finiteness."""
+        problem, (u,) = self.problem, control
+        x0, t = problem.initial_state, self.intervals.t
+        batch = (2, self.mesh.intervals)  # an extra leading axis, as replicas have
+        t, x, u = t.expand(*batch, 1), x0.expand(*batch, *x0.shape).contiguous(), u.expand(2, *u.shape).contiguous()
+        with torch.no_grad():
+            _check_output("dynamics", call(problem.dynamics, "dynamics", t, x, u), x, x.shape, "(*b, B, n)")
+            if problem.running_cost is not None:
+                rate = call(problem.running_cost, "running_cost", t, x, u)
+                _check_output("running_cost", rate, x, x.shape[:-1], "(*b, B)")
+            if problem.terminal_cost is not None:
+                cost = call(problem.terminal_cost, "terminal_cost", x)
+                _check_output("terminal_cost", cost, x, x.shape[:-1], "(*b, B)")
+
+    # ---------------------------------------------------------------- forward
+
+    @torch.no_grad()
+    def forward(self, control: Control, near: Any = None) -> ContinuousForward:
+        """Simulate a control; with a trajectory `near`, all intervals at once by Newton's method when that pays."""
+        (u,) = control
+        if near is not None and self._parallel_pays:
+            fast = self._forward_parallel(u, near)
+            if fast is not None:
+                return fast
+        return self._forward_sequential(u)
+
+    def _finish(self, u: Tensor, x: Tensor, running: Tensor, linearization: Linearization | None) -> ContinuousForward:
+        return ContinuousForward(u, x, running, terminal_cost(self.problem, x[-1]), self.groups, linearization)
+
+    def _forward_sequential(self, u: Tensor) -> ContinuousForward:
+        x, running = [self.problem.initial_state], []
+        for k in range(self.mesh.intervals):
+            x_next, ell = self.intervals.step(k, x[-1], u[k])
+            x.append(x_next)
+            running.append(ell)
+        states = torch.stack(x)
+        bad = (~torch.isfinite(states).all(-1)).cummax(0).values  # a row stays NaN after its failing node
+        return self._finish(u, torch.where(bad[..., None], torch.nan, states), torch.stack(running), None)
+
+    @cached_property
+    def _parallel_pays(self) -> bool:
+        """Whether Newton sweeps over all intervals (3 linearizations) cost less than a loop of N calls."""
+        N, (B, n) = self.mesh.intervals, self.problem.initial_state.shape
+        if self.integrator.adaptive:
+            return False
+        return 9 * (1 + ELEMENT_COST * N * B * n * (n + 1)) < N * (1 + ELEMENT_COST * B * n)
+
+    def _forward_parallel(self, u: Tensor, near: ContinuousForward) -> ContinuousForward | None:
+        """Solve x_{k+1} = Ψ_k(x_k, u_k) for all k by Newton's method from a nearby trajectory; None if that fails.
+
+        The last linearization is that of the solution itself, so the backward sweep needs no other.
+        """
+        x = near.x
+        dead = ~torch.isfinite(x).all(-1).all(0)  # (B,): rows that failed before
+        tolerance = 100 * torch.finfo(x.dtype).eps
+        accurate = 1e5 * tolerance if x.dtype == torch.float64 else 10 * tolerance
+        previous = torch.inf
+        for _ in range(NEWTON_SWEEPS):
+            step = self.intervals.linearize(x[:-1], u)
+            correction = run_forward(step.jacobian, torch.zeros_like(x[0]), step.x_next - x[1:])
+            size = correction.abs() / (x.abs().amax(0) + x.abs().mean() * 1e-3 + 1e-300)
+            size = torch.where(dead[:, None], 0.0, size)
+            change = float(size.max())
+            if not np.isfinite(change):
+                return None
+            moved = correction[:-1] if change > tolerance else torch.zeros_like(correction[:-1])
+            running = step.running + (step.slope * moved).sum(-1)
+            x = x + correction
+            if change <= accurate:
+                return self._finish(u, x, running, step)
+            if change > 0.5 * previous and change > 1.0:
+                return None
+            previous = change
+        return None
+
+    # --------------------------------------------------------------- backward
+
+    @torch.no_grad()
+    def backward(self, forward: ContinuousForward) -> Sweep:
+        """Costates by the adjoint, and the Hamiltonian of every interval as a function of its control."""
+        x, u = forward.x, forward.u
+        end = terminal_costate(self.problem, x[-1])
+        p = self.adjoint.costates(self.intervals, x, u, end, forward.linearization if self._exact else None)
+        return Sweep(forward, (self._block(x, p, u),), p)
+
+    @property
+    def _exact(self) -> bool:
+        return isinstance(self.adjoint, DiscreteAdjoint)
+
+    def _block(self, x: Tensor, p: Tensor, u: Tensor) -> HamiltonianBlock:
+        if self.integrator.differentiable:
+            rates = self.intervals.rates
+            inputs, costates, points = x[:-1, None], p[1:, None], x.new_ones(1)
+            t = self.intervals.t[..., None]
+        else:  # average H along the dense output
+            nodes, weights = np.polynomial.legendre.leggauss(GAUSS_POINTS)
+            fractions = torch.as_tensor(0.5 * (nodes + 1.0)).to(x)
+            points = torch.as_tensor(0.5 * weights).to(x)
+            assert isinstance(self.adjoint, ContinuousAdjoint)
+            inputs, costates = (z.movedim(0, 1) for z in self.adjoint.points(self.intervals, x, p, u, fractions))
+            t = (self.intervals.t + self.intervals.h * fractions)[..., None]  # (N, Q, 1)
+            field = augmented_field(self.problem)
+
+            def rates(x: Tensor, u: Tensor) -> Tensor:
+                return field(t, x, u)
+
+        if self.problem.running_cost is not None:
+            costates = torch.cat((costates, -torch.ones_like(costates[..., :1])), -1)
+        return HamiltonianBlock(
+            rates=rates,
+            x=inputs,
+            sensitivity=costates,
+            state_components=self.problem.n,
+            weights=self.nodes.diff(),
+            points=points,
+            current=u,
+            control_set=self.problem.control_set,
+            t=t,
+        )
+
+    def merge(self, mask: Tensor, new: ContinuousForward, old: ContinuousForward) -> ContinuousForward:
+        """Take the groups in `mask` (G,) from `new`, the others from `old`."""
+        if bool(mask.all()):
+            return new
+        rows = per_row(mask, self.problem.trajectories)
+        linearization = None
+        if new.linearization is not None and old.linearization is not None:
+            a, b = new.linearization, old.linearization
+            linearization = Linearization(
+                torch.where(rows[:, None], a.x_next, b.x_next),
+                torch.where(rows, a.running, b.running),
+                torch.where(rows[:, None, None], a.jacobian, b.jacobian),
+                torch.where(rows[:, None], a.slope, b.slope),
+            )
+        return ContinuousForward(
+            torch.where(mask[:, None], new.u, old.u),
+            torch.where(rows[:, None], new.x, old.x),
+            torch.where(rows, new.running, old.running),
+            torch.where(rows, new.terminal, old.terminal),
+            self.groups,
+            linearization,
+        )
+
+    # ---------------------------------------------------------------- failure
+
+    @torch.no_grad()
+    def diagnose(self, forward: ContinuousForward, group: int) -> Failure:
+        """Find the first callable that returned a non-finite value on the way, or the interval that failed."""
+        rows = range(self.problem.trajectories) if self.groups == 1 else [group]
+        for row in rows:
+            bad_state = ~torch.isfinite(forward.x[:, row]).all(-1)
+            bad_cost = ~torch.isfinite(forward.running[:, row])
+            if not bool(bad_state.any() | bad_cost.any() | ~torch.isfinite(forward.terminal[row])):
+                continue
+            k = min(
+                int(bad_state.nonzero()[0]) - 1 if bool(bad_state.any()) else self.mesh.intervals,
+                int(bad_cost.nonzero()[0]) if bool(bad_cost.any()) else self.mesh.intervals,
+            )
+            if k == self.mesh.intervals:
+                return Failure(Status.NONFINITE, f"terminal_cost is {float(forward.terminal[row])} for trajectory {row}")
+            return self._diagnose_interval(forward, k, row)
+        return Failure(Status.INTEGRATION_FAILED, "the cost is not finite")
+
+    def _diagnose_interval(self, forward: ContinuousForward, k: int, row: int) -> Failure:
+        found: list[str] = []
+        huge = torch.finfo(forward.x.dtype).max ** 0.25  # beyond it a NaN is the overflow of a blow-up
+        field = augmented_field(self.problem)
+        n = self.problem.n
+
+        def spy(t: Tensor, z: Tensor, u: Tensor) -> Tensor:
+            rate = field(t, z, u)
+            state, value = z.reshape(-1, *z.shape[-2:])[0, row, :n], rate.reshape(-1, *rate.shape[-2:])[0, row]
+            if not found and bool(torch.isfinite(state).all()) and not bool(torch.isfinite(value).all()):
+                j = int((~torch.isfinite(value)).nonzero()[0])
+                name = f"dynamics component {j}" if j < n else "running_cost"
+                if float(state.abs().max()) < huge:
+                    found.append(f"{name} is {float(value[j])} at t = {float(t.reshape(-1)[0]):.6g}, x = {state.tolist()}")
+            return rate
+
+        x = forward.x[k]
+        z = x if self.problem.running_cost is None else torch.cat((x, x.new_zeros(x.shape[0], 1)), -1)
+        self.integrator.step(spy, self.intervals.t[k], self.intervals.h[k], z, forward.u[k])
+        t0, t1 = float(self.nodes[k]), float(self.nodes[k + 1])
+        if found:
+            return Failure(Status.NONFINITE, f"{found[0]} (trajectory {row})")
+        bad = (~torch.isfinite(forward.x[k + 1, row])).nonzero()
+        component = f"state component {int(bad[0])}" if len(bad) else "the running cost"
+        return Failure(
+            Status.INTEGRATION_FAILED,
+            f"{component} of trajectory {row} blows up between t = {t0:.6g} and t = {t1:.6g} (last |x| = {float(x[row].abs().max()):.3g})",
+        )
+
+
+def _check_output(name: str, output: Any, x: Tensor, shape: torch.Size, axes: str) -> None:
+    """Check what a callable returned for x (2, N, B, n); sizes of 1 on batch axes are expanded by the library."""
+    if not isinstance(output, Tensor):
+        todo = f"Return a torch tensor of shape {axes}."
+        raise ShapeError(complaint(name, expected="a tensor", got=type(output).__name__, todo=todo))
+    batch = len(x.shape) - 1  # the first axes of every output are batch axes
+    fits = output.ndim == len(shape) and all(
+        a == b or (a == 1 and axis < batch) for axis, (a, b) in enumerate(zip(output.shape, shape, strict=True))
+    )
+    if not fits:
+        todo = (
+            f"Return {axes} for x (*b, B, n): keep every batch axis (index components by x[..., i], reduce by .sum(-1) "
+            "only, never over the batch) and add none."
+        )
+        got = f"shape {tuple(output.shape)} for x of shape {tuple(x.shape)}"
+        raise ShapeError(complaint(name, expected=f"shape {tuple(shape)}", got=got, todo=todo))
+    if output.dtype != x.dtype or output.device != x.device:
+        todo = "Build constants with the dtype and device of x (e.g. torch.tensor(…).to(x)), or cast initial_state."
+        expected, got = f"{x.dtype} on {x.device} (those of initial_state)", f"{output.dtype} on {output.device}"
+        raise ShapeError(complaint(name, expected=expected, got=got, todo=todo))
+    first = output[:, 0]
+    if not bool(torch.isfinite(first).all()):
+        index = tuple(int(i) for i in (~torch.isfinite(first)).nonzero()[0])[1:]
+        todo = "Check the callable at the initial state, or start from another initial_control."
+        got = f"{float(first[(0, *index)])} at trajectory/component {index}"
+        raise InputError(complaint(f"{name} at the initial time and state", expected="finite values", got=got, todo=todo))
+
+
+@transcribe.register
+def _(problem: OptimalControlProblem, discretization: Discretization) -> ContinuousTranscription:
+    mesh, integrator, adjoint = discretization.mesh, discretization.integrator, discretization.adjoint
+    if mesh is None:
+        mesh = DEFAULT_INTERVALS
+    if not isinstance(mesh, Mesh):
+        mesh = Mesh.uniform(mesh)
+    integrator = RK4() if integrator is None else integrator
+    if not isinstance(integrator, Integrator):
+        todo = "Pass an instance such as oc.RK4() or oc.TorchDiffEq('dopri5')."
+        raise InputError(complaint("integrator", expected="an Integrator", got=repr(integrator), todo=todo))
+    if adjoint is None:
+        adjoint = DiscreteAdjoint() if integrator.differentiable else ContinuousAdjoint()
+    if not isinstance(adjoint, Adjoint):
+        todo = "Pass oc.DiscreteAdjoint() or oc.ContinuousAdjoint()."
+        raise InputError(complaint("adjoint", expected="an Adjoint", got=repr(adjoint), todo=todo))
+    adjoint.check(integrator)
+    return ContinuousTranscription(problem, mesh, integrator, adjoint)

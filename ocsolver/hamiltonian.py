@@ -1,0 +1,325 @@
+"""The Hamiltonian H = p·f − L, its augmentation, and the block of decoupled maximizations that maximizers see.
+
+This file owns the sign convention: H is *maximized*, p(t1) = −∇Φ, ṗ = −∇ₓH. It knows nothing of sweeps or solvers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ocsolver._autodiff import gradients, leaf, replicate
+from ocsolver._shapes import group_mean
+from ocsolver.problem import OptimalControlProblem
+from ocsolver.sets import ControlSet
+
+CHUNK_ENTRIES = 4_000_000  # entries of the rates evaluated at once when many controls are tried
+
+__all__ = ["Expansion", "HamiltonianBlock", "Penalty", "Terms", "augmented_field", "hamiltonian", "terminal_costate"]
+
+
+def call(function: Callable[..., Any], name: str, *arguments: Tensor) -> Any:
+    """Call user code; an exception passes through unchanged, with a note of which callable and where."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        if hasattr(error, "add_note"):  # Python ≥ 3.11
+            shapes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
+            error.add_note(f"(raised inside your {name}, called by ocsolver with argument shapes {shapes})")
+        raise
+
+
+def dynamics(problem: OptimalControlProblem, t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    """Evaluate f(t, x, u), expanded to the shape of x (*b, B, n)."""
+    f: Tensor = call(problem.dynamics, "dynamics", t, x, u)
+    return f if f.shape == x.shape else f.expand(x.shape)
+
+
+def running_cost(problem: OptimalControlProblem, t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    """Evaluate L(t, x, u), expanded to (*b, B)."""
+    if problem.running_cost is None:
+        return x.new_zeros(x.shape[:-1])
+    rate: Tensor = call(problem.running_cost, "running_cost", t, x, u)
+    return rate if rate.shape == x.shape[:-1] else rate.expand(x.shape[:-1])
+
+
+def terminal_cost(problem: OptimalControlProblem, x: Tensor) -> Tensor:
+    """Evaluate Φ(x), expanded to (*b, B)."""
+    if problem.terminal_cost is None:
+        return x.new_zeros(x.shape[:-1])
+    cost: Tensor = call(problem.terminal_cost, "terminal_cost", x)
+    return cost if cost.shape == x.shape[:-1] else cost.expand(x.shape[:-1])
+
+
+def hamiltonian(problem: OptimalControlProblem, t: Tensor, x: Tensor, p: Tensor, u: Tensor) -> Tensor:
+    """Evaluate H(t, x, p, u) = p·f − L, the function below Eq. (1) of the paper: (*b, B)."""
+    return (p * dynamics(problem, t, x, u)).sum(-1) - running_cost(problem, t, x, u)
+
+
+def costate_rate(problem: OptimalControlProblem, t: Tensor, x: Tensor, p: Tensor, u: Tensor) -> Tensor:
+    """Evaluate ṗ = −∇ₓH (Eq. (3)): (*b, B, n)."""
+    with torch.enable_grad():
+        x = leaf(x)
+        (slope,) = gradients(hamiltonian(problem, t, x, p.detach(), u.detach()), (x,))
+    return -slope
+
+
+def terminal_costate(problem: OptimalControlProblem, x: Tensor) -> Tensor:
+    """Evaluate p(t1) = −∇Φ(x(t1)) (Eq. (3)): (B, n)."""
+    with torch.enable_grad():
+        x = leaf(x)
+        (slope,) = gradients(terminal_cost(problem, x), (x,))
+    return -slope
+
+
+def augmented_field(problem: OptimalControlProblem) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Field of the state with the running cost appended as a last component: (*b, B, n + 1).
+
+    An integrator that steps it computes the cost by its own quadrature; without a running cost nothing is appended.
+    """
+    if problem.running_cost is None:
+        return lambda t, x, u: dynamics(problem, t, x, u)
+
+    def field(t: Tensor, z: Tensor, u: Tensor) -> Tensor:
+        x = z[..., :-1]
+        return torch.cat((dynamics(problem, t, x, u), running_cost(problem, t, x, u).unsqueeze(-1)), -1)
+
+    return field
+
+
+class Penalty(NamedTuple):
+    """Weights of the augmented Hamiltonian, each (G,): ρ of the state and costate terms of Eq. (7), and a proximal ε."""
+
+    rho_f: Tensor
+    rho_q: Tensor
+    epsilon: Tensor
+
+    @classmethod
+    def uniform(cls, rho: Tensor) -> Penalty:
+        """One ρ for both feasibility terms and no proximal term, as in the paper."""
+        return cls(rho, rho, torch.zeros_like(rho))
+
+    @property
+    def zero(self) -> bool:
+        """Whether the augmented Hamiltonian is the plain one."""
+        return not any(bool((weight != 0).any()) for weight in self)
+
+
+class Terms(NamedTuple):
+    """Gain of H and both feasibility errors of Lemma 1 when u replaces the current control, each (*l, K, G)."""
+
+    gain: Tensor
+    state_error: Tensor
+    costate_error: Tensor
+
+
+class Expansion(NamedTuple):
+    """Second-order information of a block at some control u; columns j run over the m control components."""
+
+    gradient: Tensor  # (K, G, m)        ∂/∂u of the group mean of H
+    hessian: Tensor  # (K, G, m, m)      ∂²/∂u² of the group mean of H
+    state_gradient: Tensor  # (K, G, m)  ½ ∂/∂u of the state error E_f
+    costate_gradient: Tensor  # (K, G, m)  ½ ∂/∂u of the costate error E_q
+    state_gram: Tensor  # (K, G, m, m)   mean FᵀF, F = ∂f/∂u: Gauss–Newton half Hessian of E_f
+    costate_gram: Tensor  # (K, G, m, m)  mean QᵀQ, Q = ∂²H/∂x∂u: Gauss–Newton half Hessian of E_q
+
+    def augmented(self, penalty: Penalty, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient (K, G, m) and negated Gauss–Newton Hessian (K, G, m, m) of H̃ at u = current + displacement."""
+        rho_f, rho_q, epsilon = (weight[:, None] for weight in penalty)
+        gradient = self.gradient - rho_f * self.state_gradient - rho_q * self.costate_gradient - 2 * epsilon * displacement
+        curvature = rho_f[..., None] * self.state_gram + rho_q[..., None] * self.costate_gram - self.hessian
+        eye = torch.eye(displacement.shape[-1], dtype=displacement.dtype, device=displacement.device)
+        return gradient, curvature + 2 * epsilon[..., None] * eye
+
+
+@dataclass(frozen=True, eq=False)
+class HamiltonianBlock:
+    """K decoupled maximizations of equal shape, everything but the control frozen.
+
+    Each site has Q points (1, or the quadrature nodes of an interval) at which ``rates(x, u)`` returns the rates of the
+    state, with that of the cost appended when there is one; H = v·rates with the sensitivity v = (p, −1).
+
+    Attributes
+    ----------
+    rates : callable
+        ``rates(x, u) -> (*l, K, Q, B, d)`` for x (*l, K, Q, B, n), u (*l, K, Q, G, m), any leading axes l.
+    x : Tensor, shape (K, Q, B, n)
+        Frozen inputs of the sites.
+    sensitivity : Tensor, shape (K, Q, B, d)
+        Costates, and −1 in the component of the running cost if there is one.
+    state_components : int
+        How many of the d rates belong to the state (the rest is cost).
+    weights : Tensor, shape (K,)
+        w_k: the length of an interval, δ of a residual layer, 1 of any other layer.
+    points : Tensor, shape (Q,)
+        Weights of the points, summing to 1.
+    current : Tensor, shape (K, G, m)
+        Control that produced the sweep.
+    control_set : ControlSet
+        Admissible values of every row.
+    t : Tensor, shape (K, Q, 1), or None
+        Times of the points, where sites have times.
+    affine : object or None
+        Inputs and sensitivities of affine layers, for structured Gauss–Newton.
+    """
+
+    rates: Callable[[Tensor, Tensor], Tensor]
+    x: Tensor
+    sensitivity: Tensor
+    state_components: int
+    weights: Tensor
+    points: Tensor
+    current: Tensor
+    control_set: ControlSet
+    t: Tensor | None = None
+    affine: Any = None
+
+    @property
+    def groups(self) -> int:
+        """Number of control groups G."""
+        return self.current.shape[1]
+
+    def _average(self, values: Tensor) -> Tensor:
+        """Mean over points and over the trajectories of a group: (*l, K, Q, B) -> (*l, K, G)."""
+        values = values[..., 0, :] if self.points.numel() == 1 else (values * self.points[:, None]).sum(-2)
+        return group_mean(values, self.groups)
+
+    def _evaluate(self, u: Tensor, *, costate: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """H (*l, K, Q, B), rates (*l, K, Q, B, d) and ∇ₓH (*l, K, Q, B, n) or None."""
+        lead = u.shape[:-3]
+        x = self.x.expand(*lead, *self.x.shape)
+        points = u.unsqueeze(-3).expand(*lead, *self.x.shape[:2], *u.shape[-2:])
+        if not costate:
+            rates = self.rates(x, points)
+            return (self.sensitivity * rates).sum(-1), rates, None
+        with torch.enable_grad():
+            x = leaf(x)
+            rates = self.rates(x, points)
+            value = (self.sensitivity * rates).sum(-1)
+            (slope,) = gradients(value, (x,), create_graph=u.requires_grad)
+        return (value, rates, slope) if u.requires_grad else (value.detach(), rates.detach(), slope)
+
+    @cached_property
+    def _reference(self) -> tuple[Tensor, Tensor, Tensor]:
+        """H, rates and ∇ₓH at the current control."""
+        value, rates, slope = self._evaluate(self.current, costate=True)
+        assert slope is not None
+        return value, rates, slope
+
+    def terms(self, u: Tensor, *, costate: bool = True) -> Terms:
+        """Gain of H and feasibility errors when u (*l, K, G, m) replaces the current control.
+
+        Without `costate` the costate error is not computed and comes back as zero, which saves a derivative.
+        """
+        value, rates, slope = self._evaluate(u, costate=costate)
+        value0, rates0, slope0 = self._reference
+        s = self.state_components
+        gain = self._average(value - value0)
+        state = self._average((rates[..., :s] - rates0[..., :s]).square().sum(-1))
+        costate_error = torch.zeros_like(gain) if slope is None else self._average((slope - slope0).square().sum(-1))
+        return Terms(gain, state, costate_error)
+
+    def value(self, u: Tensor, penalty: Penalty | None = None) -> Tensor:
+        """Augmented Hamiltonian H̃(u) − H(current) of Eq. (7), per site and group.
+
+        Parameters
+        ----------
+        u : Tensor, shape (*l, K, G, m)
+            Controls to try.
+        penalty : Penalty, optional
+            None means the plain Hamiltonian.
+
+        Returns
+        -------
+        Tensor, shape (*l, K, G)
+            Zero at the current control.
+        """
+        if penalty is None:
+            value, _, _ = self._evaluate(u, costate=False)
+            return self._average(value - self._reference[0])
+        terms = self.terms(u, costate=bool((penalty.rho_q != 0).any()))
+        proximal = (u - self.current).square().sum(-1)
+        return (
+            terms.gain
+            - 0.5 * penalty.rho_f * terms.state_error
+            - 0.5 * penalty.rho_q * terms.costate_error
+            - penalty.epsilon * proximal
+        )
+
+    def gradient(self, u: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor]:
+        """Value (K, G) of H̃(u) − H(current) and its gradient (K, G, m)."""
+        with torch.enable_grad():
+            u = leaf(u)
+            value = self.value(u, penalty)
+            (slope,) = gradients(value, (u,))
+        return value.detach(), slope
+
+    def expansion(self, u: Tensor) -> Expansion:
+        """Second-order expansion at u (K, G, m), by one double backward pass on m replicas.
+
+        With the sensitivity v as a third input, the derivative of ∂H/∂u_j with respect to (u, x, v) is at once the row
+        of ∂²H/∂u², the column of Q = ∂²H/∂x∂u and the column of F = ∂f/∂u.
+        """
+        m = self.current.shape[-1]
+        with torch.enable_grad():
+            us = leaf(replicate(u, m))
+            x = leaf(replicate(self.x, m))
+            v = leaf(replicate(self.sensitivity, m))
+            points = us.unsqueeze(-3).expand(m, *self.x.shape[:2], *u.shape[-2:])
+            rates = self.rates(x, points)
+            value = self._average((v * rates).sum(-1))  # (m, K, G)
+            slope, costate_slope = gradients(value, (us, x), create_graph=True)
+            own = slope.diagonal(dim1=0, dim2=-1)  # (K, G, m): replica j, component j
+            hessian, mixed, jacobian = gradients(own, (us, x, v))
+        # x- and v-derivatives of the averaged H carry the factors of the average: divide them out
+        share = self.points[:, None, None] / (self.x.shape[2] if self.groups == 1 else 1)
+        s = self.state_components
+        _, rates0, slope0 = self._reference
+        f, q = jacobian[..., :s] / share, mixed / share  # (m, K, Q, B, s), (m, K, Q, B, n)
+        df = rates[0].detach()[..., :s] - rates0[..., :s]
+        dq = costate_slope[0].detach() / share - slope0
+        return Expansion(
+            gradient=own.detach(),
+            hessian=hessian.permute(1, 2, 0, 3),
+            state_gradient=self._columns(f, df),
+            costate_gradient=self._columns(q, dq),
+            state_gram=self._gram(f),
+            costate_gram=self._gram(q),
+        )
+
+    @cached_property
+    def current_expansion(self) -> Expansion:
+        """Expansion at the current control; kept, because a rejected step maximizes again from the same point."""
+        return self.expansion(self.current)
+
+    def best_of(self, trials: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor]:
+        """Best of C trial controls per site and group: (C, K | 1, G | 1, m) -> u (K, G, m), its value (K, G)."""
+        trials = trials.expand(trials.shape[0], *self.current.shape)
+        chunk = max(1, CHUNK_ENTRIES // max(1, self.sensitivity.numel()))
+        value = torch.cat([self.value(part, penalty) for part in trials.split(chunk)])
+        value = torch.where(torch.isfinite(value), value, -torch.inf)
+        best = value.argmax(0)  # (K, G)
+        index = best[None, ..., None].expand(1, *self.current.shape)
+        return trials.gather(0, index)[0], value.gather(0, best[None])[0]
+
+    @cached_property
+    def best_candidate(self) -> tuple[Tensor, Tensor] | None:
+        """Best point of the control set's candidates for the plain Hamiltonian, or None if the set offers none."""
+        points = self.control_set.candidates(self.current)
+        return None if points is None else self.best_of(points[:, None, None, :])
+
+    def _columns(self, jacobian: Tensor, vector: Tensor) -> Tensor:
+        """Averaged Jᵀv: (m, K, Q, B, d), (K, Q, B, d) -> (K, G, m)."""
+        return self._average((jacobian * vector).sum(-1)).movedim(0, -1)
+
+    def _gram(self, jacobian: Tensor) -> Tensor:
+        """Averaged JᵀJ: (m, K, Q, B, d) -> (K, G, m, m)."""
+        if self.groups == 1:
+            weighted = jacobian * (self.points[:, None, None] / jacobian.shape[3])
+            return torch.einsum("ikqbd,jkqbd->kij", weighted, jacobian).unsqueeze(1)
+        return torch.einsum("ikqbd,jkqbd->kbij", jacobian * self.points[:, None, None], jacobian)

@@ -1,0 +1,160 @@
+"""The optimal control problem as frozen mathematics; it knows nothing of meshes, integrators or algorithms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ocsolver._shapes import as_tensor
+from ocsolver.errors import InputError, ShapeError, complaint
+from ocsolver.sets import ControlSet
+
+__all__ = ["OptimalControlProblem"]
+
+Dynamics = Callable[[Tensor, Tensor, Tensor], Tensor]
+TerminalCost = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class OptimalControlProblem:
+    """Minimize J(u) = Φ(x(t1)) + ∫ L(t, x, u) dt subject to ẋ = f(t, x, u), x(t0) = x0, u(t) ∈ U.
+
+    Parameters
+    ----------
+    dynamics : callable
+        ``dynamics(t, x, u) -> (*b, n)`` with x (*b, n), u (*b, m) and t broadcasting against ``x[..., 0]``. The last
+        batch axis holds the trajectories, complete and in order; the library may add leading axes. Where the control
+        is shared, u keeps size 1 on the trajectory axis.
+    running_cost : callable, optional
+        ``running_cost(t, x, u) -> (*b)``; zero when missing.
+    terminal_cost : callable, optional
+        ``terminal_cost(x) -> (*b)``; zero when missing.
+    initial_state : array_like, shape (n,) or (B, n)
+        One or B initial states. Its dtype and device rule the run.
+    horizon : (float, float)
+        Initial and final time, t0 < t1.
+    control_set : ControlSet
+        `Unconstrained`, `Box`, `Ball`, `FiniteSet` or `Product`; it also fixes the control dimension m.
+    shared_control : bool, default False
+        True: one control for all B trajectories (G = 1), J is the mean over them. False: an independent problem
+        for each trajectory (G = B), all solved in one batch.
+
+    Raises
+    ------
+    InputError, ShapeError
+        If an argument is unusable; the text says what was expected and what to do.
+
+    References
+    ----------
+    .. [1] Q. Li, L. Chen, C. Tai, W. E, *Maximum Principle Based Algorithms for Deep Learning*, JMLR 18 (2018), Eq. (1).
+
+    Examples
+    --------
+    The scalar linear-quadratic regulator, whose optimal cost is ½ tanh 1 = 0.380797:
+
+    >>> import ocsolver as oc
+    >>> problem = oc.OptimalControlProblem(
+    ...     lambda t, x, u: u,
+    ...     lambda t, x, u: 0.5 * (x[..., 0] ** 2 + u[..., 0] ** 2),
+    ...     initial_state=[1.0],
+    ...     horizon=(0.0, 1.0),
+    ...     control_set=oc.Unconstrained(1),
+    ... )
+    >>> print(f"{float(oc.solve(problem).cost):.4f}")
+    0.3808
+    """
+
+    dynamics: Dynamics
+    running_cost: Dynamics | None
+    terminal_cost: TerminalCost | None
+    initial_state: Tensor  # (B, n)
+    horizon: tuple[float, float]
+    control_set: ControlSet
+    shared_control: bool
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        running_cost: Dynamics | None = None,
+        terminal_cost: TerminalCost | None = None,
+        *,
+        initial_state: Any,
+        horizon: tuple[float, float],
+        control_set: ControlSet,
+        shared_control: bool = False,
+    ) -> None:
+        for name, function, call in (
+            ("dynamics", dynamics, "f(t, x, u)"),
+            ("running_cost", running_cost, "L(t, x, u)"),
+            ("terminal_cost", terminal_cost, "Phi(x)"),
+        ):
+            if not callable(function) and (function is not None or name == "dynamics"):
+                raise InputError(complaint(name, expected="a callable", got=repr(function), todo=f"Pass a function {call}."))
+        if not isinstance(control_set, ControlSet):
+            todo = "Pass oc.Unconstrained(m), oc.Box(lower, upper), oc.Ball(radius, m), oc.FiniteSet(points) or oc.Product(…)."
+            raise InputError(complaint("control_set", expected="a control set", got=repr(control_set), todo=todo))
+        if not isinstance(shared_control, bool):
+            todo = "Pass True (one control for all trajectories) or False."
+            raise InputError(complaint("shared_control", expected="a bool", got=repr(shared_control), todo=todo))
+        x0 = torch.atleast_1d(as_tensor(initial_state, what="initial_state"))
+        x0 = x0[None] if x0.ndim == 1 else x0
+        if x0.ndim != 2 or 0 in x0.shape:
+            todo = "Pass one state (n,) or a batch of states (B, n)."
+            raise ShapeError(complaint("initial_state", expected="(n,) or (B, n)", got=f"shape {tuple(x0.shape)}", todo=todo))
+        rows = sorted({int(i) for i in (~torch.isfinite(x0)).nonzero()[:, 0]})
+        if rows:
+            todo = "Remove or repair these rows."
+            raise InputError(complaint("initial_state", expected="finite entries", got=f"NaN or infinity in rows {rows}", todo=todo))
+        for name, value in {
+            "dynamics": dynamics,
+            "running_cost": running_cost,
+            "terminal_cost": terminal_cost,
+            "initial_state": x0,
+            "horizon": _checked_horizon(horizon),
+            "control_set": control_set,
+            "shared_control": shared_control,
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def n(self) -> int:
+        """State dimension."""
+        return self.initial_state.shape[1]
+
+    @property
+    def m(self) -> int:
+        """Control dimension."""
+        return self.control_set.m
+
+    @property
+    def trajectories(self) -> int:
+        """Number of trajectories B."""
+        return self.initial_state.shape[0]
+
+    @property
+    def groups(self) -> int:
+        """Number of independent controls G: 1 if shared, else B."""
+        return 1 if self.shared_control else self.trajectories
+
+    def __repr__(self) -> str:
+        sharing = "one shared control" if self.shared_control else "one control each"
+        return (
+            f"OptimalControlProblem(n={self.n}, m={self.m}, {self.trajectories} trajectories, {sharing}, "
+            f"horizon={self.horizon}, control_set={self.control_set!r})"
+        )
+
+
+def _checked_horizon(horizon: Any) -> tuple[float, float]:
+    todo = "Pass horizon=(t0, t1) with t0 < t1."
+    try:
+        t0, t1 = (float(end) for end in horizon)
+    except (TypeError, ValueError) as error:
+        raise InputError(complaint("horizon", expected="two numbers (t0, t1)", got=repr(horizon), todo=todo)) from error
+    if not (math.isfinite(t0) and math.isfinite(t1) and t0 < t1):
+        raise InputError(complaint("horizon", expected="finite t0 < t1", got=f"t0 = {t0}, t1 = {t1}", todo=todo))
+    return t0, t1

@@ -1,0 +1,75 @@
+"""How far a sweep is from the maximum principle: a number that knows nothing of ρ or of the maximizer in use."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ocsolver.hamiltonian import HamiltonianBlock
+from ocsolver.maximizers import LBFGS, Enumeration, ProjectedNewton, second_order
+
+__all__ = ["maximum_gap", "projected_gradient", "residual"]
+
+LOCAL_SEARCH = ProjectedNewton(iterations=3)
+
+
+def maximum_gap(block: HamiltonianBlock) -> Tensor:
+    """Gap max_U H − H(current) ≥ 0 of every site and group (K, G); inf where H has no finite maximum or none is affordable.
+
+    The maximum is the best of a local search from the current control and, on finite sets and on compact boxes and
+    balls with m ≤ 3, of all points or a grid.
+    """
+    sets = block.control_set
+    if not sets.convex:
+        if sets.candidates(block.current) is None:
+            return torch.full_like(block.current[..., 0], torch.inf)
+        return Enumeration().maximize(block).gain
+    if second_order(block):
+        return torch.where(_bounded(block), LOCAL_SEARCH.maximize(block).gain, torch.inf)
+    hint = block.best_candidate
+    if hint is not None:
+        return torch.maximum(LBFGS().maximize(block).gain, hint[1].clamp_min(0.0))
+    return torch.full_like(block.current[..., 0], torch.inf)
+
+
+def _bounded(block: HamiltonianBlock) -> Tensor:
+    """Sites whose Hamiltonian is concave in the components without finite bounds (K, G)."""
+    bounds = block.control_set.bounds(block.current)
+    assert bounds is not None
+    free = ~torch.isfinite(bounds[1] - bounds[0])
+    if not bool(free.any()):
+        return torch.ones_like(block.current[..., 0], dtype=torch.bool)
+    curvature = -block.current_expansion.hessian[..., free, :][..., free]
+    finite = torch.isfinite(curvature).all(-1).all(-1)
+    values = torch.linalg.eigvalsh(torch.where(finite[..., None, None], curvature, 0.0))
+    return values[..., 0] > 1e-12 * values[..., -1].abs()
+
+
+def projected_gradient(block: HamiltonianBlock) -> Tensor:
+    """L² norm over time of P_U(u + ∂H/∂u) − u, per group (G,)."""
+    if second_order(block):
+        slope = block.current_expansion.gradient
+    else:
+        _, slope = block.gradient(block.current)
+    move = block.control_set.project(block.current + slope) - block.current
+    return (block.weights[:, None] * move.square().sum(-1)).sum(0).sqrt()
+
+
+def residual(blocks: tuple[HamiltonianBlock, ...], scale: Tensor, first_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Maximum-principle residual (G,) and the projected gradient norm it may have used.
+
+    It is ∫(max_U H − H(u)) dt / (∫|L| dt + |Φ|) where H has a finite maximum, else the projected gradient norm relative
+    to `first_gradient` (that of the starting control; None at the start).
+    """
+    gap = sum((block.weights[:, None] * maximum_gap(block)).sum(0) for block in blocks)
+    assert isinstance(gap, Tensor)
+    relative = torch.where(gap > 0, gap / scale.clamp_min(torch.finfo(gap.dtype).tiny), gap)
+    relative = relative.clamp_max(torch.finfo(gap.dtype).max)
+    unbounded = ~torch.isfinite(gap)
+    if first_gradient is None or bool(unbounded.any()):
+        norm = torch.stack([projected_gradient(block) for block in blocks]).square().sum(0).sqrt()
+    else:
+        norm = first_gradient
+    first = norm if first_gradient is None else first_gradient
+    fallback = torch.where(norm > 0, norm / first.clamp_min(torch.finfo(norm.dtype).tiny), norm)
+    return torch.where(unbounded, fallback, relative), norm

@@ -1,0 +1,295 @@
+"""The loop that drives every sweep solver, group by group; it knows no algorithm and no problem class."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ocsolver.maximizers import Maximizer, default_maximizer
+from ocsolver.hamiltonian import HamiltonianBlock
+from ocsolver.residual import residual
+from ocsolver.solution import History, Solution, Stats
+from ocsolver.status import Status
+from ocsolver.transcription import Control, Discretization, Failure, Sweep, Transcription, transcribe
+
+__all__ = ["Iterate", "Limits", "Solver", "SweepSolver"]
+
+DIVERGENCE = 1e4  # growth of cost or residual that ends a group
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop, and whom to tell."""
+
+    max_iterations: int
+    max_seconds: float | None
+    tolerance: float | None
+    callback: Callable[[int, Any], Any] | None
+    progress: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one iteration did, each (G,); the entries of the history."""
+
+    gain: Tensor
+    state_error: Tensor
+    costate_error: Tensor
+    constant: Tensor
+    rho: Tensor
+    accepted: Tensor
+    failed: Tensor  # the trial could not be simulated and the solver has no remedy
+    stalled: Tensor  # the solver cannot move although the residual is above the tolerance
+
+    @classmethod
+    def none(cls, like: Tensor) -> Step:
+        """Entry 0 of the history: nothing done yet."""
+        nan, no = torch.full_like(like, torch.nan), torch.zeros_like(like, dtype=torch.bool)
+        return cls(nan, nan, nan, nan, nan, ~no, no, no)
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """State of a run between two iterations."""
+
+    sweep: Sweep
+    residual: Tensor  # (G,)
+    first_gradient: Tensor  # (G,), projected gradient norm of the starting control
+    active: Tensor  # (G,), groups that still move
+    step: Step
+    memory: Any = None  # what crosses mini-batches, meshes and checkpoints: ρ, averages, acceleration history
+    trial: Any = None  # the last forward sweep that failed, for the diagnosis
+
+    @property
+    def control(self) -> Control:
+        """Control blocks."""
+        control: Control = self.sweep.forward.control
+        return control
+
+    @property
+    def u(self) -> Any:
+        """Control (N, G, m), or the tuple of blocks of a network."""
+        return self.control[0] if len(self.control) == 1 else self.control
+
+    @property
+    def x(self) -> Any:
+        """States."""
+        return self.sweep.forward.x
+
+    @property
+    def p(self) -> Any:
+        """Costates."""
+        return self.sweep.p
+
+    @property
+    def cost(self) -> Tensor:
+        """J (G,)."""
+        cost: Tensor = self.sweep.forward.cost
+        return cost
+
+
+class Solver(ABC):
+    """Abstract base class of solvers: a frozen bag of algorithm choices."""
+
+    @abstractmethod
+    def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
+        """Solve a problem.
+
+        Parameters
+        ----------
+        problem : OptimalControlProblem
+            The problem.
+        discretization : Discretization
+            Mesh, integrator and adjoint.
+        start : object
+            Initial control in any form that `solve` takes.
+        limits : Limits
+            When to stop.
+
+        Returns
+        -------
+        Solution
+            With a status per group; never raises on a numerical failure.
+        """
+
+
+@dataclass
+class Clock:
+    """Seconds by part of an iteration."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def time(self, part: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function, adding its time and one count to a part."""
+        begin = time.perf_counter()
+        result = function(*arguments)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begin
+        self.counts[part] = self.counts.get(part, 0) + 1
+        return result
+
+
+class Timed:
+    """A transcription that counts and times its sweeps."""
+
+    def __init__(self, inner: Transcription) -> None:
+        self.inner = inner
+        self.clock = Clock()
+        self.groups = inner.groups
+        self.merge = inner.merge
+        self.diagnose = inner.diagnose
+
+    def forward(self, control: Control, near: Any = None) -> Any:
+        """Timed forward sweep."""
+        return self.clock.time("forward", self.inner.forward, control, near)
+
+    def backward(self, forward: Any) -> Sweep:
+        """Timed backward sweep."""
+        sweep: Sweep = self.clock.time("backward", self.inner.backward, forward)
+        return sweep
+
+    def residual(self, sweep: Sweep, first_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Timed residual; inf where the simulation failed."""
+        value, norm = self.clock.time("residual", residual, sweep.blocks, sweep.forward.scale, first_gradient)
+        return torch.where(sweep.forward.finite, torch.nan_to_num(value, nan=torch.inf), torch.inf), norm
+
+    def maximize(self, maximizer: Maximizer | None, block: HamiltonianBlock, *arguments: Any) -> Any:
+        """Timed maximization, by the default maximizer of the block if none is given."""
+        return self.clock.time("maximize", (maximizer or default_maximizer(block)).maximize, block, *arguments)
+
+
+class SweepSolver(Solver):
+    """Abstract base class of solvers that iterate maximization and sweeps; subclasses write `step`."""
+
+    def init(self, transcription: Timed, control: Control, memory: Any = None) -> Iterate:
+        """First sweep of a starting control."""
+        sweep = transcription.backward(transcription.forward(control))
+        value, norm = transcription.residual(sweep, None)
+        return Iterate(sweep, value, norm, sweep.forward.finite, Step.none(sweep.forward.cost), memory)
+
+    @abstractmethod
+    def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
+        """One maximization and one forward sweep, accepted or not, for the active groups."""
+
+    def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
+        inner = transcribe(problem, discretization)
+        control = inner.start(start)
+        inner.check(control)
+        return Run(self, Timed(inner), inner, control, limits).to_end()
+
+
+class Run:
+    """One run of a sweep solver: history, statuses and stopping rules of all groups."""
+
+    def __init__(self, solver: SweepSolver, transcription: Timed, inner: Any, control: Control, limits: Limits) -> None:
+        self.solver, self.transcription, self.inner, self.limits = solver, transcription, inner, limits
+        self.begin = time.perf_counter()
+        self.iterate = solver.init(transcription, control)
+        G = transcription.groups
+        self.status = [Status.RUNNING] * G
+        self.notes = [""] * G
+        self.history: list[tuple[Tensor, Tensor, Step]] = []
+        self.best = self.iterate
+        self._record()
+        self.reference_cost = self.iterate.cost.abs() + self.iterate.sweep.forward.scale
+        self.reference_residual = self.iterate.residual.clamp_min(limits.tolerance or 0.0)
+        for g in range(G):
+            if not bool(self.iterate.sweep.forward.finite[g]):
+                self._fail(g, inner.diagnose(self.iterate.sweep.forward, g), "with the initial control")
+        self._judge()
+
+    # --------------------------------------------------------------- the loop
+
+    def to_end(self) -> Solution:
+        """Iterate until every group has ended."""
+        limits = self.limits
+        bar = tqdm(total=limits.max_iterations, disable=not limits.progress, desc=type(self.solver).__name__)
+        k = 0
+        try:
+            while k < limits.max_iterations and Status.RUNNING in self.status:
+                if limits.max_seconds is not None and time.perf_counter() - self.begin > limits.max_seconds:
+                    self._end_all(Status.MAX_SECONDS)
+                    break
+                active = torch.tensor([s is Status.RUNNING for s in self.status], device=self.iterate.cost.device)
+                self.iterate = self.solver.step(self.transcription, replace(self.iterate, active=active))
+                k += 1
+                self._record()
+                self._judge()
+                bar.update()
+                if limits.progress:
+                    bar.set_postfix(cost=f"{float(self.iterate.cost.mean()):.6g}", residual=f"{float(self.iterate.residual.max()):.1e}")
+                if limits.callback is not None and limits.callback(k, self.iterate):
+                    self._end_all(Status.STOPPED)
+            self._end_all(Status.COMPLETED if limits.tolerance is None else Status.MAX_ITERATIONS)
+        except KeyboardInterrupt:
+            self._end_all(Status.INTERRUPTED)
+            self.iterate = replace(self.best, sweep=self.inner.backward(self.best.sweep.forward))
+        finally:
+            bar.close()
+        return self._solution()
+
+    def _record(self) -> None:
+        new = self.iterate
+        self.history.append((new.cost, new.residual, new.step))
+        better = new.cost < self.best.cost
+        if bool(better.all()) or self.best is new:
+            self.best = new
+        elif bool(better.any()):
+            forward = self.transcription.merge(better, new.sweep.forward, self.best.sweep.forward)
+            residual = torch.where(better, new.residual, self.best.residual)
+            self.best = replace(new, sweep=replace(new.sweep, forward=forward), residual=residual)
+
+    def _judge(self) -> None:
+        """Move groups from RUNNING to their status."""
+        new, limits = self.iterate, self.limits
+        if len(self.history) == 2:
+            self.reference_cost = torch.maximum(self.reference_cost, new.sweep.forward.scale)
+        diverged = (new.cost > DIVERGENCE * self.reference_cost) | (new.residual > DIVERGENCE * self.reference_residual)
+        for g in range(len(self.status)):
+            if self.status[g] is not Status.RUNNING:
+                continue
+            if bool(new.step.failed[g]):
+                self._fail(g, self.inner.diagnose(new.trial, g), f"in iteration {len(self.history) - 1}")
+            elif limits.tolerance is not None and bool(new.residual[g] <= limits.tolerance):
+                self.status[g] = Status.CONVERGED
+            elif bool(diverged[g]):
+                self.status[g] = Status.DIVERGED
+            elif bool(new.step.stalled[g]) and limits.tolerance is not None:
+                self.status[g] = Status.STALLED
+
+    def _fail(self, group: int, failure: Failure, when: str) -> None:
+        self.status[group] = failure.status
+        self.notes[group] = f"{failure.message}, {when}"
+
+    def _end_all(self, status: Status) -> None:
+        self.status = [status if s is Status.RUNNING else s for s in self.status]
+
+    def _solution(self) -> Solution:
+        costs, residuals, steps = zip(*self.history, strict=True)
+        series = {name: torch.stack([getattr(step, name) for step in steps]) for name in Step.__dataclass_fields__}
+        history = History(
+            cost=torch.stack(costs),
+            residual=torch.stack(residuals),
+            hamiltonian_gain=series["gain"],
+            state_error=series["state_error"],
+            costate_error=series["costate_error"],
+            constant=series["constant"],
+            rho=series["rho"],
+            accepted=series["accepted"],
+        )
+        clock = self.transcription.clock
+        stats = Stats(
+            iterations=len(self.history) - 1,
+            sweeps=clock.counts,
+            seconds={**clock.seconds, "total": time.perf_counter() - self.begin},
+        )
+        return Solution.from_run(
+            self.inner, self.iterate.sweep, self.iterate.residual, self.status, self.notes, history, stats, self.solver
+        )
