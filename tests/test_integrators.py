@@ -52,7 +52,7 @@ def scalar(value: float) -> Tensor:
 
 
 class Manufactured:
-    """z' = phi' - 0.2 (z^3 - phi^3) + sum(u) (flip(z) - flip(phi)): nonlinear, contractive, and z = phi(t) solves it."""
+    """z' = phi' - 0.2 (z^3 - phi^3) + sum(u) (flip(z) - flip(phi)): nonlinear, and z = phi(t) solves it."""
 
     def __init__(self, *shape: int) -> None:
         self.phase = 6.0 * double(*shape, D, seed=1)
@@ -135,7 +135,7 @@ def test_adaptive_method_reaches_its_tolerance(method: str) -> None:
     for rtol in rtols:
         result = adaptive(method, rtol).step(problem, scalar(T0), h, problem.exact(scalar(T0)), u)
         errors.append(float((result - exact).abs().max()))
-        # A local error per step: some ten steps in a contractive problem; BDF's estimate is the loosest.
+        # A local error per step: some tens of steps; BDF's estimate is the loosest.
         assert errors[-1] < 50 * rtol * float(exact.max())
     assert errors[-1] < 0.1 * errors[0]
 
@@ -248,9 +248,11 @@ def test_bad_fractions_are_refused(integrator: Integrator, fractions: list[float
 # --- rows that fail ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("integrator", ADAPTIVE, ids=name)
+@pytest.mark.parametrize("method", TORCHDIFFEQ + SCIPY)
 @pytest.mark.parametrize("axes", [1, 2])
-def test_row_that_blows_up_is_nan_and_leaves_the_others(integrator: Integrator, axes: int) -> None:
+def test_row_that_blows_up_is_nan_and_leaves_the_others(method: str, axes: int) -> None:
+    rtol = 1e-4 if method in ("adaptive_heun", "bosh3", "RK23") else 1e-6
+    integrator = adaptive(method, rtol)
     z = torch.tensor([[0.3, 0.1], [2.0, 0.2], [0.5, 0.5], [-0.2, -3.0], [0.4, 0.0]], dtype=torch.float64)
     if axes == 2:
         z = torch.stack([z, z.flip(0), 0.1 * z])
@@ -258,12 +260,12 @@ def test_row_that_blows_up_is_nan_and_leaves_the_others(integrator: Integrator, 
     result = integrator.step(blow_up, scalar(T0), scalar(1.0), z, torch.zeros(1, 1).double())
     alone = integrator.step(blow_up, scalar(T0), scalar(1.0), z[~failing], torch.zeros(1, 1).double())
     assert torch.isnan(result[failing]).all()
-    assert float((result[~failing] - alone).abs().max()) < 1e-5
+    assert float((result[~failing] - alone).abs().max()) < 10 * rtol
     exact = z[~failing] / (1 - 2 * z[~failing] ** 2).sqrt()
-    assert float((result[~failing] - exact).abs().max()) < 1e-4
+    assert float((result[~failing] - exact).abs().max()) < 50 * rtol
 
 
-@pytest.mark.parametrize("integrator", ADAPTIVE, ids=name)
+@pytest.mark.parametrize("integrator", [adaptive(method, 1e-4) for method in TORCHDIFFEQ + SCIPY], ids=name)
 def test_all_rows_blow_up(integrator: Integrator) -> None:
     z = torch.full((B, 2), 3.0, dtype=torch.float64)
     start = time.perf_counter()
@@ -427,7 +429,7 @@ def test_rows_are_independent_in_gradients(integrator: Integrator) -> None:
 def test_failed_row_leaves_no_trace_in_the_gradients(method: str) -> None:
     z = torch.tensor([[0.3], [2.0], [0.5]], dtype=torch.float64).requires_grad_()
     u = torch.ones(1, 1, dtype=torch.float64).requires_grad_()
-    result = adaptive(method).step(lambda t, z, u: u * z**3, scalar(T0), scalar(1.0), z, u)
+    result = adaptive(method, 1e-5).step(lambda t, z, u: u * z**3, scalar(T0), scalar(1.0), z, u)
     gradient = torch.autograd.grad(result[[0, 2]].sum(), (z, u))
     assert gradient[0][1] == 0
     good = z.detach()[[0, 2]]
@@ -486,13 +488,14 @@ def test_van_der_pol(method: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("form", ["attached", "detached", "constant"])
+@pytest.mark.parametrize("form", ["attached", "detached", "constant", "weights"])
 def test_jacobian_in_every_form(rows: int, form: str) -> None:
     matrices = double(rows, D, D)
+    weights = matrices.clone().requires_grad_() if form == "weights" else matrices
 
     def field(t: Tensor, z: Tensor, u: Tensor) -> Tensor:
-        z = z.detach() if form == "detached" else torch.ones_like(z) if form == "constant" else z
-        return torch.einsum("bij,...bj->...bi", matrices, z.sin())
+        z = z.detach() if form in ("detached", "weights") else torch.ones_like(z) if form == "constant" else z
+        return torch.einsum("bij,...bj->...bi", weights, z.sin())
 
     z, h = double(rows, D, seed=6), 0.3
     exact = torch.zeros(rows, D, rows, D, dtype=torch.float64)

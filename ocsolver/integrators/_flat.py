@@ -95,17 +95,16 @@ class FlatSystem:
         identity = torch.eye(self.size).to(z).reshape(self.size, *(1,) * (z.ndim - 1), self.size)
         with torch.enable_grad():
             slopes = self._field(time, copies.requires_grad_())
+            gradient: Tensor | None = None
             if slopes.requires_grad:
-                cotangents = identity.expand_as(slopes)
-                (gradient,) = torch.autograd.grad(
-                    slopes, copies, cotangents, allow_unused=True, materialize_grads=True
-                )  # copy i holds the gradient of slope_i
-                blocks = gradient.reshape(self.size, self.rows, self.size).transpose(0, 1)
-                return _array(blocks.nan_to_num(0.0, 0.0, 0.0))
+                (gradient,) = torch.autograd.grad(slopes, copies, identity.expand_as(slopes), allow_unused=True)
+        if gradient is not None:  # copy i holds the gradient of slope_i
+            blocks = gradient.reshape(self.size, self.rows, self.size).transpose(0, 1)
+            return _array(blocks.nan_to_num(0.0, 0.0, 0.0))
         # The field is constant in z or detached from it: difference quotients serve both; copy j is shifted along z_j.
         shifts = torch.finfo(z.dtype).eps ** 0.5 * z.abs().clamp(min=1.0)
         moved = z + identity * shifts
-        quotients = (self._field(time, moved) - slopes) / (moved - z).sum(dim=-1, keepdim=True)
+        quotients = (self._field(time, moved) - slopes).detach() / (moved - z).sum(dim=-1, keepdim=True)
         return _array(quotients.reshape(self.size, self.rows, self.size).permute(1, 2, 0).nan_to_num(0.0, 0.0, 0.0))
 
     def dense_jacobian(self, s: float, y: Array) -> Array:

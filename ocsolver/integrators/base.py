@@ -79,7 +79,13 @@ class Integrator(ABC):
 
         Parameters
         ----------
-        field, t, h, z, u
+        field : callable
+            As for `step`.
+        t, h : Tensor, broadcasting against ``z[..., 0]``
+            As for `step`.
+        z : Tensor, (*b, B, d)
+            As for `step`.
+        u : Tensor, (*b, G, m)
             As for `step`.
         fractions : sequence of float, (Q,)
             Increasing, in [0, 1].

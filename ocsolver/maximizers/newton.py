@@ -141,8 +141,8 @@ def _bounded_step(gradient: Tensor, curvature: Tensor, low: Tensor, high: Tensor
         step = (gradient / matrix).clamp(low, high)
         gain = gradient * step - 0.5 * matrix * step.square()
         return step, gain[..., 0]
-    matrix = _positive(curvature)
-    step = _solve(matrix, gradient, torch.ones_like(gradient, dtype=torch.bool))
+    matrix = positive_definite(curvature)
+    step = solve_free(matrix, gradient, torch.ones_like(gradient, dtype=torch.bool))
     clipped = step.clamp(low, high)
     if not torch.equal(clipped, step):
         step = _active_set(matrix, gradient, low, high, clipped)
@@ -150,7 +150,7 @@ def _bounded_step(gradient: Tensor, curvature: Tensor, low: Tensor, high: Tensor
     return step, gain
 
 
-def _positive(matrix: Tensor) -> Tensor:
+def positive_definite(matrix: Tensor) -> Tensor:
     """Reflect negative eigenvalues and lift tiny ones, only if some matrix is not positive definite."""
     clean = torch.where(torch.isfinite(matrix).all(-1).all(-1)[..., None, None], matrix, 0.0)
     _, info = torch.linalg.cholesky_ex(clean)
@@ -162,7 +162,7 @@ def _positive(matrix: Tensor) -> Tensor:
     return (vectors * torch.maximum(size, floor)[..., None, :]) @ vectors.mT
 
 
-def _solve(matrix: Tensor, right: Tensor, free: Tensor) -> Tensor:
+def solve_free(matrix: Tensor, right: Tensor, free: Tensor) -> Tensor:
     """Solve the subsystem of the free components, the others being zero."""
     eye = torch.eye(right.shape[-1], dtype=right.dtype, device=right.device)
     both = free[..., :, None] & free[..., None, :]
@@ -181,5 +181,5 @@ def _active_set(matrix: Tensor, gradient: Tensor, low: Tensor, high: Tensor, ste
         free = ~(((step <= low) & (slope <= 0)) | ((step >= high) & (slope >= 0)))
         fixed = torch.where(free, 0.0, step)
         right = gradient - (matrix @ fixed[..., None])[..., 0]
-        step = torch.where(free, _solve(matrix, right, free), step).clamp(low, high)
+        step = torch.where(free, solve_free(matrix, right, free), step).clamp(low, high)
     return best

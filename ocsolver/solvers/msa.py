@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.hamiltonian import Penalty, Terms
-from ocsolver.maximizers import Maximizer
+from ocsolver.maximizers import Maximizer, second_order
+from ocsolver.solvers.acceleration import CurvaturePairs
 from ocsolver.solvers.base import Iterate, Step, SweepSolver, Timed
 from ocsolver.transcription import Control
 
+FAST_SHRINK = 0.5
 __all__ = ["EMSA", "MSA", "AdaptivePenalty"]
 
 
@@ -161,23 +163,30 @@ class AdaptivePenalty:
 
 
 class PenaltyMemory(NamedTuple):
-    """What E-MSA carries from one iteration to the next, each (G,)."""
+    """What E-MSA carries from one iteration to the next, each (G,) but the pairs."""
 
     rho: Tensor
     smallest: Tensor  # at this ρ an unmoving group has stalled
     calibrated: Tensor  # bool: a step was accepted
+    pairs: CurvaturePairs | None  # None: no acceleration
+    length: Tensor  # fraction of the quasi-Newton step to try; zero: a plain step is due
 
 
 @dataclass(frozen=True)
 class EMSA(SweepSolver):
     """Extended method of successive approximations: maximize the augmented Hamiltonian of Eq. (7) (Algorithm 2).
 
+    With an adaptive penalty on problems whose second derivatives are cheap, plain steps alternate with quasi-Newton
+    steps that use the curvature of H̃ as initial matrix; both pass the same test, so J never rises.
+
     Parameters
     ----------
     maximizer : Maximizer, optional
         None picks one that fits the control set and the problem.
     rho : float or AdaptivePenalty
-        A float is the paper's fixed ρ ≥ 0 (per sample and per unit of time); the default adapts it, and then J never rises.
+        A float is the paper's fixed ρ ≥ 0 (per sample and per unit of time); the default adapts it.
+    accelerate : bool, default True
+        Learn the coupling between different times by quasi-Newton steps; only with an adaptive penalty.
 
     References
     ----------
@@ -192,6 +201,7 @@ class EMSA(SweepSolver):
 
     maximizer: Maximizer | None = None
     rho: float | AdaptivePenalty = AdaptivePenalty()
+    accelerate: bool = True
 
     def __post_init__(self) -> None:
         check_maximizer(self.maximizer)
@@ -213,17 +223,32 @@ class EMSA(SweepSolver):
 
     # ---------------------------------------------------------- adaptive ρ
 
-    def _first_memory(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> PenaltyMemory:
-        if rule.initial is not None:
-            rho = torch.full_like(iterate.cost, rule.initial)
-        else:
-            rho = _natural_penalty(iterate)
-        return PenaltyMemory(rho, rho * 1e-12, torch.zeros_like(iterate.active))
+    def _first_memory(self, iterate: Iterate, rule: AdaptivePenalty) -> PenaltyMemory:
+        rho = natural_penalty(iterate) if rule.initial is None else torch.full_like(iterate.cost, rule.initial)
+        blocks = iterate.sweep.blocks
+        fits = self.accelerate and len(blocks) == 1 and second_order(blocks[0])
+        pairs = CurvaturePairs.empty(blocks[0]) if fits else None
+        none = torch.zeros_like(iterate.active)
+        return PenaltyMemory(rho, rho * 1e-12, none, pairs, torch.ones_like(rho))
+
+    def _trial(self, transcription: Timed, iterate: Iterate, memory: PenaltyMemory) -> tuple[Control, Tensor]:
+        """Control to try, and the groups (G,) in which it is a quasi-Newton step."""
+        fast = torch.zeros_like(iterate.active)
+        if memory.pairs is None or memory.pairs.s.shape[0] == 0:
+            return freeze(iterate, self._argmax(transcription, iterate, memory.rho)), fast
+        block = iterate.sweep.blocks[0]
+        direction, ascent = memory.pairs.direction(block, memory.rho)
+        fast = iterate.active & ascent & (memory.length > 0)
+        u = block.control_set.project(block.current + memory.length[:, None] * torch.where(fast[:, None], direction, 0.0))
+        if not bool((fast | ~iterate.active).all()):
+            (plain,) = self._argmax(transcription, iterate, memory.rho)
+            u = torch.where(fast[:, None], u, plain)
+        return freeze(iterate, (u,)), fast
 
     def _adaptive_step(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
-        memory: PenaltyMemory = iterate.memory or self._first_memory(transcription, iterate, rule)
+        memory: PenaltyMemory = iterate.memory or self._first_memory(iterate, rule)
         rho, old = memory.rho, iterate.sweep.forward
-        control = freeze(iterate, self._argmax(transcription, iterate, rho))
+        control, fast = self._trial(transcription, iterate, memory)
         terms = step_terms(iterate, control)
         trial = transcription.forward(control, old)
         constant = estimated_constant(old.cost, trial.cost, terms)
@@ -237,6 +262,7 @@ class EMSA(SweepSolver):
         trying = accepted | (iterate.active & tiny & trial.finite)
 
         new = iterate
+        pairs = memory.pairs
         if bool(trying.any()):
             sweep = transcription.backward(transcription.merge(trying, trial, old))
             value, _ = transcription.residual(sweep, iterate.first_gradient)
@@ -247,6 +273,8 @@ class EMSA(SweepSolver):
                 value, _ = transcription.residual(sweep, iterate.first_gradient)
             if bool(accepted.any()):
                 new = replace(iterate, sweep=sweep, residual=torch.where(accepted, value, iterate.residual))
+                if pairs is not None:
+                    pairs = pairs.add(iterate.sweep.blocks[0], sweep.blocks[0])
 
         # ρ: towards twice the constant that the step revealed, never by less than the factor
         revealed = torch.where(trial.finite, 2.0 * constant, torch.zeros_like(rho))
@@ -255,16 +283,24 @@ class EMSA(SweepSolver):
         next_rho = torch.where(accepted & (ratio > 0.95), 0.1 * rho, next_rho)
         next_rho = torch.where(accepted & (ratio < 0.25) & ~tiny, 2.0 * rho, next_rho)
         next_rho = torch.where(accepted & tiny, rho, next_rho)
-        next_rho = torch.where(~accepted, larger, next_rho)
-        next_rho = torch.where(still & trial.finite, rho / 4.0, next_rho)
-        stalled = iterate.active & ((still & (rho <= memory.smallest)) | (~accepted & (rho > 1e20 * memory.smallest)))
-        next_rho = torch.where(iterate.active, next_rho.clamp_min(0.0), rho)
+        next_rho = torch.where(accepted & fast, FAST_SHRINK * rho, next_rho)
+        next_rho = torch.where(~accepted & ~fast, larger, next_rho)
+        next_rho = torch.where(still & trial.finite & ~fast, rho / 4.0, next_rho)
+        # a failed quasi-Newton step is shortened twice, then its pairs are dropped and a plain step is due
+        failed = iterate.active & fast & ~accepted
+        length = torch.where(accepted, 1.0, torch.where(failed, 0.25 * memory.length, memory.length))
+        give_up = failed & (length < 0.05)
+        if pairs is not None and bool(give_up.any()):
+            pairs = pairs.forget(give_up)
+        length = torch.where(give_up, 1.0, length)
+        stalled = iterate.active & ~fast & ((still & (rho <= memory.smallest)) | (~accepted & (rho > 1e20 * memory.smallest)))
+        next_rho = torch.where(iterate.active, next_rho, rho)
         step = Step(*terms, constant, rho, accepted, torch.zeros_like(accepted), stalled)
-        memory = PenaltyMemory(next_rho, memory.smallest, memory.calibrated | accepted)
+        memory = PenaltyMemory(next_rho, memory.smallest, memory.calibrated | accepted, pairs, length)
         return replace(new, step=step, memory=memory, trial=trial)
 
 
-def _natural_penalty(iterate: Iterate) -> Tensor:
+def natural_penalty(iterate: Iterate) -> Tensor:
     """First ρ (G,): along the gradient of H, ρ E for the step that would change J by a tenth of its scale."""
     scale = iterate.sweep.forward.scale
     rho = torch.zeros_like(scale)
@@ -277,5 +313,6 @@ def _natural_penalty(iterate: Iterate) -> Tensor:
         gain = (w * terms.gain).sum(0)
         error = (w * (terms.state_error + terms.costate_error)).sum(0)
         # a step of length s along the gradient gains s·gain and costs ½ρ s²·error: ρ that stops it at s·gain = scale/10
-        rho = torch.maximum(rho, gain.square() / (error * scale / 10).clamp_min(torch.finfo(rho.dtype).tiny))
+        budget = torch.where(scale > 0, scale / 10, gain / small)
+        rho = torch.maximum(rho, gain.square() / (error * budget).clamp_min(torch.finfo(rho.dtype).tiny))
     return torch.where(torch.isfinite(rho) & (rho > 0), rho, torch.ones_like(rho))
