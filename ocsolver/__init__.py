@@ -17,7 +17,7 @@ from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
 from ocsolver.solution import History, Solution, Stats, load
 from ocsolver.solve import solve
-from ocsolver.solvers import EMSA, MSA, AdaptivePenalty, GradientDescent, Solver
+from ocsolver.solvers import EMSA, MSA, AdaptivePenalty, DirectShooting, GradientDescent, Solver
 from ocsolver.status import Status
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ __all__ = [
     "ContinuousAdjoint",
     "ControlSet",
     "ConvergenceWarning",
+    "DirectShooting",
     "DiscreteAdjoint",
     "Enumeration",
     "Euler",

@@ -81,7 +81,6 @@ class _ExplicitRungeKutta(Integrator):
     adaptive: ClassVar[bool] = False
 
     def step(self, field: Field, t: Tensor, h: Tensor, z: Tensor, u: Tensor) -> Tensor:
-        """One step per interval; see `Integrator.step`."""
         column = h[..., None]
         k = [field(t, z, u)]
         for c, start in self.tableau.stages:

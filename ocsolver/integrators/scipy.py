@@ -88,11 +88,10 @@ class SolveIVP(Integrator):
         return _ORDERS[self.method]
 
     def step(self, field: Field, t: Tensor, h: Tensor, z: Tensor, u: Tensor) -> Tensor:
-        """Integrate from t to t + h within the tolerance, detached; see `Integrator.step`."""
         return self.dense(field, t, h, z, u, (1.0,))[-1]
 
     def dense(self, field: Field, t: Tensor, h: Tensor, z: Tensor, u: Tensor, fractions: Sequence[float]) -> Tensor:
-        """Values inside the interval, by the method's own interpolant, detached; see `Integrator.dense`."""
+        # By the method's own interpolant.
         points = checked_fractions(fractions)
         t, h, u = t.detach(), h.detach(), u.detach()
 

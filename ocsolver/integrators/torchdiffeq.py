@@ -79,11 +79,10 @@ class TorchDiffEq(Integrator):
         return _ORDERS[self.method]
 
     def step(self, field: Field, t: Tensor, h: Tensor, z: Tensor, u: Tensor) -> Tensor:
-        """Integrate from t to t + h within the tolerance; see `Integrator.step`."""
         return self.dense(field, t, h, z, u, (1.0,))[-1]
 
     def dense(self, field: Field, t: Tensor, h: Tensor, z: Tensor, u: Tensor, fractions: Sequence[float]) -> Tensor:
-        """Values inside the interval, each at the end of a step (torchdiffeq's interpolant is only of order 4)."""
+        # Each point ends a step: torchdiffeq's interpolant is only of order 4, and would look beyond t + h.
         points = checked_fractions(fractions)
         starts = points[0] == 0.0
         nodes = torch.tensor(points if starts else [0.0, *points], dtype=torch.float64, device=z.device)

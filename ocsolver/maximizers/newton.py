@@ -134,14 +134,10 @@ def _bounded_step(gradient: Tensor, curvature: Tensor, low: Tensor, high: Tensor
     """Maximize g·d − ½ dᵀM d over low ≤ d ≤ high, with M made positive definite: step (K, G, m) and its gain (K, G)."""
     far = LONGEST * (1.0 + u.abs().amax(-1, keepdim=True))
     low, high = torch.maximum(low, -far), torch.minimum(high, far)
-    if gradient.shape[-1] == 1:
-        scalar = curvature[..., 0].abs()
-        floor = torch.finfo(gradient.dtype).eps * (scalar.amax() + gradient.abs()) + torch.finfo(gradient.dtype).tiny
-        matrix = torch.maximum(scalar, floor)
-        step = (gradient / matrix).clamp(low, high)
-        gain = gradient * step - 0.5 * matrix * step.square()
-        return step, gain[..., 0]
     matrix = positive_definite(curvature)
+    if gradient.shape[-1] == 1:
+        step = (gradient / matrix[..., 0]).clamp(low, high)
+        return step, (gradient * step - 0.5 * matrix[..., 0] * step.square())[..., 0]
     step = solve_free(matrix, gradient, torch.ones_like(gradient, dtype=torch.bool))
     clipped = step.clamp(low, high)
     if not torch.equal(clipped, step):
@@ -153,6 +149,8 @@ def _bounded_step(gradient: Tensor, curvature: Tensor, low: Tensor, high: Tensor
 def positive_definite(matrix: Tensor) -> Tensor:
     """Reflect negative eigenvalues and lift tiny ones, only if some matrix is not positive definite."""
     clean = torch.where(torch.isfinite(matrix).all(-1).all(-1)[..., None, None], matrix, 0.0)
+    if matrix.shape[-1] == 1:
+        return clean.abs().clamp_min(1e-14 * clean.abs().amax() + torch.finfo(matrix.dtype).tiny ** 0.5)
     _, info = torch.linalg.cholesky_ex(clean)
     if not bool((info > 0).any()):
         return clean
@@ -163,11 +161,16 @@ def positive_definite(matrix: Tensor) -> Tensor:
 
 
 def solve_free(matrix: Tensor, right: Tensor, free: Tensor) -> Tensor:
-    """Solve the subsystem of the free components, the others being zero."""
+    """Solve the subsystem of the free components for right-hand sides (*l, K, G, m), the others being zero."""
+    right = torch.where(free, right, 0.0)
+    if matrix.shape[-1] == 1:
+        return right / matrix[..., 0]
     eye = torch.eye(right.shape[-1], dtype=right.dtype, device=right.device)
     both = free[..., :, None] & free[..., None, :]
     reduced = torch.where(both, matrix, torch.where(free[..., None], 0.0, eye))
-    return torch.linalg.solve_ex(reduced, torch.where(free, right, 0.0)[..., None])[0][..., 0]
+    if right.ndim == 3:
+        return torch.linalg.solve_ex(reduced, right[..., None])[0][..., 0]
+    return torch.linalg.solve_ex(reduced, right.movedim(0, -1))[0].movedim(-1, 0)
 
 
 def _active_set(matrix: Tensor, gradient: Tensor, low: Tensor, high: Tensor, step: Tensor) -> Tensor:

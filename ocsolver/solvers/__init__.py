@@ -3,5 +3,6 @@
 from ocsolver.solvers.base import Limits, Solver, SweepSolver
 from ocsolver.solvers.gradient import GradientDescent
 from ocsolver.solvers.msa import EMSA, MSA, AdaptivePenalty
+from ocsolver.solvers.shooting import DirectShooting
 
-__all__ = ["EMSA", "MSA", "AdaptivePenalty", "GradientDescent", "Limits", "Solver", "SweepSolver"]
+__all__ = ["EMSA", "MSA", "AdaptivePenalty", "DirectShooting", "GradientDescent", "Limits", "Solver", "SweepSolver"]

@@ -1,8 +1,9 @@
 """Quasi-Newton acceleration of E-MSA: curvature pairs of J on top of the block curvature of H̃.
 
 A maximization sees only the part of the second derivative of J that is local in time, −∂²H̃/∂u². The coupling of
-different times through the dynamics is of low effective rank; an outer L-BFGS with the E-MSA block as initial matrix
-learns it from the steps taken. All groups at once, each with its own pairs; inner products are weighted by the w_k.
+different times through the dynamics is of low effective rank; an outer BFGS model with the E-MSA block as initial matrix
+learns it from the steps taken. All groups at once, each with its own pairs, in the variables √w_k u_k, in which the inner
+product is that of L².
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from ocsolver.maximizers.newton import positive_definite, solve_free
 
 __all__ = ["CurvaturePairs"]
 
-HISTORY = 12
+HISTORY = 12  # pairs kept
+ACTIVE_SET_ROUNDS = 6
 
 
 @dataclass(frozen=True, eq=False)
 class CurvaturePairs:
-    """Steps s of the control and changes y of the gradient of J per unit weight, newest last."""
+    """Steps s of the control and changes y of the gradient of J, scaled by √w, newest last."""
 
     s: Tensor  # (h, K, G, m)
     y: Tensor  # (h, K, G, m)
@@ -35,8 +37,9 @@ class CurvaturePairs:
 
     def add(self, old: HamiltonianBlock, new: HamiltonianBlock) -> CurvaturePairs:
         """Append the pair of an accepted step; groups that did not move get a zero pair, which is ignored."""
-        s = new.current - old.current
-        y = old.current_expansion.gradient - new.current_expansion.gradient
+        root = old.weights.sqrt()[:, None, None]
+        s = root * (new.current - old.current)
+        y = root * (old.current_expansion.gradient - new.current_expansion.gradient)
         return replace(self, s=torch.cat((self.s[1 - HISTORY :], s[None])), y=torch.cat((self.y[1 - HISTORY :], y[None])))
 
     def forget(self, groups: Tensor) -> CurvaturePairs:
@@ -44,39 +47,67 @@ class CurvaturePairs:
         keep = ~groups[:, None]
         return replace(self, s=self.s * keep, y=self.y * keep)
 
-    def direction(self, block: HamiltonianBlock, rho: Tensor) -> tuple[Tensor, Tensor]:
-        """Quasi-Newton ascent direction (K, G, m) and the groups (G,) in which it is one.
+    def step(self, block: HamiltonianBlock, rho: Tensor) -> tuple[Tensor, Tensor]:
+        """Step (K, G, m) that maximizes the model within the bounds, and the groups (G,) that have a model.
 
-        Components held by a bound stay; the initial matrix is the curvature of H̃ at ρ (J. Nocedal, S. Wright,
-        Numerical Optimization, Algorithm 7.4, with H_k⁰ = (−∂²H̃/∂u²)⁻¹).
+        The model is g·d − ½ d·Bd with B the compact BFGS matrix (Nocedal and Wright, Numerical Optimization, Eq. (7.24))
+        whose initial matrix is the curvature of H̃ at ρ. Components that would leave the box are set on its boundary and
+        the others solved for again.
         """
-        weights = block.weights[:, None, None]
-        gradient, curvature = block.current_expansion.augmented(Penalty.uniform(rho), torch.zeros_like(block.current))
-        free = ~_held(block, gradient)
-        matrix = positive_definite(curvature)
-        s, y = self.s * free, self.y * free
-        product = (weights * s * y).sum((1, 3))  # (h, G)
-        size = ((weights * s * s).sum((1, 3)) * (weights * y * y).sum((1, 3))).sqrt()
-        useful = product > 1e-8 * size
-        inverse = torch.where(useful, 1.0 / torch.where(useful, product, 1.0), 0.0)
-        q = torch.where(free, gradient, 0.0)
-        alphas: list[Tensor] = []
-        for i in reversed(range(s.shape[0])):
-            alpha = inverse[i] * (weights * s[i] * q).sum((0, 2))
-            alphas.append(alpha)
-            q = q - alpha[:, None] * y[i]
-        d = solve_free(matrix, q, free)
-        for i, alpha in zip(range(s.shape[0]), reversed(alphas), strict=True):
-            beta = inverse[i] * (weights * y[i] * d).sum((0, 2))
-            d = d + (alpha - beta)[:, None] * s[i]
-        ascent = (weights * gradient * d).sum((0, 2)) > 0
-        return d, ascent & useful.any(0) & torch.isfinite(d).all(-1).all(0)
+        bounds = block.control_set.bounds(block.current)
+        assert bounds is not None
+        root = block.weights.sqrt()[:, None, None]
+        slope, curvature = block.current_expansion.augmented(Penalty.uniform(rho), torch.zeros_like(block.current))
+        gradient = root * slope
+        low, high = (root * (side - block.current) for side in bounds)
+        model = _Model(positive_definite(curvature), self.s, self.y)
+        fixed = ((low >= 0) & (gradient <= 0)) | ((high <= 0) & (gradient >= 0))
+        d = torch.zeros_like(gradient)
+        for _ in range(ACTIVE_SET_ROUNDS):
+            d = torch.where(fixed, d, model.solve(gradient - model.apply(d), ~fixed) + d)
+            outside = ~fixed & ((d < low) | (d > high))
+            d = d.clamp(low, high)
+            if not bool(outside.any()):
+                break
+            fixed = fixed | outside
+            d = torch.where(fixed, d, 0.0)
+        ascent = (gradient * d).sum((0, 2)) > 0
+        usable = model.useful.any(0) & ascent & torch.isfinite(d).all(-1).all(0)
+        return torch.where(usable[:, None], d, 0.0) / root, usable
 
 
-def _held(block: HamiltonianBlock, gradient: Tensor) -> Tensor:
-    """Components at a bound that the gradient of H pushes outward (K, G, m)."""
-    bounds = block.control_set.bounds(block.current)
-    assert bounds is not None
-    lower, upper = bounds
-    u = block.current
-    return ((u <= lower) & (gradient <= 0)) | ((u >= upper) & (gradient >= 0))
+class _Model:
+    """The matrix B = M − P N⁻¹ Pᵀ with P = [M S, Y], N = [[SᵀMS, L], [Lᵀ, −D]], for each group."""
+
+    def __init__(self, matrix: Tensor, s: Tensor, y: Tensor) -> None:
+        self.matrix = matrix  # (K, G, m, m)
+        size = ((s * s).sum((1, 3)) * (y * y).sum((1, 3))).sqrt()  # (h, G)
+        product = (s * y).sum((1, 3))
+        self.useful = product > 1e-8 * size
+        keep = self.useful[:, None, :, None]
+        s, y = s * keep, y * keep
+        ms = (matrix @ s[..., None])[..., 0]
+        self.p = torch.cat((ms, y))  # (2h, K, G, m)
+        inner = torch.einsum("ikgm,jkgm->gij", s, self.p)  # (G, h, 2h)
+        h = s.shape[0]
+        idle = torch.diag_embed((~self.useful).to(s.dtype).T)  # zero pairs get a harmless unit pivot
+        sms, sy = inner[..., :h] + idle, inner[..., h:] + idle
+        lower = torch.tril(sy, -1)
+        diagonal = torch.diag_embed(sy.diagonal(dim1=-2, dim2=-1))
+        self.n = torch.cat((torch.cat((sms, lower), -1), torch.cat((lower.mT, -diagonal), -1)), -2)  # (G, 2h, 2h)
+
+    def apply(self, d: Tensor) -> Tensor:
+        """B d for d (K, G, m)."""
+        inner = torch.einsum("ikgm,kgm->gi", self.p, d)
+        coefficients = torch.linalg.solve_ex(self.n, inner[..., None])[0][..., 0]
+        return (self.matrix @ d[..., None])[..., 0] - torch.einsum("ikgm,gi->kgm", self.p, coefficients)
+
+    def solve(self, right: Tensor, free: Tensor) -> Tensor:
+        """B_FF⁻¹ right on the free components by the Woodbury identity, zero elsewhere (K, G, m)."""
+        p = torch.where(free, self.p, 0.0)
+        base = solve_free(self.matrix, right, free)
+        columns = solve_free(self.matrix, p, free)  # (2h, K, G, m)
+        small = self.n - torch.einsum("ikgm,jkgm->gij", p, columns)
+        inner = torch.einsum("ikgm,kgm->gi", p, base)
+        coefficients = torch.linalg.solve_ex(small, inner[..., None])[0][..., 0]
+        return base + torch.einsum("ikgm,gi->kgm", columns, coefficients)

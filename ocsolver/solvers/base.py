@@ -168,11 +168,16 @@ class Timed:
 class SweepSolver(Solver):
     """Abstract base class of solvers that iterate maximization and sweeps; subclasses write `step`."""
 
-    def init(self, transcription: Timed, control: Control, memory: Any = None) -> Iterate:
+    @staticmethod
+    def first_iterate(transcription: Timed, control: Control) -> Iterate:
         """First sweep of a starting control."""
         sweep = transcription.backward(transcription.forward(control))
         value, norm = transcription.residual(sweep, None)
-        return Iterate(sweep, value, norm, sweep.forward.finite, Step.none(sweep.forward.cost), memory)
+        return Iterate(sweep, value, norm, sweep.forward.finite, Step.none(sweep.forward.cost))
+
+    def init(self, transcription: Timed, control: Control, memory: Any = None) -> Iterate:
+        """First iterate, with what an earlier run remembered."""
+        return replace(self.first_iterate(transcription, control), memory=memory)
 
     @abstractmethod
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
@@ -182,57 +187,77 @@ class SweepSolver(Solver):
         inner = transcribe(problem, discretization)
         control = inner.start(start)
         inner.check(control)
-        return Run(self, Timed(inner), inner, control, limits).to_end()
+        transcription = Timed(inner)
+        run = Run(self, transcription, self.init(transcription, control), limits)
+        return run.guard(lambda: self._iterate(run))
+
+    def _iterate(self, run: Run) -> None:
+        while run.iterations < run.limits.max_iterations and run.running:
+            if not run.advance(self.step(run.transcription, replace(run.iterate, active=run.active))):
+                return
 
 
 class Run:
-    """One run of a sweep solver: history, statuses and stopping rules of all groups."""
+    """One run: history, statuses and stopping rules of all groups."""
 
-    def __init__(self, solver: SweepSolver, transcription: Timed, inner: Any, control: Control, limits: Limits) -> None:
-        self.solver, self.transcription, self.inner, self.limits = solver, transcription, inner, limits
+    def __init__(self, solver: Solver, transcription: Timed, first: Iterate, limits: Limits) -> None:
+        self.solver, self.transcription, self.limits = solver, transcription, limits
         self.begin = time.perf_counter()
-        self.iterate = solver.init(transcription, control)
-        G = transcription.groups
-        self.status = [Status.RUNNING] * G
-        self.notes = [""] * G
+        self.iterate = self.best = first
+        self.status = [Status.RUNNING] * transcription.groups
+        self.notes = [""] * transcription.groups
         self.history: list[tuple[Tensor, Tensor, Step]] = []
-        self.best = self.iterate
+        self.reference_cost = first.cost.abs() + first.sweep.forward.scale
+        self.reference_residual = first.residual.clamp_min(limits.tolerance or 0.0)
+        self.bar = tqdm(total=limits.max_iterations, disable=not limits.progress, desc=type(solver).__name__)
         self._record()
-        self.reference_cost = self.iterate.cost.abs() + self.iterate.sweep.forward.scale
-        self.reference_residual = self.iterate.residual.clamp_min(limits.tolerance or 0.0)
-        for g in range(G):
-            if not bool(self.iterate.sweep.forward.finite[g]):
-                self._fail(g, inner.diagnose(self.iterate.sweep.forward, g), "with the initial control")
+        for g in range(transcription.groups):
+            if not bool(first.sweep.forward.finite[g]):
+                self._fail(g, transcription.diagnose(first.sweep.forward, g), "with the initial control")
         self._judge()
 
-    # --------------------------------------------------------------- the loop
+    @property
+    def iterations(self) -> int:
+        """Iterations done."""
+        return len(self.history) - 1
 
-    def to_end(self) -> Solution:
-        """Iterate until every group has ended."""
+    @property
+    def running(self) -> bool:
+        """Whether some group still moves."""
+        return Status.RUNNING in self.status
+
+    @property
+    def active(self) -> Tensor:
+        """Groups that still move (G,)."""
+        return torch.tensor([s is Status.RUNNING for s in self.status], device=self.iterate.cost.device)
+
+    def advance(self, iterate: Iterate) -> bool:
+        """Take the result of an iteration; False means stop."""
         limits = self.limits
-        bar = tqdm(total=limits.max_iterations, disable=not limits.progress, desc=type(self.solver).__name__)
-        k = 0
+        self.iterate = iterate
+        self._record()
+        self._judge()
+        if limits.progress:
+            cost, residual = float(iterate.cost.mean()), float(iterate.residual.max())
+            self.bar.set_postfix(cost=f"{cost:.6g}", residual=f"{residual:.1e}")
+            self.bar.update()
+        if limits.callback is not None and limits.callback(self.iterations, iterate):
+            self._end_all(Status.STOPPED)
+        if limits.max_seconds is not None and time.perf_counter() - self.begin > limits.max_seconds:
+            self._end_all(Status.MAX_SECONDS)
+        return self.running
+
+    def guard(self, loop: Callable[[], Any]) -> Solution:
+        """Run a loop to its end; Ctrl-C returns the best iterate."""
         try:
-            while k < limits.max_iterations and Status.RUNNING in self.status:
-                if limits.max_seconds is not None and time.perf_counter() - self.begin > limits.max_seconds:
-                    self._end_all(Status.MAX_SECONDS)
-                    break
-                active = torch.tensor([s is Status.RUNNING for s in self.status], device=self.iterate.cost.device)
-                self.iterate = self.solver.step(self.transcription, replace(self.iterate, active=active))
-                k += 1
-                self._record()
-                self._judge()
-                bar.update()
-                if limits.progress:
-                    bar.set_postfix(cost=f"{float(self.iterate.cost.mean()):.6g}", residual=f"{float(self.iterate.residual.max()):.1e}")
-                if limits.callback is not None and limits.callback(k, self.iterate):
-                    self._end_all(Status.STOPPED)
-            self._end_all(Status.COMPLETED if limits.tolerance is None else Status.MAX_ITERATIONS)
+            loop()
+            self._end_all(Status.COMPLETED if self.limits.tolerance is None else Status.MAX_ITERATIONS)
         except KeyboardInterrupt:
             self._end_all(Status.INTERRUPTED)
-            self.iterate = replace(self.best, sweep=self.inner.backward(self.best.sweep.forward))
+            sweep = self.transcription.backward(self.best.sweep.forward)
+            self.iterate = replace(self.best, sweep=sweep)
         finally:
-            bar.close()
+            self.bar.close()
         return self._solution()
 
     def _record(self) -> None:
@@ -256,7 +281,7 @@ class Run:
             if self.status[g] is not Status.RUNNING:
                 continue
             if bool(new.step.failed[g]):
-                self._fail(g, self.inner.diagnose(new.trial, g), f"in iteration {len(self.history) - 1}")
+                self._fail(g, self.transcription.diagnose(new.trial, g), f"in iteration {len(self.history) - 1}")
             elif limits.tolerance is not None and bool(new.residual[g] <= limits.tolerance):
                 self.status[g] = Status.CONVERGED
             elif bool(diverged[g]):
@@ -291,5 +316,5 @@ class Run:
             seconds={**clock.seconds, "total": time.perf_counter() - self.begin},
         )
         return Solution.from_run(
-            self.inner, self.iterate.sweep, self.iterate.residual, self.status, self.notes, history, stats, self.solver
+            self.transcription.inner, self.iterate.sweep, self.iterate.residual, self.status, self.notes, history, stats, self.solver
         )

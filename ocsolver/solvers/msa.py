@@ -15,8 +15,9 @@ from ocsolver.solvers.acceleration import CurvaturePairs
 from ocsolver.solvers.base import Iterate, Step, SweepSolver, Timed
 from ocsolver.transcription import Control
 
-FAST_SHRINK = 0.5
 __all__ = ["EMSA", "MSA", "AdaptivePenalty"]
+
+PATIENCE = 60  # iterations without an accepted step after which no ρ is believed to help
 
 
 def check_maximizer(maximizer: Any) -> None:
@@ -169,7 +170,8 @@ class PenaltyMemory(NamedTuple):
     smallest: Tensor  # at this ρ an unmoving group has stalled
     calibrated: Tensor  # bool: a step was accepted
     pairs: CurvaturePairs | None  # None: no acceleration
-    length: Tensor  # fraction of the quasi-Newton step to try; zero: a plain step is due
+    length: Tensor  # fraction of the quasi-Newton step to try
+    idle: Tensor  # iterations since the last accepted step
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class EMSA(SweepSolver):
         fits = self.accelerate and len(blocks) == 1 and second_order(blocks[0])
         pairs = CurvaturePairs.empty(blocks[0]) if fits else None
         none = torch.zeros_like(iterate.active)
-        return PenaltyMemory(rho, rho * 1e-12, none, pairs, torch.ones_like(rho))
+        return PenaltyMemory(rho, rho * 1e-12, none, pairs, torch.ones_like(rho), torch.zeros_like(rho))
 
     def _trial(self, transcription: Timed, iterate: Iterate, memory: PenaltyMemory) -> tuple[Control, Tensor]:
         """Control to try, and the groups (G,) in which it is a quasi-Newton step."""
@@ -237,9 +239,9 @@ class EMSA(SweepSolver):
         if memory.pairs is None or memory.pairs.s.shape[0] == 0:
             return freeze(iterate, self._argmax(transcription, iterate, memory.rho)), fast
         block = iterate.sweep.blocks[0]
-        direction, ascent = memory.pairs.direction(block, memory.rho)
-        fast = iterate.active & ascent & (memory.length > 0)
-        u = block.control_set.project(block.current + memory.length[:, None] * torch.where(fast[:, None], direction, 0.0))
+        step, usable = memory.pairs.step(block, memory.rho)
+        fast = iterate.active & usable
+        u = block.control_set.project(block.current + memory.length[:, None] * step)
         if not bool((fast | ~iterate.active).all()):
             (plain,) = self._argmax(transcription, iterate, memory.rho)
             u = torch.where(fast[:, None], u, plain)
@@ -254,9 +256,14 @@ class EMSA(SweepSolver):
         constant = estimated_constant(old.cost, trial.cost, terms)
 
         noise = 100 * torch.finfo(rho.dtype).eps * old.scale
-        still = ~(terms.gain > 0)
-        tiny = ~still & (terms.gain <= noise)
-        ratio = (old.cost - trial.cost) / terms.gain
+        predicted = terms.gain
+        if bool(fast.any()):
+            block = iterate.sweep.blocks[0]
+            first_order = (block.weights[:, None, None] * block.current_expansion.gradient * (control[0] - block.current)).sum((0, 2))
+            predicted = torch.where(fast, first_order, predicted)
+        still = ~(predicted > 0)
+        tiny = ~still & (predicted <= noise)
+        ratio = (old.cost - trial.cost) / predicted
         threshold = torch.where(memory.calibrated, rule.accept, 0.25)
         accepted = iterate.active & trial.finite & ~still & ~tiny & (ratio >= threshold)
         trying = accepted | (iterate.active & tiny & trial.finite)
@@ -283,20 +290,26 @@ class EMSA(SweepSolver):
         next_rho = torch.where(accepted & (ratio > 0.95), 0.1 * rho, next_rho)
         next_rho = torch.where(accepted & (ratio < 0.25) & ~tiny, 2.0 * rho, next_rho)
         next_rho = torch.where(accepted & tiny, rho, next_rho)
-        next_rho = torch.where(accepted & fast, FAST_SHRINK * rho, next_rho)
+        # quasi-Newton: twice the constant is the secant value, with which the curvature of H̃ along the step is that of J
+        secant = torch.minimum(torch.maximum(2.0 * constant, 0.2 * rho), 2.0 * rho)
+        next_rho = torch.where(accepted & fast & ~tiny, secant, next_rho)
+        secant = torch.minimum(torch.maximum(2.0 * constant, rho), rule.grow * rho)
+        next_rho = torch.where(~accepted & fast & trial.finite, secant, next_rho)
         next_rho = torch.where(~accepted & ~fast, larger, next_rho)
         next_rho = torch.where(still & trial.finite & ~fast, rho / 4.0, next_rho)
         # a failed quasi-Newton step is shortened twice, then its pairs are dropped and a plain step is due
         failed = iterate.active & fast & ~accepted
-        length = torch.where(accepted, 1.0, torch.where(failed, 0.25 * memory.length, memory.length))
-        give_up = failed & (length < 0.05)
+        shorter = torch.where(trial.finite, (0.5 / (1.0 - ratio)).clamp(0.1, 0.5), 0.1)
+        length = torch.where(accepted, 1.0, torch.where(failed, shorter * memory.length, memory.length))
+        give_up = failed & (length < 0.01)
         if pairs is not None and bool(give_up.any()):
             pairs = pairs.forget(give_up)
         length = torch.where(give_up, 1.0, length)
-        stalled = iterate.active & ~fast & ((still & (rho <= memory.smallest)) | (~accepted & (rho > 1e20 * memory.smallest)))
+        idle = torch.where(accepted, 0.0, memory.idle + 1.0)
+        stalled = iterate.active & ((still & ~fast & (rho <= memory.smallest)) | (idle >= PATIENCE))
         next_rho = torch.where(iterate.active, next_rho, rho)
         step = Step(*terms, constant, rho, accepted, torch.zeros_like(accepted), stalled)
-        memory = PenaltyMemory(next_rho, memory.smallest, memory.calibrated | accepted, pairs, length)
+        memory = PenaltyMemory(next_rho, memory.smallest, memory.calibrated | accepted, pairs, length, idle)
         return replace(new, step=step, memory=memory, trial=trial)
 
 

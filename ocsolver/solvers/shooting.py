@@ -11,7 +11,116 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from ocsolver.errors import UnsupportedError, complaint
-from ocsolver.solvers.base import Iterate, Limits, Run, Solver, Step, SweepSolver, Timed
-from ocsolver.transcription import Control
+from ocsolver.solution import Solution
+from ocsolver.solvers.base import Limits, Run, Solver, Step, SweepSolver, Timed
+from ocsolver.status import Status
+from ocsolver.transcription import Discretization, Sweep, transcribe
 
 __all__ = ["DirectShooting"]
+
+Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class _Stop(Exception):
+    """Leaves SciPy's loop when a group has ended."""
+
+
+@dataclass(frozen=True)
+class DirectShooting(Solver):
+    """Minimize the discrete cost J directly by L-BFGS-B, with the gradient −w_k ∂H_k/∂u of the backward sweep.
+
+    The variables are scaled by √w_k, so that the geometry is that of L². Groups are solved one after the other, the
+    others waiting at their control, which costs a full sweep of all trajectories each time: fine for few groups.
+
+    Parameters
+    ----------
+    pairs : int, default 20
+        Curvature pairs kept by L-BFGS-B.
+
+    References
+    ----------
+    .. [1] C. Zhu, R. Byrd, P. Lu, J. Nocedal, *Algorithm 778: L-BFGS-B*, ACM Trans. Math. Software 23 (1997).
+
+    Examples
+    --------
+    >>> import ocsolver as oc
+    >>> oc.DirectShooting()
+    DirectShooting(pairs=20)
+    """
+
+    pairs: int = 20
+
+    def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
+        inner = transcribe(problem, discretization)
+        control = inner.start(start)
+        inner.check(control)
+        transcription = Timed(inner)
+        first = SweepSolver.first_iterate(transcription, control)
+        if len(control) != 1 or first.sweep.blocks[0].control_set.bounds(control[0]) is None:
+            todo = "Use oc.EMSA()."
+            got = first.sweep.blocks[0].control_set
+            raise UnsupportedError(complaint("DirectShooting", expected="an Unconstrained set or a Box", got=got, todo=todo))
+        run = Run(self, transcription, first, limits)
+        return run.guard(lambda: [self._descend(run, group) for group in range(inner.groups)])
+
+    def _descend(self, run: Run, group: int) -> None:
+        """Solve one group to its end."""
+        if run.status[group] is not Status.RUNNING:
+            return
+        block = run.iterate.sweep.blocks[0]
+        scaling = block.weights.sqrt()[:, None]  # (K, 1)
+        lower, upper = (side.expand_as(block.current[:, group]) * scaling for side in _sides(block))
+        evaluated: dict[bytes, Sweep] = {}
+        wall = 1e3 * float(run.reference_cost[group]) + 1.0
+
+        def objective(v: Vector) -> tuple[float, Vector]:
+            u = run.iterate.control[0].clone()
+            u[:, group] = torch.from_numpy(v.copy()).to(u).reshape(-1, u.shape[-1]) / scaling
+            u = block.control_set.project(u)
+            trial = run.transcription.forward((u,), run.iterate.sweep.forward)
+            if not bool(trial.finite[group]):  # a finite wall: the line search interpolates and cannot take infinity
+                return wall, np.zeros_like(v)
+            sweep = run.transcription.backward(trial)
+            evaluated.clear()
+            evaluated[v.tobytes()] = sweep
+            slope = sweep.blocks[0].gradient(u)[1][:, group]
+            return float(trial.cost[group]), _flat(-scaling * slope)
+
+        def after_iteration(v: Vector) -> None:
+            sweep = evaluated.get(np.ascontiguousarray(v).tobytes())
+            if sweep is None:
+                objective(v)
+                sweep = evaluated[v.tobytes()]
+            value, _ = run.transcription.residual(sweep, run.iterate.first_gradient)
+            step = Step.none(sweep.forward.cost)
+            if not run.advance(replace(run.iterate, sweep=sweep, residual=value, step=step)):
+                raise _Stop
+            if run.status[group] is not Status.RUNNING:
+                raise _Stop
+
+        start = _flat(run.iterate.control[0][:, group] * scaling)
+        budget = run.limits.max_iterations - run.iterations
+        if budget > 0:
+            try:
+                minimize(
+                    objective,
+                    start,
+                    jac=True,
+                    method="L-BFGS-B",
+                    bounds=list(zip(_flat(lower), _flat(upper), strict=True)),
+                    callback=after_iteration,
+                    options={"maxiter": budget, "maxfun": 20 * budget, "maxcor": self.pairs, "ftol": 0.0, "gtol": 0.0},
+                )
+            except _Stop:
+                return
+        if run.status[group] is Status.RUNNING and run.iterations < run.limits.max_iterations:
+            run.status[group] = Status.STALLED if run.limits.tolerance is not None else Status.COMPLETED
+
+
+def _sides(block: Any) -> tuple[Tensor, Tensor]:
+    sides: tuple[Tensor, Tensor] = block.control_set.bounds(block.current)
+    return sides
+
+
+def _flat(tensor: Tensor) -> Vector:
+    return tensor.detach().to(torch.float64).cpu().numpy().reshape(-1).copy()

@@ -1,0 +1,32 @@
+"""What all tests share: assertions of the helpers are explained, threads are few, seeds are fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+pytest.register_assert_rewrite("helpers")
+
+# Derandomized: the same examples in every run, and no deadline, because the first call of an operation is slow.
+settings.register_profile("ocsolver", derandomize=True, deadline=None, max_examples=100)
+settings.load_profile("ocsolver")
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> Iterator[None]:
+    """The same random numbers in every test, whatever ran before, and torch's global state restored."""
+    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_rng_state(state)
+
+
+@pytest.fixture(params=[False, True], ids=["separate", "shared"])
+def shared(request: pytest.FixtureRequest) -> bool:
+    """One control per trajectory (G = B), and one for all (G = 1)."""
+    value: bool = request.param
+    return value
