@@ -49,7 +49,11 @@ class Adjoint(ABC):
 
     def check(self, integrator: Integrator) -> None:
         """Raise UnsupportedError if costates cannot be computed for this integrator."""
-        return None
+        del integrator  # any will do
+
+    def linearizes(self, intervals: Intervals, x: Tensor) -> bool:
+        """Whether `costates` wants the state derivatives of all interval maps at x (N + 1, B, n) at once."""
+        return False
 
 
 def _small(x: Tensor) -> bool:
@@ -79,11 +83,12 @@ class DiscreteAdjoint(Adjoint):
             got = type(integrator).__name__
             raise UnsupportedError(complaint("DiscreteAdjoint", expected="a differentiable integrator", got=got, todo=todo))
 
+    def linearizes(self, intervals: Intervals, x: Tensor) -> bool:
+        return _small(x) and not intervals.integrator.adaptive
+
     def costates(
         self, intervals: Intervals, x: Tensor, u: Tensor, end: Tensor, linearization: Linearization | None = None
     ) -> Tensor:
-        if linearization is None and _small(x) and not intervals.integrator.adaptive:
-            linearization = intervals.linearize(x[:-1], u)
         if linearization is not None:
             return run_backward(linearization.jacobian, end, -linearization.slope)
         p = [end]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -101,6 +101,7 @@ def certify(problem: Any, control: Any, *, mesh: Any = None, integrator: Any = N
 def certify_sweep(transcription: ContinuousTranscription, sweep: Sweep) -> Certificate:
     """Certificate of a sweep of a continuous problem."""
     (block,), forward, p = sweep.blocks, sweep.forward, sweep.p
+    block = replace(block, fine=True)
     problem, x, u = transcription.problem, forward.x, forward.u
     G = transcription.groups
     gap = maximum_gap(block)

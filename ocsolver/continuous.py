@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -208,12 +208,10 @@ class ContinuousTranscription:
         """Costates by the adjoint, and the Hamiltonian of every interval as a function of its control."""
         x, u = forward.x, forward.u
         end = terminal_costate(self.problem, x[-1])
-        p = self.adjoint.costates(self.intervals, x, u, end, forward.linearization if self._exact else None)
+        if forward.linearization is None and self.adjoint.linearizes(self.intervals, x):
+            forward = replace(forward, linearization=self.intervals.linearize(x[:-1], u))
+        p = self.adjoint.costates(self.intervals, x, u, end, forward.linearization)
         return Sweep(forward, (self._block(x, p, u),), p)
-
-    @property
-    def _exact(self) -> bool:
-        return isinstance(self.adjoint, DiscreteAdjoint)
 
     def _block(self, x: Tensor, p: Tensor, u: Tensor) -> HamiltonianBlock:
         if self.integrator.differentiable:
@@ -228,9 +226,10 @@ class ContinuousTranscription:
             inputs, costates = (z.movedim(0, 1) for z in self.adjoint.points(self.intervals, x, p, u, fractions))
             t = (self.intervals.t + self.intervals.h * fractions)[..., None]  # (N, Q, 1)
             field = augmented_field(self.problem)
+            extra = int(self.problem.running_cost is not None)  # the field reads and drops a component for the cost
 
             def rates(x: Tensor, u: Tensor) -> Tensor:
-                return field(t, x, u)
+                return field(t, torch.nn.functional.pad(x, (0, extra)), u)
 
         if self.problem.running_cost is not None:
             costates = torch.cat((costates, -torch.ones_like(costates[..., :1])), -1)

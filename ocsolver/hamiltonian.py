@@ -166,6 +166,8 @@ class HamiltonianBlock:
         Times of the points, where sites have times.
     affine : object or None
         Inputs and sensitivities of affine layers, for structured Gauss–Newton.
+    fine : bool
+        Whether candidates are taken from a fine grid (certificates) or a coarse one (iterations).
     """
 
     rates: Callable[[Tensor, Tensor], Tensor]
@@ -178,6 +180,7 @@ class HamiltonianBlock:
     control_set: ControlSet
     t: Tensor | None = None
     affine: Any = None
+    fine: bool = False
 
     @property
     def groups(self) -> int:
@@ -204,12 +207,25 @@ class HamiltonianBlock:
             (slope,) = gradients(value, (x,), create_graph=u.requires_grad)
         return (value, rates, slope) if u.requires_grad else (value.detach(), rates.detach(), slope)
 
-    @cached_property
+    @property
     def _reference(self) -> tuple[Tensor, Tensor, Tensor]:
-        """H, rates and ∇ₓH at the current control."""
+        """H, rates and ∇ₓH at the current control: a by-product of the expansion, if that is there."""
+        return self._expanded[1] if "_expanded" in self.__dict__ else self._evaluated
+
+    @cached_property
+    def _evaluated(self) -> tuple[Tensor, Tensor, Tensor]:
         value, rates, slope = self._evaluate(self.current, costate=True)
         assert slope is not None
         return value, rates, slope
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """Rounding error of a difference of H (K, G): gains below it mean nothing."""
+        _, rates, _ = self._reference
+        s = min(self.state_components, self.x.shape[-1])
+        size = (self.sensitivity * rates).abs().sum(-1)
+        size = size + (self.sensitivity[..., :s] * self.x[..., :s]).abs().sum(-1) / self.weights[:, None, None]
+        return 4 * torch.finfo(rates.dtype).eps * self._average(size)
 
     def terms(self, u: Tensor, *, costate: bool = True) -> Terms:
         """Gain of H and feasibility errors when u (*l, K, G, m) replaces the current control.
@@ -260,30 +276,44 @@ class HamiltonianBlock:
         return value.detach(), slope
 
     def expansion(self, u: Tensor) -> Expansion:
-        """Second-order expansion at u (K, G, m), by one double backward pass on m replicas.
+        """Second-order expansion at u (K, G, m)."""
+        return self._expand(u)[0]
 
-        With the sensitivity v as a third input, the derivative of ∂H/∂u_j with respect to (u, x, v) is at once the row
-        of ∂²H/∂u², the column of Q = ∂²H/∂x∂u and the column of F = ∂f/∂u.
+    @property
+    def current_expansion(self) -> Expansion:
+        """Expansion at the current control; kept, because a rejected step maximizes again from the same point."""
+        return self._expanded[0]
+
+    @cached_property
+    def _expanded(self) -> tuple[Expansion, tuple[Tensor, Tensor, Tensor]]:
+        return self._expand(None)
+
+    def _expand(self, u: Tensor | None) -> tuple[Expansion, tuple[Tensor, Tensor, Tensor]]:
+        """Expansion at u (None: at the current control), with H, rates and ∇ₓH there, by one double backward pass.
+
+        On m replicas with the sensitivity v as a third input, the derivative of ∂H/∂u_j with respect to (u, x, v) is at
+        once the row of ∂²H/∂u², the column of Q = ∂²H/∂x∂u and the column of F = ∂f/∂u.
         """
-        m = self.current.shape[-1]
+        m, s = self.current.shape[-1], self.state_components
         with torch.enable_grad():
-            us = leaf(replicate(u, m))
+            us = leaf(replicate(self.current if u is None else u, m))
             x = leaf(replicate(self.x, m))
             v = leaf(replicate(self.sensitivity, m))
-            points = us.unsqueeze(-3).expand(m, *self.x.shape[:2], *u.shape[-2:])
-            rates = self.rates(x, points)
-            value = self._average((v * rates).sum(-1))  # (m, K, G)
-            slope, costate_slope = gradients(value, (us, x), create_graph=True)
+            rates = self.rates(x, us.unsqueeze(-3).expand(m, *self.x.shape[:2], *us.shape[-2:]))
+            value = (v * rates).sum(-1)
+            slope, costate_slope = gradients(self._average(value), (us, x), create_graph=True)
             own = slope.diagonal(dim1=0, dim2=-1)  # (K, G, m): replica j, component j
             hessian, mixed, jacobian = gradients(own, (us, x, v))
         # x- and v-derivatives of the averaged H carry the factors of the average: divide them out
         share = self.points[:, None, None] / (self.x.shape[2] if self.groups == 1 else 1)
-        s = self.state_components
-        _, rates0, slope0 = self._reference
         f, q = jacobian[..., :s] / share, mixed / share  # (m, K, Q, B, s), (m, K, Q, B, n)
-        df = rates[0].detach()[..., :s] - rates0[..., :s]
-        dq = costate_slope[0].detach() / share - slope0
-        return Expansion(
+        here = (value[0].detach(), rates[0].detach(), costate_slope[0].detach() / share)
+        if u is None:
+            df, dq = torch.zeros_like(f[0]), torch.zeros_like(q[0])
+        else:
+            _, rates0, slope0 = self._reference
+            df, dq = here[1][..., :s] - rates0[..., :s], here[2] - slope0
+        expansion = Expansion(
             gradient=own.detach(),
             hessian=hessian.permute(1, 2, 0, 3),
             state_gradient=self._columns(f, df),
@@ -291,11 +321,7 @@ class HamiltonianBlock:
             state_gram=self._gram(f),
             costate_gram=self._gram(q),
         )
-
-    @cached_property
-    def current_expansion(self) -> Expansion:
-        """Expansion at the current control; kept, because a rejected step maximizes again from the same point."""
-        return self.expansion(self.current)
+        return expansion, here
 
     def best_of(self, trials: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor]:
         """Best of C trial controls per site and group: (C, K | 1, G | 1, m) -> u (K, G, m), its value (K, G)."""
@@ -310,7 +336,7 @@ class HamiltonianBlock:
     @cached_property
     def best_candidate(self) -> tuple[Tensor, Tensor] | None:
         """Best point of the control set's candidates for the plain Hamiltonian, or None if the set offers none."""
-        points = self.control_set.candidates(self.current)
+        points = self.control_set.candidates(self.current, fine=self.fine)
         return None if points is None else self.best_of(points[:, None, None, :])
 
     def _columns(self, jacobian: Tensor, vector: Tensor) -> Tensor:

@@ -98,16 +98,17 @@ def plot_solution(solution: Plottable, trajectory: int = 0) -> Figure:
     if solution.problem is not None:
         (states, hamiltonian), (control, gap), (costates, convergence) = figure.subplots(3, 2)
         _draw_hamiltonian(hamiltonian, gap, solution, i, g)
-        timed, lowest = [states, control, costates, hamiltonian, gap], [costates, gap]
+        timed, lowest = [states, control, costates, hamiltonian, gap], [control, costates, gap]
     else:
-        (states, convergence), (control, costates) = figure.subplots(2, 2)
-        timed, lowest = [states, control, costates], [control, costates]
+        (states, control), (costates, convergence) = figure.subplots(2, 2)
+        timed = lowest = [states, control, costates]
     _draw_rows(states, solution, i, "x", "states")
     _draw_control(control, solution, g)
     _draw_rows(costates, solution, i, "p", "costates")
     _draw_convergence(convergence, solution, g)
     _finish_time_axes(timed, lowest, _numbers(solution.t[:, g]), _numbers(solution.x[:, i]))
     _write_title(figure, solution, i, g)
+    figure.align_ylabels()
     return figure
 
 
@@ -237,7 +238,7 @@ def _view(u: Array, levels: list[float]) -> tuple[float, float]:
 def _draw_hamiltonian(ax: Axes, gap_ax: Axes, solution: Plottable, i: int, g: int) -> None:
     """H at the midpoints of the intervals, and on its own axis max_U H − H."""
     _style(ax, "Hamiltonian", "H")
-    _style(gap_ax, "gap to the maximum of H", "max H − H")
+    _style(gap_ax, "gap to the maximum of H", r"$\max_U H - H$")
     t = _numbers(solution.t[:, g])
     middle = 0.5 * (t[1:] + t[:-1])
     value, gap = (_numbers(part) for part in solution.hamiltonian())
@@ -248,18 +249,20 @@ def _draw_hamiltonian(ax: Axes, gap_ax: Axes, solution: Plottable, i: int, g: in
         return
     ax.plot(middle, H, color=INK, linewidth=1.5, label="H")
     if solution.u.shape[1] == 1 and value.shape[1] > 1:
-        ax.plot(middle, value.mean(1), color=GRAY, linewidth=1.2, linestyle="--", label="mean over trajectories")
+        mean = value.mean(1)  # what a shared control maximizes
+        ax.plot(middle, mean, color=GRAY, linewidth=1.2, linestyle="--", label="mean over trajectories")
         _legend(ax, 1, "H", always=True)
+        H = np.stack([H, mean], -1)
     _widen(ax, H)
-    excess = np.where(np.isfinite(H) & np.isfinite(gap[:, g]), gap[:, g], np.nan)
+    excess = np.where(np.isfinite(value[:, i]), gap[:, g], np.nan)
     if _logarithmic(gap_ax, excess):
         gap_ax.plot(middle, _positive(excess), color=RED, linewidth=1.0, marker=".", markersize=2.5)
     else:
-        _note(gap_ax, "zero on every interval" if (excess == 0).any() else "H has no finite maximum over U")
+        _note(gap_ax, "zero on every interval" if (excess == 0).any() else "no finite maximum of H over U")
 
 
 def _widen(ax: Axes, H: Array) -> None:
-    """Let a constant H look constant: rounding and discretization errors shall not fill the panel."""
+    """Let a constant H look constant: errors of rounding and of the mesh shall not fill the panel."""
     finite = H[np.isfinite(H)]
     middle, half = 0.5 * float(finite.max() + finite.min()), 0.55 * float(np.ptp(finite))
     half = max(half, 0.02 * float(np.abs(finite).max()), 1e-12)
@@ -286,7 +289,7 @@ def _draw_convergence(ax: Axes, solution: Plottable, g: int) -> None:
             ax.plot(k, _positive(values), color=color, linewidth=width, marker=marker, markersize=3, label=label)
             drawn = True
     if not drawn:
-        _note(ax, "no positive finite values")
+        _note(ax, "no finite values" if not finite.size else "zero throughout")
     rejected = k[~history.accepted[: end + 1, g].cpu().numpy()]
     if rejected.size:
         place: dict[str, Any] = {
@@ -296,17 +299,16 @@ def _draw_convergence(ax: Axes, solution: Plottable, g: int) -> None:
             "markersize": 6,
         }
         ax.plot(rejected, np.full(rejected.size, 0.03), color=INK, markeredgewidth=0.8, label="rejected", **place)
-    ax.set_xlim(-0.02 * end - 0.2, 1.02 * end + 0.2)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlim(-0.02 * end - 0.5, 1.02 * end + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend(ax, 1, "", always=drawn)
 
 
 def _iterations(solution: Plottable, g: int) -> int:
     """Number of iterations of a group; one that converged before the others did not move afterwards."""
-    accepted = solution.history.accepted[:, g].cpu().numpy()
-    if solution.status[g].name == "CONVERGED":
-        return int(np.flatnonzero(accepted)[-1])
-    return len(accepted) - 1
+    residual = solution.history.residual[:, g].cpu().numpy()
+    # It converged when its residual first fell below the tolerance, and kept that value.
+    return int(np.argmax(residual <= residual[-1])) if solution.status[g].name == "CONVERGED" else residual.size - 1
 
 
 # ------------------------------------------------------------------------------------------------------------ the style
@@ -362,7 +364,9 @@ def _legend(ax: Axes, count: int, name: str, *, always: bool = False) -> None:
 
 
 def _note(ax: Axes, text: str) -> None:
+    """Say why a panel is empty."""
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=GRAY, fontsize=9)
+    ax.set_yticks([])
 
 
 def _finish_time_axes(timed: list[Axes], lowest: list[Axes], t: Array, x: Array) -> None:

@@ -14,7 +14,7 @@ from ocsolver.errors import InputError, ShapeError, complaint
 
 __all__ = ["Ball", "Box", "ControlSet", "FiniteSet", "Product", "Unconstrained"]
 
-GRID_POINTS = {1: 33, 2: 9, 3: 5}  # candidate points per axis of a compact set of dimension m
+GRID_POINTS = {1: 5, 2: 3, 3: 3}  # candidate points per axis of a compact set of dimension m; refined 4-fold if fine
 MAX_CANDIDATES = 4096  # a product of sets offers no grid beyond this size
 
 
@@ -66,9 +66,14 @@ class ControlSet(ABC):
         """Lower and upper sides (m,), ±inf where free, or None if U is not a box."""
         return None
 
-    def candidates(self, like: Tensor) -> Tensor | None:
+    def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor | None:
         """Points (C, m) that cover U (all of them for a finite set), or None if U is unbounded or large."""
         return None
+
+
+def _points(m: int, fine: bool) -> int:
+    """Grid points per axis."""
+    return 4 * (GRID_POINTS[m] - 1) + 1 if fine else GRID_POINTS[m]
 
 
 def _grid(axes: list[Tensor]) -> Tensor:
@@ -162,11 +167,11 @@ class Box(ControlSet):
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return self.lower.to(like), self.upper.to(like)
 
-    def candidates(self, like: Tensor) -> Tensor | None:
+    def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor | None:
         lower, upper = self.bounds(like)
         if self.m not in GRID_POINTS or not bool(torch.isfinite(upper - lower).all()):
             return None
-        unit = torch.linspace(0.0, 1.0, GRID_POINTS[self.m], dtype=like.dtype, device=like.device)
+        unit = torch.linspace(0.0, 1.0, _points(self.m, fine), dtype=like.dtype, device=like.device)
         return _grid([torch.lerp(lower[j], upper[j], unit) for j in range(self.m)])
 
     def __repr__(self) -> str:
@@ -208,10 +213,10 @@ class Ball(ControlSet):
     def residual(self, u: Tensor) -> Tensor:
         return (torch.linalg.vector_norm(u, dim=-1) - self.radius).clamp_min(0.0)
 
-    def candidates(self, like: Tensor) -> Tensor | None:
+    def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor | None:
         if self.m not in GRID_POINTS:
             return None
-        unit = torch.linspace(-1.0, 1.0, GRID_POINTS[self.m], dtype=like.dtype, device=like.device)
+        unit = torch.linspace(-1.0, 1.0, _points(self.m, fine), dtype=like.dtype, device=like.device)
         cube = _grid([unit] * self.m)
         largest = cube.abs().amax(-1, keepdim=True)
         norm = torch.linalg.vector_norm(cube, dim=-1, keepdim=True).clamp_min(torch.finfo(like.dtype).tiny)
@@ -261,7 +266,7 @@ class FiniteSet(ControlSet):
         distance = torch.linalg.vector_norm(u[..., None, :] - points, dim=-1)  # (*b, C)
         return points[distance.argmin(-1)]
 
-    def candidates(self, like: Tensor) -> Tensor:
+    def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor:
         return self.points.to(like)
 
     def __repr__(self) -> str:
@@ -314,10 +319,10 @@ class Product(ControlSet):
             return None
         return torch.cat([side[0] for side in sides if side]), torch.cat([side[1] for side in sides if side])
 
-    def candidates(self, like: Tensor) -> Tensor | None:
+    def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor | None:
         combined = like.new_empty(1, 0)
         for factor in self.sets:
-            points = factor.candidates(like)
+            points = factor.candidates(like, fine=fine)
             if points is None or combined.shape[0] * points.shape[0] > MAX_CANDIDATES:
                 return None
             combined = torch.cat(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ocsolver._shapes import as_tensor
+from ocsolver._shapes import as_tensor, group_mean
 from ocsolver.certificate import Certificate, certify_sweep
 from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.hamiltonian import costate_rate, dynamics, hamiltonian
@@ -45,7 +45,7 @@ class History:
     rho : Tensor
         Penalty of that step.
     accepted : Tensor of bool
-        Whether the step was taken.
+        Whether the step was taken; True also after a group has ended.
     """
 
     cost: Tensor
@@ -340,7 +340,9 @@ class Solution:
         problem = self._required_problem("hamiltonian")
         t = 0.5 * (self.t[1:, :1] + self.t[:-1, :1])
         value = hamiltonian(problem, t, 0.5 * (self.x[1:] + self.x[:-1]), 0.5 * (self.p[1:] + self.p[:-1]), self.u)
-        return value, maximum_gap(self._sweep.blocks[0])
+        gap = maximum_gap(self._sweep.blocks[0])
+        failed = group_mean(value, gap.shape[1]).isnan()
+        return value, torch.where(failed, torch.nan, gap)
 
     def plot(self, trajectory: int = 0) -> Figure:
         """Draw states, control with bounds, costates, Hamiltonian with its gap, and convergence.

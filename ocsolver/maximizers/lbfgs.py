@@ -69,7 +69,7 @@ class LBFGS(Maximizer):
             steepest = torch.where(held, 0.0, gradient)
             weak = ~(ascent > 0)
             direction = torch.where(weak[..., None], scale[..., None] * steepest, direction)
-            running = running & ((direction * gradient).sum(-1) > 0)
+            running = running & ((direction * gradient).sum(-1) > block.noise)
             length = torch.ones_like(value)
             pending = running
             u_new, value_new, gradient_new = u, value, gradient

@@ -13,7 +13,7 @@ from ocsolver.maximizers.base import Maximizer, Maximum, keep_best, positive_int
 
 __all__ = ["ProjectedNewton"]
 
-HALVINGS = 12  # of a step that does not ascend
+SHORTENINGS = 6  # of a step that does not ascend, each to a quarter
 SUFFICIENT = 1e-4  # Armijo fraction of the predicted gain
 MODEL_ACCURACY = 0.02  # a step whose gain the quadratic model predicted this well was the last one
 LONGEST = 1e3  # a step along a free side is at most this long, relative to 1 + |u|
@@ -29,7 +29,7 @@ class ProjectedNewton(Maximizer):
 
     Parameters
     ----------
-    iterations : int, default 10
+    iterations : int, default 6
         Largest number of Newton steps per maximization.
 
     References
@@ -45,7 +45,7 @@ class ProjectedNewton(Maximizer):
     ProjectedNewton(iterations=3)
     """
 
-    iterations: int = 10
+    iterations: int = 6
 
     def __post_init__(self) -> None:
         positive_int(self.iterations, "ProjectedNewton iterations")
@@ -57,18 +57,14 @@ class ProjectedNewton(Maximizer):
             raise unsupported(self, "an Unconstrained set, a Box or a product of them", block.control_set, todo)
         gain = torch.zeros_like(block.current[..., 0])
         u, gain = self._ascend(block, penalty, bounds, block.current, gain, block.current_expansion)
-        hint = block.best_candidate
-        if hint is not None:
-            start, advantage = hint
-            elsewhere = advantage > (1 + 1e-6) * gain.clamp_min(0.0)
-            if bool(elsewhere.any()):
-                value = block.value(start, penalty)
-                elsewhere = elsewhere & (value > gain)
+        start, elsewhere = _distant_start(block, bounds)
+        if bool(elsewhere.any()):
+            value = block.value(start, penalty)
+            elsewhere = elsewhere & (value > gain + block.noise)
             if bool(elsewhere.any()):
                 start = torch.where(elsewhere[..., None], start, u)
-                u, gain = self._ascend(
-                    block, penalty, bounds, start, torch.where(elsewhere, value, gain), block.expansion(start)
-                )
+                value = torch.where(elsewhere, value, gain)
+                u, gain = self._ascend(block, penalty, bounds, start, value, block.expansion(start))
         return keep_best(block, u, gain, memory)
 
     def _ascend(
@@ -87,9 +83,9 @@ class ProjectedNewton(Maximizer):
         for iteration in range(self.iterations):
             gradient, curvature = expansion.augmented(weights, u - block.current)
             step, predicted = _bounded_step(gradient, curvature, lower - u, upper - u, u)
-            active = active & (predicted > 0) & torch.isfinite(predicted)
-            if iteration > 0:
-                active = active & (predicted > MODEL_ACCURACY * gain)
+            active = active & (predicted > block.noise) & torch.isfinite(predicted)
+            if iteration > 0:  # what matters is the integral: rows that add little to their group need no more steps
+                active = active & (predicted > MODEL_ACCURACY * torch.maximum(gain, gain.mean(0)))
             if not bool(active.any()):
                 break
             base = gain
@@ -111,11 +107,11 @@ class ProjectedNewton(Maximizer):
         predicted: Tensor,
         active: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Halve the step of each row until H̃ rises enough; also says which rows took the full step."""
+        """Shorten the step of each row until H̃ rises enough; also says which rows took the full step."""
         length, pending = 1.0, active
         best_u, best_gain = u, gain
         full = torch.zeros_like(active)
-        for _ in range(HALVINGS):
+        for _ in range(SHORTENINGS):
             trial = block.control_set.project(u + length * step)
             value = block.value(trial, penalty)
             good = pending & (value >= gain + SUFFICIENT * length * predicted) & torch.isfinite(value)
@@ -126,8 +122,18 @@ class ProjectedNewton(Maximizer):
             pending = pending & ~good
             if not bool(pending.any()):
                 break
-            length /= 2 if length > 0.1 else 8
+            length /= 4
         return best_u, best_gain, full
+
+
+def _distant_start(block: HamiltonianBlock, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Best candidate of a compact set (K, G, m), and the rows (K, G) where the local model does not explain its gain."""
+    if block.best_candidate is None:
+        return block.current, torch.zeros_like(block.current[..., 0], dtype=torch.bool)
+    start, advantage = block.best_candidate
+    expansion, (lower, upper) = block.current_expansion, bounds
+    _, local = _bounded_step(expansion.gradient, -expansion.hessian, lower - block.current, upper - block.current, start)
+    return start, advantage > 1.05 * local.clamp_min(0.0) + block.noise
 
 
 def _bounded_step(gradient: Tensor, curvature: Tensor, low: Tensor, high: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,8 @@ from ocsolver.maximizers.newton import positive_definite, solve_free
 
 __all__ = ["CurvaturePairs"]
 
-HISTORY = 12  # pairs kept
-ACTIVE_SET_ROUNDS = 6
+HISTORY = 10  # pairs kept
+ACTIVE_SET_ROUNDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,52 +62,75 @@ class CurvaturePairs:
         low, high = (root * (side - block.current) for side in bounds)
         model = _Model(positive_definite(curvature), self.s, self.y)
         fixed = ((low >= 0) & (gradient <= 0)) | ((high <= 0) & (gradient >= 0))
-        d = torch.zeros_like(gradient)
+        d = model.solve(gradient, ~fixed)
         for _ in range(ACTIVE_SET_ROUNDS):
-            d = torch.where(fixed, d, model.solve(gradient - model.apply(d), ~fixed) + d)
             outside = ~fixed & ((d < low) | (d > high))
             d = d.clamp(low, high)
             if not bool(outside.any()):
                 break
             fixed = fixed | outside
             d = torch.where(fixed, d, 0.0)
+            d = d + model.solve(gradient - model.apply(d), ~fixed)
+        d = d.clamp(low, high)
         ascent = (gradient * d).sum((0, 2)) > 0
-        usable = model.useful.any(0) & ascent & torch.isfinite(d).all(-1).all(0)
+        usable = model.useful.any(-1) & ascent & torch.isfinite(d).all(-1).all(0)
         return torch.where(usable[:, None], d, 0.0) / root, usable
 
 
 class _Model:
-    """The matrix B = M − P N⁻¹ Pᵀ with P = [M S, Y], N = [[SᵀMS, L], [Lᵀ, −D]], for each group."""
+    """The matrix B = M − P N⁻¹ Pᵀ with P = [M S, Y], N = [[SᵀMS, L], [Lᵀ, −D]], for each group.
+
+    Vectors are kept as (G, D) with D = K m, so that all inner products are batched matrix products.
+    """
 
     def __init__(self, matrix: Tensor, s: Tensor, y: Tensor) -> None:
         self.matrix = matrix  # (K, G, m, m)
-        size = ((s * s).sum((1, 3)) * (y * y).sum((1, 3))).sqrt()  # (h, G)
-        product = (s * y).sum((1, 3))
+        rows_s, rows_y = _rows(s), _rows(y)  # (G, h, D)
+        product = (rows_s * rows_y).sum(-1)  # (G, h)
+        size = (rows_s.square().sum(-1) * rows_y.square().sum(-1)).sqrt()
         self.useful = product > 1e-8 * size
-        keep = self.useful[:, None, :, None]
-        s, y = s * keep, y * keep
-        ms = (matrix @ s[..., None])[..., 0]
-        self.p = torch.cat((ms, y))  # (2h, K, G, m)
-        inner = torch.einsum("ikgm,jkgm->gij", s, self.p)  # (G, h, 2h)
+        keep = self.useful[..., None].to(s.dtype)
+        rows_s, rows_y = rows_s * keep, rows_y * keep
+        self.p = torch.cat((_rows(self._times(s)) * keep, rows_y), 1)  # (G, 2h, D)
+        inner = rows_s @ self.p.mT  # (G, h, 2h)
         h = s.shape[0]
-        idle = torch.diag_embed((~self.useful).to(s.dtype).T)  # zero pairs get a harmless unit pivot
+        idle = torch.diag_embed((~self.useful).to(s.dtype))  # zero pairs get a harmless unit pivot
         sms, sy = inner[..., :h] + idle, inner[..., h:] + idle
         lower = torch.tril(sy, -1)
         diagonal = torch.diag_embed(sy.diagonal(dim1=-2, dim2=-1))
         self.n = torch.cat((torch.cat((sms, lower), -1), torch.cat((lower.mT, -diagonal), -1)), -2)  # (G, 2h, 2h)
 
+    def _times(self, d: Tensor) -> Tensor:
+        """M d for d (*l, K, G, m)."""
+        return self.matrix[..., 0] * d if d.shape[-1] == 1 else (self.matrix @ d[..., None])[..., 0]
+
     def apply(self, d: Tensor) -> Tensor:
         """B d for d (K, G, m)."""
-        inner = torch.einsum("ikgm,kgm->gi", self.p, d)
-        coefficients = torch.linalg.solve_ex(self.n, inner[..., None])[0][..., 0]
-        return (self.matrix @ d[..., None])[..., 0] - torch.einsum("ikgm,gi->kgm", self.p, coefficients)
+        inner = self.p @ _rows(d[None]).mT  # (G, 2h, 1)
+        coefficients = torch.linalg.solve_ex(self.n, inner)[0]
+        return self._times(d) - _unrows(self.p.mT @ coefficients, d)
 
     def solve(self, right: Tensor, free: Tensor) -> Tensor:
         """B_FF⁻¹ right on the free components by the Woodbury identity, zero elsewhere (K, G, m)."""
-        p = torch.where(free, self.p, 0.0)
         base = solve_free(self.matrix, right, free)
-        columns = solve_free(self.matrix, p, free)  # (2h, K, G, m)
-        small = self.n - torch.einsum("ikgm,jkgm->gij", p, columns)
-        inner = torch.einsum("ikgm,kgm->gi", p, base)
-        coefficients = torch.linalg.solve_ex(small, inner[..., None])[0][..., 0]
-        return base + torch.einsum("ikgm,gi->kgm", columns, coefficients)
+        p = self.p * _rows(free[None])
+        columns = _rows(solve_free(self.matrix, _stack(p, right), free))  # (G, 2h, D)
+        small = self.n - p @ columns.mT
+        coefficients = torch.linalg.solve_ex(small, p @ _rows(base[None]).mT)[0]  # (G, 2h, 1)
+        return base + _unrows(columns.mT @ coefficients, right)
+
+
+def _rows(vectors: Tensor) -> Tensor:
+    """Stack (h, K, G, m) as rows (G, h, K m)."""
+    return vectors.permute(2, 0, 1, 3).reshape(vectors.shape[2], vectors.shape[0], -1)
+
+
+def _stack(rows: Tensor, like: Tensor) -> Tensor:
+    """Inverse of `_rows`: (G, h, K m) -> (h, K, G, m)."""
+    K, G, m = like.shape
+    return rows.reshape(G, -1, K, m).permute(1, 2, 0, 3)
+
+
+def _unrows(column: Tensor, like: Tensor) -> Tensor:
+    """Column vectors (G, K m, 1) as (K, G, m)."""
+    return _stack(column.mT, like)[0]

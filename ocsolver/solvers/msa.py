@@ -59,7 +59,7 @@ def take(transcription: Timed, iterate: Iterate, control: Control, rho: Tensor) 
     failed = iterate.active & ~trial.finite
     unmoved = torch.stack([(u == v).all(-1).all(0) for u, v in zip(control, iterate.control, strict=True)]).all(0)
     step = Step(
-        *terms, estimated_constant(old.cost, trial.cost, terms), rho, accepted, failed, iterate.active & unmoved
+        *terms, estimated_constant(old.cost, trial.cost, terms), rho, ~failed, failed, iterate.active & unmoved
     )
     if not bool(accepted.any()):
         return replace(iterate, step=step, trial=trial)
@@ -308,7 +308,7 @@ class EMSA(SweepSolver):
         idle = torch.where(accepted, 0.0, memory.idle + 1.0)
         stalled = iterate.active & ((still & ~fast & (rho <= memory.smallest)) | (idle >= PATIENCE))
         next_rho = torch.where(iterate.active, next_rho, rho)
-        step = Step(*terms, constant, rho, accepted, torch.zeros_like(accepted), stalled)
+        step = Step(*terms, constant, rho, accepted | ~iterate.active, torch.zeros_like(accepted), stalled)
         memory = PenaltyMemory(next_rho, memory.smallest, memory.calibrated | accepted, pairs, length, idle)
         return replace(new, step=step, memory=memory, trial=trial)
 

@@ -1,0 +1,260 @@
+"""Figure 1 of the paper: E-MSA against gradient methods on the sine network, from a good and from a poor start.
+
+It tunes every method by the training loss, runs several seeds, and writes a picture and all its numbers; `check_claims`
+compares them with what the paper says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import ocsolver as oc
+from scripts import _sine
+from scripts._figure1_claims import BASELINES, SUCCESSIVE, Claim, check_claims, counts, median_curve
+from scripts._figure1_picture import TITLES, draw
+from scripts._sine import Case
+from scripts._training import Run, Tuning, descend, successive, tune
+
+__all__ = ["Claim", "check_claims", "main"]
+
+
+def half_decades(first: int, last: int, step: int = 1) -> tuple[float, ...]:
+    """10^(k/2) for k from first to last, rounded to three digits."""
+    return tuple(float(f"{10 ** (k / 2):.3g}") for k in range(first, last + 1, step))
+
+
+@dataclass(frozen=True)
+class Study:
+    """How much is computed."""
+
+    seeds: int = 5
+    iterations: int = 100
+    samples: int = 1000
+    rho_seeds: int = 2  # E-MSA's ρ is chosen on the first seeds only, the step sizes of the baselines on all
+    rho: tuple[float, ...] = half_decades(0, 3)
+    step_sizes: tuple[tuple[str, tuple[float, ...]], ...] = (
+        ("SGD", half_decades(-6, -1)),
+        ("Adagrad", half_decades(-4, 1)),
+        ("Adam", half_decades(-5, 0)),
+    )
+    stall: int = 4000  # gradient steps before the Hessian is taken
+    quick: bool = False
+
+    @classmethod
+    def short(cls, seeds: int = 2, iterations: int = 6) -> Study:
+        """Seconds instead of minutes: the machinery, not the result."""
+        steps = (
+            ("SGD", half_decades(-6, -2, 2)),
+            ("Adagrad", half_decades(-4, 0, 2)),
+            ("Adam", half_decades(-5, -1, 2)),
+        )
+        return cls(seeds, iterations, 60, 1, half_decades(-2, 2, 2), steps, 100, True)
+
+
+def emsa(rho: float | None) -> oc.EMSA:
+    """The paper's maximization, with a fixed ρ or with the library's adaptive one.
+
+    The quasi-Newton steps that the library alternates with maximizations are left out: they are not in the paper.
+    """
+    maximizer = oc.LBFGS(iterations=10)
+    return oc.EMSA(maximizer, accelerate=False) if rho is None else oc.EMSA(maximizer, rho=rho)
+
+
+class Experiment:
+    """All runs of a study, with progress and printed grids."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.cases = [_sine.make_case(seed, study.samples) for seed in range(study.seeds)]
+        self.bar = tqdm(desc="training runs", unit="run", total=self._expected(), disable=None)
+
+    def _expected(self) -> int:
+        """Number of runs if no grid is extended."""
+        study = self.study
+        tuned = min(study.rho_seeds, study.seeds)
+        fixed = tuned * len(study.rho) + study.seeds - tuned
+        return len(_sine.STARTS) * (fixed + study.seeds * (1 + sum(len(grid) for _, grid in study.step_sizes)))
+
+    def _all(self, run: Callable[[Case], Run], cases: Sequence[Case]) -> list[Run]:
+        runs = []
+        for case in cases:
+            runs.append(run(case))
+            self.bar.update()
+        return runs
+
+    def panel(self, start: str) -> dict[str, Any]:
+        """Tune and run every method from one start."""
+        study, cases = self.study, self.cases
+        tqdm.write(f"\n{TITLES[start]}: {_sine.STARTS[start]}")
+
+        def fixed(rho: float) -> Callable[[Case], Run]:
+            return lambda case: successive(emsa(rho), start, case, study.iterations)
+
+        def gradient(name: str, step: float) -> Callable[[Case], Run]:
+            return lambda case: descend(name, step, start, case, study.iterations)
+
+        tuning = tune(study.rho, lambda rho: self._all(fixed(rho), cases[: study.rho_seeds]))
+        runs = tuning.runs[tuning.choice] + self._all(fixed(tuning.choice), cases[study.rho_seeds :])
+        panel = {SUCCESSIVE[0]: self.record(SUCCESSIVE[0], "rho", tuning, runs)}
+        runs = self._all(lambda case: successive(emsa(None), start, case, study.iterations), cases)
+        panel[SUCCESSIVE[1]] = self.record(SUCCESSIVE[1], None, None, runs)
+        for name, grid in study.step_sizes:
+            tuning = tune(grid, lambda step, name=name: self._all(gradient(name, step), cases))  # type: ignore[misc]
+            panel[name] = self.record(name, "step_size", tuning, tuning.runs[tuning.choice])
+        return panel
+
+    def record(self, method: str, parameter: str | None, tuning: Tuning | None, runs: list[Run]) -> dict[str, Any]:
+        """What is stored of a method, and printed of its grid."""
+        record: dict[str, Any] = {"parameter": parameter, "choice": None, "grid": []}
+        if tuning is not None:
+            record |= {"choice": tuning.choice, "choice_at_edge": tuning.at_edge}
+            at = [count for count in counts({"iterations": self.study.iterations})]
+            for value, tried in sorted(tuning.runs.items()):
+                level = {str(k): statistics.median(run.train[k] for run in tried) for k in at}
+                seeds = [run.seed for run in tried]
+                record["grid"].append({"value": value, "end": tuning.score(value), "at": level, "seeds": seeds})
+            grid = "  ".join(f"{entry['value']:g}: {entry['end']:.3g}" for entry in record["grid"])
+            tqdm.write(f"  {method:18s} {parameter} {tuning.choice:g}   from end losses  {grid}")
+        else:
+            tqdm.write(f"  {method:18s} nothing to tune")
+        for key in ("seconds", "cpu_seconds"):
+            record[f"{key}_per_iteration"] = statistics.median(vars(run)[key] for run in runs) / self.study.iterations
+        for run in runs:
+            run_record = {key: value for key, value in vars(run).items() if key != "control"}
+            record.setdefault("runs", []).append(run_record | {"spread": _sine.spread(run.control)})
+        return record
+
+    def hessian(self, step_size: float) -> dict[str, Any]:
+        """Spectra at the exactly zero start and where gradient descent from there stalls, for the first seed."""
+        case, steps = self.cases[0], self.study.stall
+        stalled = descend("SGD", step_size, "zero", case, steps)
+        saturated = descend("SGD", 10 * step_size, "zero", case, steps // 10)
+        points = {
+            "start": (case.starts["zero"], "the exactly zero start itself"),
+            "stalled": (stalled.control, f"the point after {steps} steps of {step_size:g} of gradient descent"),
+            "saturated": (
+                saturated.control,
+                f"the point after {steps // 10} steps of {10 * step_size:g} of gradient descent",
+            ),
+        }
+        return {key: {"name": name} | _sine.curvature(u, case.train) for key, (u, name) in points.items()}
+
+    def run(self) -> dict[str, Any]:
+        """Everything that the picture and the claims need."""
+        begin = time.perf_counter()
+        panels = {start: self.panel(start) for start in _sine.STARTS}
+        self.bar.close()
+        hessian = self.hessian(panels["zero"]["SGD"]["choice"])
+        study = asdict(self.study) | {"step_sizes": dict(self.study.step_sizes)}
+        results: dict[str, Any] = {
+            "figure": 1,
+            "study": study,
+            "iterations": self.study.iterations,
+            "seeds": [case.seed for case in self.cases],
+            "starts": _sine.STARTS,
+            "network": {"width": _sine.WIDTH, "layers": _sine.LAYERS, "horizon": _sine.HORIZON},
+            "dtype": str(_sine.DTYPE),
+            "panels": panels,
+            "hessian": hessian,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "ocsolver": oc.__version__,
+            },
+            "machine": {
+                "platform": f"{platform.system()} {platform.machine()}",
+                "cpus": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+            },
+            "seconds": time.perf_counter() - begin,
+        }
+        return results | {"claims": [asdict(claim) for claim in check_claims(results)]}
+
+
+# ------------------------------------------------------------------------------------------------------- output
+
+
+def storable(value: Any) -> Any:
+    """Round to six digits, and infinities to null, because JSON has none."""
+    if isinstance(value, dict):
+        return {key: storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def report(results: dict[str, Any]) -> None:
+    """Print losses, times, spectra and claims."""
+    for start, title in TITLES.items():
+        print(f"\n{title}: median training loss after … iterations, last test loss, processor seconds per iteration")
+        for method in (*SUCCESSIVE, *BASELINES):
+            train, test = (median_curve(results, start, method, which) for which in ("train", "test"))
+            levels = "  ".join(f"{k}: {train[k]:.2e}" for k in counts(results))
+            seconds = results["panels"][start][method]["cpu_seconds_per_iteration"]
+            print(f"  {method:18s} {levels}   test {test[-1]:.2e}   {seconds:.4f} s")
+    print("\nclaims")
+    for claim in results["claims"]:
+        verdict = "agree" if claim["agrees"] else "does not agree"
+        print(f"  {verdict:16s}{claim['statement']}\n{'':18}{claim['evidence']}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study and write ``figure1.png``, ``figure1.pdf`` and ``figure1.json``.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Command line without the name of the program; None takes that of the process.
+
+    Returns
+    -------
+    int
+        0: the study ran, whatever the claims say.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="seconds instead of minutes: few samples, seeds and iterations"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for the picture and its numbers (default: out)"
+    )
+    parser.add_argument("--seeds", type=int, help=f"number of seeds (default: {Study.seeds}, quick: 2)")
+    parser.add_argument(
+        "--iterations", type=int, help=f"iterations of every method (default: {Study.iterations}, quick: 6)"
+    )
+    options = parser.parse_args(argv)
+    chosen = {key: value for key in ("seeds", "iterations") if (value := getattr(options, key)) is not None}
+    if any(value < 1 for value in chosen.values()):
+        parser.error("--seeds and --iterations must be at least 1")
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = storable(Experiment(Study.short(**chosen) if options.quick else Study(**chosen)).run())
+    text = json.dumps(results, ensure_ascii=False, allow_nan=False)
+    (options.out / "figure1.json").write_text(text + "\n", encoding="utf-8")
+    figure = draw(results)
+    figure.savefig(options.out / "figure1.png", dpi=160)
+    figure.savefig(options.out / "figure1.pdf")
+    report(results)
+    print("\n" + "\n".join(str(options.out / f"figure1.{kind}") for kind in ("png", "pdf", "json")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
