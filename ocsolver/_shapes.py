@@ -15,9 +15,9 @@ __all__ = ["as_tensor", "check_finite", "group_mean", "per_row", "suffix_broadca
 
 
 def as_tensor(value: Any, *, what: str, like: Tensor | None = None) -> Tensor:
-    """Detached floating tensor of `value` (number, list, array or tensor) with the dtype and device of `like`."""
+    """Detached floating copy of `value` (number, list, array or tensor) with the dtype and device of `like`."""
     try:
-        tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        tensor = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(np.asarray(value))
     except (TypeError, ValueError, RuntimeError) as error:
         todo = "Pass a number, a list, an array or a tensor."
         raise InputError(complaint(what, expected="numbers", got=repr(value)[:80], todo=todo)) from error
@@ -52,7 +52,9 @@ def per_row(mask: Tensor, rows: int) -> Tensor:
     return mask.expand(*mask.shape[:-1], rows)
 
 
-def check_shape(tensor: Tensor, shape: tuple[int, ...], *, what: str, todo: str) -> None:
-    """Raise ShapeError unless `tensor` has exactly the given shape."""
+def check_shape(tensor: Any, shape: tuple[int, ...], *, what: str, todo: str) -> None:
+    """Raise ShapeError unless `tensor` is a tensor of exactly the given shape."""
+    if not isinstance(tensor, Tensor):
+        raise ShapeError(complaint(what, expected="a tensor", got=type(tensor).__name__, todo=todo))
     if tuple(tensor.shape) != shape:
         raise ShapeError(complaint(what, expected=f"shape {shape}", got=f"shape {tuple(tensor.shape)}", todo=todo))

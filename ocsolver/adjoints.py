@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ocsolver._autodiff import replicate
-from ocsolver.errors import UnsupportedError, complaint
+from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.hamiltonian import costate_rate, dynamics
 from ocsolver.integrators import Integrator
 from ocsolver.intervals import Intervals, Linearization, run_backward
@@ -114,6 +114,12 @@ class ContinuousAdjoint(Adjoint):
     """
 
     integrator: Integrator | None = None
+
+    def __post_init__(self) -> None:
+        if self.integrator is not None and not isinstance(self.integrator, Integrator):
+            todo = "Pass an instance such as oc.RK4(), or None for the integrator of the state."
+            what, got = "ContinuousAdjoint integrator", repr(self.integrator)
+            raise InputError(complaint(what, expected="an Integrator", got=got, todo=todo))
 
     def _backward_step(self, intervals: Intervals, x: Tensor, p: Tensor, u: Tensor, fractions: Tensor | None = None) -> Tensor:
         """Integrate (x, p) from the end of intervals to their start, or to points at `fractions` before the end."""

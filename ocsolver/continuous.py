@@ -49,6 +49,8 @@ class ContinuousForward:
     def cost(self) -> Tensor:
         """J (G,), inf where the simulation failed."""
         total = self.running.sum(0) + self.terminal
+        # the costs may not look at the components that failed
+        total = torch.where(torch.isfinite(self.x[-1]).all(-1), total, torch.inf)
         cost = group_mean(total, self.groups)
         return torch.where(torch.isfinite(cost), cost, torch.inf)
 
@@ -102,7 +104,8 @@ class ContinuousTranscription:
         elif callable(getattr(initial_control, "control", None)):
             u = self._sample(initial_control.control, midpoints, todo)
         elif callable(initial_control):
-            u = torch.stack([as_tensor(initial_control(t), what="initial_control(t)", like=x0) for t in midpoints])
+            values = [call(initial_control, "initial_control", t) for t in midpoints]
+            u = torch.stack([as_tensor(value, what="initial_control(t)", like=x0) for value in values])
             if u.shape[1:] not in ((m,), (G, m)):
                 got = f"shape {tuple(u.shape[1:])}"
                 raise ShapeError(complaint("initial_control(t)", expected=f"shape ({m},)", got=got, todo=todo))
@@ -180,13 +183,16 @@ class ContinuousTranscription:
         """
         x = near.x
         dead = ~torch.isfinite(x).all(-1).all(0)  # (B,): rows that failed before
+        changed = per_row((u != near.u).any(-1).any(0), dead.numel())
+        if bool(dead.all()) or bool((dead & changed).any()):
+            return None  # a row that failed tells nothing about another control
         tolerance = 100 * torch.finfo(x.dtype).eps
         accurate = 1e5 * tolerance if x.dtype == torch.float64 else 10 * tolerance
         previous = torch.inf
         for _ in range(NEWTON_SWEEPS):
             step = self.intervals.linearize(x[:-1], u)
             correction = run_forward(step.jacobian, torch.zeros_like(x[0]), step.x_next - x[1:])
-            size = correction.abs() / (x.abs().amax(0) + x.abs().mean() * 1e-3 + 1e-300)
+            size = correction.abs() / (x.abs().amax(0) + x[:, ~dead].abs().mean() * 1e-3 + 1e-300)
             size = torch.where(dead[:, None], 0.0, size)
             change = float(size.max())
             if not np.isfinite(change):
@@ -195,6 +201,7 @@ class ContinuousTranscription:
             running = step.running + (step.slope * moved).sum(-1)
             x = x + correction
             if change <= accurate:
+                x, running = torch.where(dead[:, None], near.x, x), torch.where(dead, near.running, running)
                 return self._finish(u, x, running, step)
             if change > 0.5 * previous and change > 1.0:
                 return None
@@ -306,12 +313,13 @@ class ContinuousTranscription:
 
         x = forward.x[k]
         z = x if self.problem.running_cost is None else torch.cat((x, x.new_zeros(x.shape[0], 1)), -1)
-        self.integrator.step(spy, self.intervals.t[k], self.intervals.h[k], z, forward.u[k])
+        end = self.integrator.step(spy, self.intervals.t[k], self.intervals.h[k], z, forward.u[k])[row, :n]
         t0, t1 = float(self.nodes[k]), float(self.nodes[k + 1])
         if found:
             return Failure(Status.NONFINITE, f"{found[0]} (trajectory {row})")
-        bad = (~torch.isfinite(forward.x[k + 1, row])).nonzero()
-        component = f"state component {int(bad[0])}" if len(bad) else "the running cost"
+        bad = ~torch.isfinite(end)
+        largest = int(torch.where(bad, x[row].abs(), -1.0).argmax())  # adaptive integrators give up the whole row
+        component = f"state component {largest}" if bool(bad.any()) else "the running cost"
         return Failure(
             Status.INTEGRATION_FAILED,
             f"{component} of trajectory {row} blows up between t = {t0:.6g} and t = {t1:.6g} (last |x| = {float(x[row].abs().max()):.3g})",

@@ -337,6 +337,7 @@ class HamiltonianBlock:
     def best_candidate(self) -> tuple[Tensor, Tensor] | None:
         """Best point of the control set's candidates for the plain Hamiltonian, or None if the set offers none."""
         points = self.control_set.candidates(self.current, fine=self.fine)
+        points = self.control_set.candidates(self.current) if points is None else points
         return None if points is None else self.best_of(points[:, None, None, :])
 
     def _columns(self, jacobian: Tensor, vector: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ocsolver.errors import InputError, ShapeError, complaint
 __all__ = ["Ball", "Box", "ControlSet", "FiniteSet", "Product", "Unconstrained"]
 
 GRID_POINTS = {1: 5, 2: 3, 3: 3}  # candidate points per axis of a compact set of dimension m; refined 4-fold if fine
-MAX_CANDIDATES = 4096  # a product of sets offers no grid beyond this size
+MAX_CANDIDATES = 1000  # a product of sets offers no grid beyond this size
 
 
 class ControlSet(ABC):

@@ -52,7 +52,8 @@ def build(
         return torch.stack((x2, (1.0 - x1.square()) * x2 - x1 + u[..., 0]), -1)
 
     def running_cost(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
-        return 0.5 * (x.square().sum(-1) + u[..., 0].square())
+        x1, x2 = x.unbind(-1)
+        return 0.5 * (x1.square() + x2.square() + u[..., 0].square())
 
     return Reference(
         name="van-der-pol",

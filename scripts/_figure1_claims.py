@@ -28,7 +28,7 @@ class Claim:
 def median_curve(results: dict[str, Any], start: str, method: str, which: str = "train") -> list[float]:
     """Median over the seeds of a curve, per iteration; a missing value stands for an infinite loss."""
     curves = [run[which] for run in results["panels"][start][method]["runs"]]
-    return [statistics.median(math.inf if v is None else v for v in values) for values in zip(*curves, strict=True)]
+    return [statistics.median(map(known, values)) for values in zip(*curves, strict=True)]
 
 
 def counts(results: dict[str, Any]) -> list[int]:
@@ -54,22 +54,37 @@ def check_claims(results: dict[str, Any]) -> list[Claim]:
 
 def ahead(results: dict[str, Any]) -> Iterator[Claim]:
     """Panel (a): favorable convergence per iteration."""
-    panel = results["panels"]["good"]
+    panel, at = results["panels"]["good"], counts(results)
+
+    def best(method: str) -> list[float]:
+        """Loss at every count, with the parameter chosen anew for each, if there is one to choose."""
+        if not panel[method]["grid"]:
+            return levels(method)
+        return [min(known(entry["at"][str(k)]) for entry in panel[method]["grid"]) for k in at]
+
+    def levels(method: str) -> list[float]:
+        curve = median_curve(results, "good", method)
+        return [curve[k] for k in at]
+
     for method in SUCCESSIVE:
-        ours = median_curve(results, "good", method)
         for baseline in BASELINES:
-            theirs = median_curve(results, "good", baseline)
-            pairs = {k: (ours[k], theirs[k]) for k in counts(results)}
-            yield compared(f"(a) {method} is ahead of tuned {baseline} at every count", pairs)
-            best = {k: min(entry["at"][str(k)] for entry in panel[baseline]["grid"]) for k in pairs}
-            pairs = {k: (ours[k], best[k]) for k in pairs}
-            yield compared(f"(a) {method} is ahead of {baseline} with the step size chosen anew for each count", pairs)
+            ours, theirs = levels(method), levels(baseline)
+            yield compared(f"(a) {method} ends below tuned {baseline}", at[-1:], ours[-1:], theirs[-1:])
+            yield compared(f"(a) {method} is ahead of tuned {baseline} at every count", at, ours, theirs)
+            statement = f"(a) {method} is ahead of {baseline} at every count, parameters chosen anew for each"
+            yield compared(statement, at, best(method), best(baseline))
 
 
-def compared(statement: str, pairs: dict[int, tuple[float, float]]) -> Claim:
-    """Claim that the first of two losses is smaller at every count."""
-    evidence = "; ".join(f"{k}: {a:.2g} {'<' if a < b else '≥'} {b:.2g}" for k, (a, b) in pairs.items())
-    return Claim(statement, all(a < b for a, b in pairs.values()), evidence)
+def known(value: float | None) -> float:
+    """A stored loss; a missing one stands for infinity."""
+    return math.inf if value is None else value
+
+
+def compared(statement: str, at: list[int], ours: list[float], theirs: list[float]) -> Claim:
+    """Claim that our loss is smaller at every count."""
+    triples = list(zip(at, ours, theirs, strict=True))
+    evidence = "; ".join(f"{k}: {a:.2g} {'<' if a < b else '≥'} {b:.2g}" for k, a, b in triples)
+    return Claim(statement, all(a < b for _, a, b in triples), evidence)
 
 
 def first_below(curve: Sequence[float | None], level: float = ESCAPED) -> int | None:

@@ -62,6 +62,6 @@ def draw_panel(ax: Axes, results: dict[str, Any], start: str) -> None:
     ]
     ax.text(0.98, 0.98, "tuned: " + ", ".join(chosen), transform=ax.transAxes, ha="right", va="top", fontsize=7)
     ax.set(yscale="log", xlabel="iterations", title=TITLES[start], xlim=(0, results["iterations"]))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.grid(alpha=0.25, linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ import ocsolver as oc
 from scripts import _sine
 from scripts._sine import Case
 
-__all__ = ["OPTIMIZERS", "Run", "Tuning", "descend", "end_level", "successive", "tune"]
+__all__ = ["OPTIMIZERS", "Run", "Tuning", "descend", "end_level", "half_decade", "successive", "tune"]
 
 EXTENSIONS = 6  # grid points that may be added beyond an edge
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -125,6 +125,11 @@ def end_level(run: Run) -> float:
     return statistics.median(run.train[-max(1, (len(run.train) - 1) // 10) :])
 
 
+def half_decade(k: int) -> float:
+    """10^(k/2), rounded to three digits."""
+    return float(f"{10 ** (k / 2):.3g}")
+
+
 @dataclass
 class Tuning:
     """Runs of every value on the grid, and the value with the lowest median end level."""
@@ -142,18 +147,21 @@ class Tuning:
         return self.choice in (min(self.runs), max(self.runs))
 
 
-def tune(grid: Sequence[float], train: Callable[[float], list[Run]]) -> Tuning:
-    """Choose from a logarithmic grid by the training loss; a choice at the edge extends the grid."""
-    values = sorted(grid)
-    ratio = values[1] / values[0]
-    tuning = Tuning(values[0], {})
-    waiting = list(values)
+def tune(exponents: range, train: Callable[[float], list[Run]]) -> Tuning:
+    """Choose from a grid of half decades by the training loss; a choice at the edge extends the grid by a step."""
+    tuning = Tuning(math.nan, {})
+    first, last, step = exponents[0], exponents[-1], exponents.step
+    waiting = list(exponents)
     for _ in range(EXTENSIONS + 1):
-        for value in waiting:
-            tuning.runs[value] = train(value)
+        for k in waiting:
+            tuning.runs[half_decade(k)] = train(half_decade(k))
         tuning.choice = min(tuning.runs, key=tuning.score)
         if not tuning.at_edge:
             break
-        low = tuning.choice == min(tuning.runs)
-        waiting = [float(f"{tuning.choice / ratio if low else tuning.choice * ratio:.3g}")]
+        if tuning.choice == half_decade(first):
+            first -= step
+            waiting = [first]
+        else:
+            last += step
+            waiting = [last]
     return tuning

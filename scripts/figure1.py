@@ -33,11 +33,6 @@ from scripts._training import Run, Tuning, descend, successive, tune
 __all__ = ["Claim", "check_claims", "main"]
 
 
-def half_decades(first: int, last: int, step: int = 1) -> tuple[float, ...]:
-    """10^(k/2) for k from first to last, rounded to three digits."""
-    return tuple(float(f"{10 ** (k / 2):.3g}") for k in range(first, last + 1, step))
-
-
 @dataclass(frozen=True)
 class Study:
     """How much is computed."""
@@ -46,11 +41,11 @@ class Study:
     iterations: int = 100
     samples: int = 1000
     rho_seeds: int = 2  # E-MSA's ρ is chosen on the first seeds only, the step sizes of the baselines on all
-    rho: tuple[float, ...] = half_decades(0, 3)
-    step_sizes: tuple[tuple[str, tuple[float, ...]], ...] = (
-        ("SGD", half_decades(-6, -1)),
-        ("Adagrad", half_decades(-4, 1)),
-        ("Adam", half_decades(-5, 0)),
+    rho: range = range(0, 4)  # grids are powers of √10 and grow if the best value lies at their edge
+    step_sizes: tuple[tuple[str, range], ...] = (
+        ("SGD", range(-6, 0)),
+        ("Adagrad", range(-4, 2)),
+        ("Adam", range(-5, 1)),
     )
     stall: int = 4000  # gradient steps before the Hessian is taken
     quick: bool = False
@@ -58,18 +53,14 @@ class Study:
     @classmethod
     def short(cls, seeds: int = 2, iterations: int = 6) -> Study:
         """Seconds instead of minutes: the machinery, not the result."""
-        steps = (
-            ("SGD", half_decades(-6, -2, 2)),
-            ("Adagrad", half_decades(-4, 0, 2)),
-            ("Adam", half_decades(-5, -1, 2)),
-        )
-        return cls(seeds, iterations, 60, 1, half_decades(-2, 2, 2), steps, 100, True)
+        steps = (("SGD", range(-6, -1, 2)), ("Adagrad", range(-4, 1, 2)), ("Adam", range(-5, 0, 2)))
+        return cls(seeds, iterations, 60, 1, range(-2, 3, 2), steps, 100, True)
 
 
 def emsa(rho: float | None) -> oc.EMSA:
     """The paper's maximization, with a fixed ρ or with the library's adaptive one.
 
-    The quasi-Newton steps that the library alternates with maximizations are left out: they are not in the paper.
+    Without the library's quasi-Newton steps, which are not in the paper.
     """
     maximizer = oc.LBFGS(iterations=10)
     return oc.EMSA(maximizer, accelerate=False) if rho is None else oc.EMSA(maximizer, rho=rho)
@@ -123,7 +114,7 @@ class Experiment:
         record: dict[str, Any] = {"parameter": parameter, "choice": None, "grid": []}
         if tuning is not None:
             record |= {"choice": tuning.choice, "choice_at_edge": tuning.at_edge}
-            at = [count for count in counts({"iterations": self.study.iterations})]
+            at = counts({"iterations": self.study.iterations})
             for value, tried in sorted(tuning.runs.items()):
                 level = {str(k): statistics.median(run.train[k] for run in tried) for k in at}
                 seeds = [run.seed for run in tried]
@@ -160,10 +151,9 @@ class Experiment:
         panels = {start: self.panel(start) for start in _sine.STARTS}
         self.bar.close()
         hessian = self.hessian(panels["zero"]["SGD"]["choice"])
-        study = asdict(self.study) | {"step_sizes": dict(self.study.step_sizes)}
         results: dict[str, Any] = {
             "figure": 1,
-            "study": study,
+            "study": {key: value for key, value in vars(self.study).items() if key not in ("rho", "step_sizes")},
             "iterations": self.study.iterations,
             "seeds": [case.seed for case in self.cases],
             "starts": _sine.STARTS,

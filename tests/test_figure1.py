@@ -190,7 +190,7 @@ def test_a_choice_at_the_edge_extends_the_grid(best: float) -> None:
         level = abs(math.log10(value / best))
         return [_training.Run(seed, train=[9.0, level], test=[9.0, level]) for seed in range(3)]
 
-    tuning = _training.tune((0.01, 0.1, 1.0), train)
+    tuning = _training.tune(range(-4, 1, 2), train)
     assert not tuning.at_edge
     assert abs(math.log10(tuning.choice / best)) <= 0.5
     assert min(tuning.runs) < tuning.choice < max(tuning.runs)
@@ -198,7 +198,7 @@ def test_a_choice_at_the_edge_extends_the_grid(best: float) -> None:
 
 def test_a_grid_is_not_extended_for_ever() -> None:
     """A choice that stays at the edge is reported as such."""
-    tuning = _training.tune((1.0, 10.0), lambda value: [_training.Run(0, train=[1.0, 1.0 / value])])
+    tuning = _training.tune(range(0, 3, 2), lambda value: [_training.Run(0, train=[1.0, 1.0 / value])])
     assert tuning.at_edge
     assert len(tuning.runs) == 2 + _training.EXTENSIONS
 

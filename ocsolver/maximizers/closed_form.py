@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ocsolver._shapes import check_shape
 from ocsolver.errors import InputError, complaint
-from ocsolver.hamiltonian import HamiltonianBlock, Penalty
+from ocsolver.hamiltonian import HamiltonianBlock, Penalty, call
 from ocsolver.maximizers.base import Maximizer, Maximum, unsupported
 
 __all__ = ["ClosedForm"]
@@ -58,7 +59,9 @@ class ClosedForm(Maximizer):
         if block.groups != B or block.t is None:
             todo = "Use oc.LBFGS() or oc.ProjectedNewton() for shared controls and networks."
             raise unsupported(self, "one control per trajectory (G = B)", f"G = {block.groups}, B = {B}", todo)
-        u = self.argmax(block.t[:, 0], block.x[:, 0], block.sensitivity[:, 0, :, :n])
+        u = call(self.argmax, "argmax", block.t[:, 0], block.x[:, 0], block.sensitivity[:, 0, :, :n])
         check_shape(u, (K, B, block.current.shape[-1]), what="ClosedForm argmax(t, x, p)", todo="Return (*b, m).")
         u = block.control_set.project(u)
-        return Maximum(u, block.value(u), memory)
+        gain = block.value(u)
+        finite = torch.isfinite(gain) & torch.isfinite(u).all(-1)
+        return Maximum(torch.where(finite[..., None], u, block.current), torch.where(finite, gain, 0.0), memory)

@@ -14,6 +14,7 @@ from ocsolver.maximizers.base import Maximizer, Maximum, keep_best, positive_int
 __all__ = ["LBFGS"]
 
 SUFFICIENT = 1e-4  # Armijo constant
+GROWTH = 4.0  # of the step of a row along which the Hamiltonian is linear
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class LBFGS(Maximizer):
     history : int, default 10
         Curvature pairs kept per row.
     evaluations : int, default 30
-        Bound on the gradient evaluations per maximization.
+        Bound on the gradient evaluations of each row per maximization.
 
     References
     ----------
@@ -60,7 +61,7 @@ class LBFGS(Maximizer):
         value, gradient = block.gradient(u, penalty)
         pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # s, y (K, G, m) and 1/(s·y) (K, G), zero where skipped
         scale = 1.0 / torch.linalg.vector_norm(gradient, dim=-1).clamp_min(1.0)  # (K, G)
-        used = 1
+        used = torch.ones_like(value, dtype=torch.int64)  # per row: no row spends the evaluations of another
         running = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
         for _ in range(self.iterations):
             held = _held(block, u, gradient)
@@ -71,36 +72,40 @@ class LBFGS(Maximizer):
             direction = torch.where(weak[..., None], scale[..., None] * steepest, direction)
             running = running & ((direction * gradient).sum(-1) > block.noise)
             length = torch.ones_like(value)
-            pending = running
+            pending = running & (used < self.evaluations)
             u_new, value_new, gradient_new = u, value, gradient
-            while bool(pending.any()) and used < self.evaluations:
+            while bool(pending.any()):
                 trial = torch.where(pending[..., None], project(u + length[..., None] * direction), u_new)
                 f, g = block.gradient(trial, penalty)
-                used += 1
+                used = used + pending
                 rise = (gradient * (trial - u)).sum(-1)
                 finite = torch.isfinite(f) & torch.isfinite(g).all(-1)
                 good = pending & finite & (f >= value + SUFFICIENT * rise) & (f > value)
                 u_new = torch.where(good[..., None], trial, u_new)
                 value_new, gradient_new = torch.where(good, f, value_new), torch.where(good[..., None], g, gradient_new)
-                pending = pending & ~good & (rise > 0)
+                pending = pending & ~good & (rise > 0) & (used < self.evaluations)
                 # minimizer of the interpolating parabola, kept within [0.1, 0.5] of the step
                 ratio = 0.5 * rise / (rise - (f - value)).clamp_min(torch.finfo(f.dtype).tiny)
                 length = length * torch.where(finite, ratio.clamp(0.1, 0.5), 0.1)
             moved = value_new > value
-            if not bool(moved.any()):
+            remembers = torch.stack([inverse for *_, inverse in pairs]).any(0) if pairs else torch.zeros_like(running)
+            # on a curved set the projection may spoil a quasi-Newton direction: such a row forgets its pairs and goes on
+            # along the projected gradient, which ascends from every point that is not stationary
+            forget = running & ~moved & remembers
+            running = running & (moved | forget) & (used < self.evaluations)
+            if not bool(running.any()):
+                u, value = u_new, value_new
                 break
             s, y = u_new - u, gradient - gradient_new  # curvature of −H̃
+            square = (y * y).sum(-1).clamp_min(torch.finfo(y.dtype).tiny)
             product = (s * y).sum(-1)
-            useful = moved & (product > 1e-10 * (y * y).sum(-1).clamp_min(torch.finfo(y.dtype).tiny))
+            useful = moved & (product > 1e-10 * square)
             inverse = torch.where(useful, 1.0 / torch.where(useful, product, 1.0), 0.0)
-            zero = torch.zeros_like(s)
-            pairs = [*pairs, (torch.where(useful[..., None], s, zero), torch.where(useful[..., None], y, zero), inverse)]
-            pairs = pairs[-self.history :]
-            scale = torch.where(useful, product / (y * y).sum(-1).clamp_min(torch.finfo(y.dtype).tiny), scale)
+            pairs = [*pairs, (torch.where(useful[..., None], s, 0.0), torch.where(useful[..., None], y, 0.0), inverse)]
+            pairs = [(s, y, torch.where(forget, 0.0, inverse)) for s, y, inverse in pairs[-self.history :]]
+            # without curvature H̃ is linear along the step: take a longer one next time
+            scale = torch.where(useful, product / square, torch.where(moved, GROWTH * scale, scale))
             u, value, gradient = u_new, value_new, gradient_new
-            running = running & moved
-            if used >= self.evaluations:
-                break
         return keep_best(block, u, value, memory)
 
 

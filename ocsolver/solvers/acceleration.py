@@ -18,7 +18,7 @@ from ocsolver.maximizers.newton import positive_definite, solve_free
 
 __all__ = ["CurvaturePairs"]
 
-HISTORY = 10  # pairs kept
+HISTORY = 8  # pairs kept
 ACTIVE_SET_ROUNDS = 3
 
 
@@ -61,6 +61,8 @@ class CurvaturePairs:
         gradient = root * slope
         low, high = (root * (side - block.current) for side in bounds)
         model = _Model(positive_definite(curvature), self.s, self.y)
+        if not bool(model.useful.any()):
+            return torch.zeros_like(gradient), torch.zeros_like(rho, dtype=torch.bool)
         fixed = ((low >= 0) & (gradient <= 0)) | ((high <= 0) & (gradient >= 0))
         d = model.solve(gradient, ~fixed)
         for _ in range(ACTIVE_SET_ROUNDS):

@@ -266,7 +266,8 @@ class EMSA(SweepSolver):
         ratio = (old.cost - trial.cost) / predicted
         threshold = torch.where(memory.calibrated, rule.accept, 0.25)
         accepted = iterate.active & trial.finite & ~still & ~tiny & (ratio >= threshold)
-        trying = accepted | (iterate.active & tiny & trial.finite)
+        improvable = iterate.residual > 1e3 * torch.finfo(rho.dtype).eps
+        trying = accepted | (iterate.active & tiny & trial.finite & improvable)
 
         new = iterate
         pairs = memory.pairs
