@@ -25,7 +25,7 @@ def leaf(tensor: Tensor) -> Tensor:
 
 
 def unit_cotangents(like: Tensor, copies: int) -> Tensor:
-    """Cotangents for `copies` replicas: replica i gets the unit vector e_i in the last axis of `like` (copies, …, d)."""
+    """Cotangents for `copies` replicas (copies, …, d): replica i gets the unit vector e_i in the last axis."""
     eye = torch.eye(copies, like.shape[-1], dtype=like.dtype, device=like.device)
     return eye.reshape(copies, *(1,) * (like.ndim - 2), like.shape[-1]).expand_as(like)
 

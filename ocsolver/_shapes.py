@@ -33,7 +33,9 @@ def check_finite(tensor: Tensor, *, what: str, todo: str = "Remove the NaN or in
     bad = ~torch.isfinite(tensor)
     if bool(bad.any()):
         index = tuple(int(i) for i in bad.nonzero()[0])
-        raise InputError(complaint(what, expected="finite entries", got=f"{tensor[index].item()} at index {index}", todo=todo))
+        raise InputError(
+            complaint(what, expected="finite entries", got=f"{tensor[index].item()} at index {index}", todo=todo)
+        )
 
 
 def suffix_broadcastable(shape: Iterable[int], target: Iterable[int]) -> bool:

@@ -81,7 +81,9 @@ class DiscreteAdjoint(Adjoint):
         if not integrator.differentiable:
             todo = "Use oc.ContinuousAdjoint(), or a fixed-step or TorchDiffEq integrator."
             got = type(integrator).__name__
-            raise UnsupportedError(complaint("DiscreteAdjoint", expected="a differentiable integrator", got=got, todo=todo))
+            raise UnsupportedError(
+                complaint("DiscreteAdjoint", expected="a differentiable integrator", got=got, todo=todo)
+            )
 
     def linearizes(self, intervals: Intervals, x: Tensor) -> bool:
         return _small(x) and not intervals.integrator.adaptive
@@ -121,7 +123,9 @@ class ContinuousAdjoint(Adjoint):
             what, got = "ContinuousAdjoint integrator", repr(self.integrator)
             raise InputError(complaint(what, expected="an Integrator", got=got, todo=todo))
 
-    def _backward_step(self, intervals: Intervals, x: Tensor, p: Tensor, u: Tensor, fractions: Tensor | None = None) -> Tensor:
+    def _backward_step(
+        self, intervals: Intervals, x: Tensor, p: Tensor, u: Tensor, fractions: Tensor | None = None
+    ) -> Tensor:
         """Integrate (x, p) from the end of intervals to their start, or to points at `fractions` before the end."""
         n = x.shape[-1]
         problem = intervals.problem
@@ -134,7 +138,7 @@ class ContinuousAdjoint(Adjoint):
         end = intervals.t + intervals.h
         z = torch.cat((x, p), -1)
         if fractions is not None:
-            return integrator.dense(field, end, -intervals.h, z, u, fractions)
+            return integrator.dense(field, end, -intervals.h, z, u, fractions.tolist())
         return integrator.step(field, end, -intervals.h, z, u)[..., n:]
 
     def costates(
@@ -143,16 +147,16 @@ class ContinuousAdjoint(Adjoint):
         integrator = self.integrator or intervals.integrator
         n = x.shape[-1]
         if _small(x) and integrator.differentiable:
-            # the costate equation is linear: its transition maps follow from n unit seeds and the zero seed, all at once
+            # the costate equation is linear: its transition maps follow from n unit seeds and the zero seed at once
             seeds = torch.cat((torch.eye(n, dtype=x.dtype, device=x.device), x.new_zeros(1, n)))
             seeds = seeds[:, None, None, :].expand(n + 1, *x[1:].shape)
             p = self._backward_step(intervals, replicate(x[1:], n + 1), seeds, replicate(u, n + 1))
             return run_backward((p[:n] - p[n]).movedim(0, -2), end, p[n])
-        p = [end]
+        swept = [end]
         for k in reversed(range(u.shape[0])):
             one = replace(intervals, t=intervals.t[k], h=intervals.h[k])
-            p.append(self._backward_step(one, x[k + 1], p[-1], u[k]))
-        return torch.stack(p[::-1])
+            swept.append(self._backward_step(one, x[k + 1], swept[-1], u[k]))
+        return torch.stack(swept[::-1])
 
     def one_interval(self, intervals: Intervals, x: Tensor, p: Tensor, u: Tensor) -> Tensor:
         """Costates (N, B, n) one interval before the nodes with states x and costates p, all intervals at once."""

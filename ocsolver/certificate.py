@@ -60,7 +60,9 @@ class Certificate:
         return "\n".join(lines)
 
 
-def certify(problem: Any, control: Any, *, mesh: Any = None, integrator: Any = None, adjoint: Any = None) -> Certificate:
+def certify(
+    problem: Any, control: Any, *, mesh: Any = None, integrator: Any = None, adjoint: Any = None
+) -> Certificate:
     """Certify any control, whoever produced it.
 
     Parameters

@@ -95,9 +95,9 @@ class ContinuousTranscription:
     # ---------------------------------------------------------------- control
 
     def start(self, initial_control: Any) -> Control:
-        """Starting control (N, G, m) from None, a constant (m,), an array (N, G, m), a function of t or a Solution."""
+        """Starting control (N, G, m) from any form that `solve` takes."""
         x0, N, G, m = self.problem.initial_state, self.mesh.intervals, self.groups, self.problem.m
-        todo = f"Pass None, a constant (m,) = ({m},), an array (N, G, m) = {(N, G, m)}, a function t -> (m,) or a Solution."
+        todo = f"Pass None, (m,) = ({m},), (N, G, m) = {(N, G, m)}, a function t -> (m,) or a Solution."
         midpoints = 0.5 * (self.nodes[1:] + self.nodes[:-1])
         if initial_control is None:
             u = x0.new_zeros(N, G, m)
@@ -113,7 +113,9 @@ class ContinuousTranscription:
         else:
             u = as_tensor(initial_control, what="initial_control", like=x0)
             if u.shape not in ((m,), (N, G, m), (N, 1, m)):
-                raise ShapeError(complaint("initial_control", expected=f"({m},) or {(N, G, m)}", got=tuple(u.shape), todo=todo))
+                raise ShapeError(
+                    complaint("initial_control", expected=f"({m},) or {(N, G, m)}", got=tuple(u.shape), todo=todo)
+                )
         check_finite(u, what="initial_control")
         return (self.problem.control_set.project(u.expand(N, G, m).contiguous()),)
 
@@ -125,7 +127,11 @@ class ContinuousTranscription:
         u: Tensor = control(times.reshape(-1)).to(self.problem.initial_state)
         N, G, m = self.mesh.intervals, self.groups, self.problem.m
         if u.shape[-1] != m or u.shape[1] not in (1, G):
-            raise ShapeError(complaint("initial_control (Solution)", expected=f"(G, m) = {(G, m)}", got=tuple(u.shape[1:]), todo=todo))
+            raise ShapeError(
+                complaint(
+                    "initial_control (Solution)", expected=f"(G, m) = {(G, m)}", got=tuple(u.shape[1:]), todo=todo
+                )
+            )
         return u.reshape(N, 8, u.shape[1], m).mean(1)
 
     def check(self, control: Control) -> None:
@@ -291,7 +297,9 @@ class ContinuousTranscription:
                 int(bad_cost.nonzero()[0]) if bool(bad_cost.any()) else self.mesh.intervals,
             )
             if k == self.mesh.intervals:
-                return Failure(Status.NONFINITE, f"terminal_cost is {float(forward.terminal[row])} for trajectory {row}")
+                return Failure(
+                    Status.NONFINITE, f"terminal_cost is {float(forward.terminal[row])} for trajectory {row}"
+                )
             return self._diagnose_interval(forward, k, row)
         return Failure(Status.INTEGRATION_FAILED, "the cost is not finite")
 
@@ -308,7 +316,9 @@ class ContinuousTranscription:
                 j = int((~torch.isfinite(value)).nonzero()[0])
                 name = f"dynamics component {j}" if j < n else "running_cost"
                 if float(state.abs().max()) < huge:
-                    found.append(f"{name} is {float(value[j])} at t = {float(t.reshape(-1)[0]):.6g}, x = {state.tolist()}")
+                    found.append(
+                        f"{name} is {float(value[j])} at t = {float(t.reshape(-1)[0]):.6g}, x = {state.tolist()}"
+                    )
             return rate
 
         x = forward.x[k]
@@ -322,7 +332,8 @@ class ContinuousTranscription:
         component = f"state component {largest}" if bool(bad.any()) else "the running cost"
         return Failure(
             Status.INTEGRATION_FAILED,
-            f"{component} of trajectory {row} blows up between t = {t0:.6g} and t = {t1:.6g} (last |x| = {float(x[row].abs().max()):.3g})",
+            f"{component} of trajectory {row} blows up between t = {t0:.6g} and t = {t1:.6g} "
+            f"(last |x| = {float(x[row].abs().max()):.3g})",
         )
 
 
@@ -351,7 +362,9 @@ def _check_output(name: str, output: Any, x: Tensor, shape: torch.Size, axes: st
         index = tuple(int(i) for i in (~torch.isfinite(first)).nonzero()[0])[1:]
         todo = "Check the callable at the initial state, or start from another initial_control."
         got = f"{float(first[(0, *index)])} at trajectory/component {index}"
-        raise InputError(complaint(f"{name} at the initial time and state", expected="finite values", got=got, todo=todo))
+        raise InputError(
+            complaint(f"{name} at the initial time and state", expected="finite values", got=got, todo=todo)
+        )
 
 
 @transcribe.register

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ConvergenceWarning", "InputError", "OCSolverError", "ShapeError", "SolveError", "UnsupportedError", "complaint"]
+__all__ = [
+    "ConvergenceWarning",
+    "InputError",
+    "OCSolverError",
+    "ShapeError",
+    "SolveError",
+    "UnsupportedError",
+    "complaint",
+]
 
 
 class OCSolverError(Exception):

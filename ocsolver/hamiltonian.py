@@ -19,6 +19,7 @@ from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import ControlSet
 
 CHUNK_ENTRIES = 4_000_000  # entries of the rates evaluated at once when many controls are tried
+FINE_ENTRIES = 300_000  # entries of the rates up to which a fine grid of candidates is tried in every iteration
 
 __all__ = ["Expansion", "HamiltonianBlock", "Penalty", "Terms", "augmented_field", "hamiltonian", "terminal_costate"]
 
@@ -93,7 +94,7 @@ def augmented_field(problem: OptimalControlProblem) -> Callable[[Tensor, Tensor,
 
 
 class Penalty(NamedTuple):
-    """Weights of the augmented Hamiltonian, each (G,): ρ of the state and costate terms of Eq. (7), and a proximal ε."""
+    """Weights of H̃, each (G,): ρ of the state and the costate term of Eq. (7), and a proximal ε."""
 
     rho_f: Tensor
     rho_q: Tensor
@@ -131,7 +132,9 @@ class Expansion(NamedTuple):
     def augmented(self, penalty: Penalty, displacement: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient (K, G, m) and negated Gauss–Newton Hessian (K, G, m, m) of H̃ at u = current + displacement."""
         rho_f, rho_q, epsilon = (weight[:, None] for weight in penalty)
-        gradient = self.gradient - rho_f * self.state_gradient - rho_q * self.costate_gradient - 2 * epsilon * displacement
+        gradient = (
+            self.gradient - rho_f * self.state_gradient - rho_q * self.costate_gradient - 2 * epsilon * displacement
+        )
         curvature = rho_f[..., None] * self.state_gram + rho_q[..., None] * self.costate_gram - self.hessian
         eye = torch.eye(displacement.shape[-1], dtype=displacement.dtype, device=displacement.device)
         return gradient, curvature + 2 * epsilon[..., None] * eye
@@ -167,7 +170,7 @@ class HamiltonianBlock:
     affine : object or None
         Inputs and sensitivities of affine layers, for structured Gauss–Newton.
     fine : bool
-        Whether candidates are taken from a fine grid (certificates) or a coarse one (iterations).
+        Whether candidates come from a fine grid whatever it costs (certificates).
     """
 
     rates: Callable[[Tensor, Tensor], Tensor]
@@ -327,7 +330,8 @@ class HamiltonianBlock:
         """Best of C trial controls per site and group: (C, K | 1, G | 1, m) -> u (K, G, m), its value (K, G)."""
         trials = trials.expand(trials.shape[0], *self.current.shape)
         chunk = max(1, CHUNK_ENTRIES // max(1, self.sensitivity.numel()))
-        value = torch.cat([self.value(part, penalty) for part in trials.split(chunk)])
+        parts: tuple[Tensor, ...] = torch.split(trials, chunk)
+        value = torch.cat([self.value(part, penalty) for part in parts])
         value = torch.where(torch.isfinite(value), value, -torch.inf)
         best = value.argmax(0)  # (K, G)
         index = best[None, ..., None].expand(1, *self.current.shape)
@@ -336,8 +340,9 @@ class HamiltonianBlock:
     @cached_property
     def best_candidate(self) -> tuple[Tensor, Tensor] | None:
         """Best point of the control set's candidates for the plain Hamiltonian, or None if the set offers none."""
-        points = self.control_set.candidates(self.current, fine=self.fine)
-        points = self.control_set.candidates(self.current) if points is None else points
+        points = self.control_set.candidates(self.current, fine=True)
+        if points is None or not (self.fine or len(points) * self.sensitivity.numel() <= FINE_ENTRIES):
+            points = self.control_set.candidates(self.current)
         return None if points is None else self.best_of(points[:, None, None, :])
 
     def _columns(self, jacobian: Tensor, vector: Tensor) -> Tensor:

@@ -45,10 +45,14 @@ class Mesh:
         grid = as_tensor(nodes, what="Mesh nodes").to(torch.float64).cpu()
         todo = "Give N + 1 nodes in [0, 1]; they are scaled to the horizon for you."
         if grid.ndim != 1 or grid.numel() < 2:
-            raise InputError(complaint("Mesh nodes", expected="shape (N + 1,), N ≥ 1", got=tuple(grid.shape), todo=todo))
+            raise InputError(
+                complaint("Mesh nodes", expected="shape (N + 1,), N ≥ 1", got=tuple(grid.shape), todo=todo)
+            )
         if not bool(torch.isfinite(grid).all()) or float(grid[0]) != 0.0 or float(grid[-1]) != 1.0:
             ends = (float(grid[0]), float(grid[-1]))
-            raise InputError(complaint("Mesh nodes", expected="finite nodes from 0 to 1", got=f"ends {ends}", todo=todo))
+            raise InputError(
+                complaint("Mesh nodes", expected="finite nodes from 0 to 1", got=f"ends {ends}", todo=todo)
+            )
         if not bool((grid.diff() > 0).all()):
             k = int((grid.diff() <= 0).nonzero()[0])
             got = f"nodes[{k}] = {float(grid[k])} ≥ nodes[{k + 1}] = {float(grid[k + 1])}"
@@ -71,7 +75,9 @@ class Mesh:
         """
         if isinstance(intervals, bool) or not isinstance(intervals, (int, np.integer)) or intervals < 1:
             todo = "Pass an int N ≥ 1 or an oc.Mesh(nodes)."
-            raise InputError(complaint("mesh", expected="a positive number of intervals", got=repr(intervals), todo=todo))
+            raise InputError(
+                complaint("mesh", expected="a positive number of intervals", got=repr(intervals), todo=todo)
+            )
         return cls(torch.arange(int(intervals) + 1, dtype=torch.float64) / int(intervals))
 
     @property

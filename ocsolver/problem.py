@@ -51,7 +51,8 @@ class OptimalControlProblem:
 
     References
     ----------
-    .. [1] Q. Li, L. Chen, C. Tai, W. E, *Maximum Principle Based Algorithms for Deep Learning*, JMLR 18 (2018), Eq. (1).
+    .. [1] Q. Li, L. Chen, C. Tai, W. E, *Maximum Principle Based Algorithms for Deep Learning*, JMLR 18 (2018),
+       Eq. (1).
 
     Examples
     --------
@@ -94,22 +95,28 @@ class OptimalControlProblem:
             ("terminal_cost", terminal_cost, "Phi(x)"),
         ):
             if not callable(function) and (function is not None or name == "dynamics"):
-                raise InputError(complaint(name, expected="a callable", got=repr(function), todo=f"Pass a function {call}."))
+                raise InputError(
+                    complaint(name, expected="a callable", got=repr(function), todo=f"Pass a function {call}.")
+                )
         if not isinstance(control_set, ControlSet):
-            todo = "Pass oc.Unconstrained(m), oc.Box(lower, upper), oc.Ball(radius, m), oc.FiniteSet(points) or oc.Product(…)."
+            todo = "Pass oc.Unconstrained(m), oc.Box(…), oc.Ball(radius, m), oc.FiniteSet(points) or oc.Product(…)."
             raise InputError(complaint("control_set", expected="a control set", got=repr(control_set), todo=todo))
         if not isinstance(shared_control, bool):
             todo = "Pass True (one control for all trajectories) or False."
             raise InputError(complaint("shared_control", expected="a bool", got=repr(shared_control), todo=todo))
-        x0 = torch.atleast_1d(as_tensor(initial_state, what="initial_state"))
-        x0 = x0[None] if x0.ndim == 1 else x0
+        x0 = as_tensor(initial_state, what="initial_state")
+        x0 = x0.reshape(1, -1) if x0.ndim < 2 else x0
         if x0.ndim != 2 or 0 in x0.shape:
             todo = "Pass one state (n,) or a batch of states (B, n)."
-            raise ShapeError(complaint("initial_state", expected="(n,) or (B, n)", got=f"shape {tuple(x0.shape)}", todo=todo))
+            raise ShapeError(
+                complaint("initial_state", expected="(n,) or (B, n)", got=f"shape {tuple(x0.shape)}", todo=todo)
+            )
         rows = sorted({int(i) for i in (~torch.isfinite(x0)).nonzero()[:, 0]})
         if rows:
             todo = "Remove or repair these rows."
-            raise InputError(complaint("initial_state", expected="finite entries", got=f"NaN or infinity in rows {rows}", todo=todo))
+            raise InputError(
+                complaint("initial_state", expected="finite entries", got=f"NaN or infinity in rows {rows}", todo=todo)
+            )
         for name, value in {
             "dynamics": dynamics,
             "running_cost": running_cost,

@@ -14,10 +14,10 @@ LOCAL_SEARCH = ProjectedNewton(iterations=3)
 
 
 def maximum_gap(block: HamiltonianBlock) -> Tensor:
-    """Gap max_U H − H(current) ≥ 0 of every site and group (K, G); inf where H has no finite maximum or none is affordable.
+    """Gap max_U H − H(current) ≥ 0 of every site and group (K, G).
 
-    The maximum is the best of a local search from the current control and, on finite sets and on compact boxes and
-    balls with m ≤ 3, of all points or a grid.
+    It is inf where H has no finite maximum or none is affordable. The maximum is the best of a local search from the
+    current control and, on finite sets and on compact boxes and balls with m ≤ 3, of all points or a grid.
     """
     sets = block.control_set
     if not sets.convex:
@@ -42,7 +42,8 @@ def _bounded(block: HamiltonianBlock) -> Tensor:
     curvature = -block.current_expansion.hessian[..., free, :][..., free]
     finite = torch.isfinite(curvature).all(-1).all(-1)
     values = torch.linalg.eigvalsh(torch.where(finite[..., None, None], curvature, 0.0))
-    return values[..., 0] > 1e-12 * values[..., -1].abs()
+    concave: Tensor = values[..., 0] > 1e-12 * values[..., -1].abs()
+    return concave
 
 
 def projected_gradient(block: HamiltonianBlock) -> Tensor:
@@ -55,7 +56,9 @@ def projected_gradient(block: HamiltonianBlock) -> Tensor:
     return (block.weights[:, None] * move.square().sum(-1)).sum(0).sqrt()
 
 
-def residual(blocks: tuple[HamiltonianBlock, ...], scale: Tensor, first_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+def residual(
+    blocks: tuple[HamiltonianBlock, ...], scale: Tensor, first_gradient: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Maximum-principle residual (G,) and the projected gradient norm it may have used.
 
     It is ∫(max_U H − H(u)) dt / (∫|L| dt + |Φ|) where H has a finite maximum, else the projected gradient norm relative

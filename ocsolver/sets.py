@@ -60,7 +60,8 @@ class ControlSet(ABC):
         Tensor, shape (*b)
             Zero exactly for points inside.
         """
-        return torch.linalg.vector_norm(u - self.project(u), dim=-1)
+        distance: Tensor = torch.linalg.vector_norm(u - self.project(u), dim=-1)
+        return distance
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """Lower and upper sides (m,), ±inf where free, or None if U is not a box."""
@@ -83,7 +84,9 @@ def _grid(axes: list[Tensor]) -> Tensor:
 
 def _dimension(m: Any, what: str) -> int:
     if isinstance(m, bool) or not isinstance(m, int) or m < 1:
-        raise InputError(complaint(f"{what} dimension m", expected="an int ≥ 1", got=repr(m), todo="Pass the control size."))
+        raise InputError(
+            complaint(f"{what} dimension m", expected="an int ≥ 1", got=repr(m), todo="Pass the control size.")
+        )
     return m
 
 
@@ -141,12 +144,18 @@ class Box(ControlSet):
     upper: Tensor
 
     def __init__(self, lower: Any, upper: Any) -> None:
-        low = torch.atleast_1d(as_tensor(lower, what="Box lower bound"))
-        up = torch.atleast_1d(as_tensor(upper, what="Box upper bound"))
+        low = as_tensor(lower, what="Box lower bound")
+        up = as_tensor(upper, what="Box upper bound")
+        low, up = (side[None] if side.ndim == 0 else side for side in (low, up))
         todo = "Give lower and upper sides of shape (m,) with lower ≤ upper."
         if low.ndim != 1 or low.shape != up.shape or low.numel() == 0:
             raise ShapeError(
-                complaint("Box bounds", expected="two vectors (m,)", got=f"{tuple(low.shape)} and {tuple(up.shape)}", todo=todo)
+                complaint(
+                    "Box bounds",
+                    expected="two vectors (m,)",
+                    got=f"{tuple(low.shape)} and {tuple(up.shape)}",
+                    todo=todo,
+                )
             )
         bad = ~(low <= up) | (low == torch.inf) | (up == -torch.inf)
         if bool(bad.any()):
@@ -202,7 +211,11 @@ class Ball(ControlSet):
     def __post_init__(self) -> None:
         _dimension(self.m, "Ball")
         if not isinstance(self.radius, (int, float)) or not 0.0 < self.radius < float("inf"):
-            raise InputError(complaint("Ball radius", expected="a positive number", got=repr(self.radius), todo="Use Ball(radius, m)."))
+            raise InputError(
+                complaint(
+                    "Ball radius", expected="a positive number", got=repr(self.radius), todo="Use Ball(radius, m)."
+                )
+            )
 
     def project(self, u: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
@@ -211,7 +224,8 @@ class Ball(ControlSet):
         return torch.where(norm > self.radius, inside * (1.0 - 2.0 * torch.finfo(u.dtype).eps), u)
 
     def residual(self, u: Tensor) -> Tensor:
-        return (torch.linalg.vector_norm(u, dim=-1) - self.radius).clamp_min(0.0)
+        excess: Tensor = torch.linalg.vector_norm(u, dim=-1) - self.radius
+        return excess.clamp_min(0.0)
 
     def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor | None:
         if self.m not in GRID_POINTS:
@@ -252,7 +266,11 @@ class FiniteSet(ControlSet):
         table = table[:, None] if table.ndim == 1 else table
         if table.ndim != 2 or table.numel() == 0:
             todo = "Give at least one point: shape (C, m), C ≥ 1."
-            raise InputError(complaint("FiniteSet points", expected="shape (C, m), C ≥ 1", got=f"shape {tuple(table.shape)}", todo=todo))
+            raise InputError(
+                complaint(
+                    "FiniteSet points", expected="shape (C, m), C ≥ 1", got=f"shape {tuple(table.shape)}", todo=todo
+                )
+            )
         check_finite(table, what="FiniteSet points")
         object.__setattr__(self, "points", table)
 
@@ -294,7 +312,9 @@ class Product(ControlSet):
     def __init__(self, *sets: ControlSet) -> None:
         todo = "Use Product(Box(…), FiniteSet(…), …)."
         if not sets or not all(isinstance(factor, ControlSet) for factor in sets):
-            raise InputError(complaint("Product factors", expected="one or more control sets", got=repr(sets), todo=todo))
+            raise InputError(
+                complaint("Product factors", expected="one or more control sets", got=repr(sets), todo=todo)
+            )
         object.__setattr__(self, "sets", tuple(sets))
 
     @property
@@ -308,7 +328,8 @@ class Product(ControlSet):
         return all(factor.convex for factor in self.sets)
 
     def _split(self, u: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(u, [factor.m for factor in self.sets], dim=-1)
+        parts: tuple[Tensor, ...] = torch.split(u, [factor.m for factor in self.sets], dim=-1)
+        return parts
 
     def project(self, u: Tensor) -> Tensor:
         return torch.cat([factor.project(part) for factor, part in zip(self.sets, self._split(u), strict=True)], -1)

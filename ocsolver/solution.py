@@ -186,13 +186,18 @@ class Solution:
             Several lines.
         """
         G = len(self.status)
-        cost = f"{float(self.cost[0]):.10g}" if G == 1 else f"{float(self.cost.min()):.6g} … {float(self.cost.max()):.6g} ({G} groups)"
+        cost = (
+            f"{float(self.cost[0]):.10g}"
+            if G == 1
+            else f"{float(self.cost.min()):.6g} … {float(self.cost.max()):.6g} ({G} groups)"
+        )
         total = self.stats.seconds.get("total", float("nan"))
+        rejected = int(self.history.rejections.max())
         lines = [
             self.message,
             f"cost J               {cost}",
             f"residual             {float(self.residual.max()):.3e}",
-            f"iterations           {self.stats.iterations} ({int(self.history.rejections.max())} rejected), {total:.3g} s",
+            f"iterations           {self.stats.iterations} ({rejected} rejected), {total:.3g} s",
             f"mesh                 {self.u.shape[0]} intervals, {self.discretization.integrator!r}",
         ]
         if self.problem is not None and bool(torch.isfinite(self.cost).all()):
@@ -204,16 +209,20 @@ class Solution:
 
     def __repr__(self) -> str:
         names = sorted({status.name for status in self.status})
-        return f"Solution({', '.join(names)}, cost={self.cost.tolist() if self.cost.numel() < 5 else '…'}, u={tuple(self.u.shape)})"
+        cost = self.cost.tolist() if self.cost.numel() < 5 else "…"
+        return f"Solution({', '.join(names)}, cost={cost}, u={tuple(self.u.shape)})"
 
     # ------------------------------------------------------------ interpolation
 
     def _locate(self, t: Any) -> tuple[Tensor, Tensor]:
         """Interval index (T,) and time (T,) of query times; one number counts as T = 1."""
-        times = torch.atleast_1d(as_tensor(t, what="t", like=self.t))
+        times = as_tensor(t, what="t", like=self.t)
+        times = times[None] if times.ndim == 0 else times
         nodes = self.t[:, 0]
         slack = 1e-9 * (nodes[-1] - nodes[0])
-        if times.ndim != 1 or bool(((times < nodes[0] - slack) | (times > nodes[-1] + slack) | torch.isnan(times)).any()):
+        if times.ndim != 1 or bool(
+            ((times < nodes[0] - slack) | (times > nodes[-1] + slack) | torch.isnan(times)).any()
+        ):
             todo = "Pass times inside the horizon."
             expected = f"times (T,) in [{float(nodes[0]):g}, {float(nodes[-1]):g}]"
             got = f"shape {tuple(times.shape)}, range [{float(times.min()):g}, {float(times.max()):g}]"
@@ -267,7 +276,9 @@ class Solution:
             Fourth-order accurate inside intervals.
         """
         problem = self._required_problem("costate")
-        return self._hermite(t, self.p, lambda s, k, end: costate_rate(problem, s, self.x[k + end], self.p[k + end], self.u[k]))
+        return self._hermite(
+            t, self.p, lambda s, k, end: costate_rate(problem, s, self.x[k + end], self.p[k + end], self.u[k])
+        )
 
     @torch.no_grad()
     def _hermite(self, t: Any, values: Tensor, rate: Any) -> Tensor:
@@ -287,7 +298,9 @@ class Solution:
     def _required_problem(self, what: str) -> OptimalControlProblem:
         if self.problem is None:
             todo = "Use oc.load(path, problem=problem)."
-            raise UnsupportedError(complaint(what, expected="a solution that knows its problem", got="problem=None", todo=todo))
+            raise UnsupportedError(
+                complaint(what, expected="a solution that knows its problem", got="problem=None", todo=todo)
+            )
         return self.problem
 
     def _transcription(self, integrator: Any = None) -> Any:
@@ -388,7 +401,7 @@ class Solution:
         target = Path(path)
         target = target if target.suffix == ".npz" else target.with_name(target.name + ".npz")
         with target.open("wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)
 
 
 def _ranges(members: list[int]) -> str:
@@ -396,7 +409,9 @@ def _ranges(members: list[int]) -> str:
     return shown if len(members) <= 10 else f"{shown}, … ({len(members)} in all)"
 
 
-def load(path: str | Path, problem: OptimalControlProblem | None = None, *, integrator: Any = None, adjoint: Any = None) -> Solution:
+def load(
+    path: str | Path, problem: OptimalControlProblem | None = None, *, integrator: Any = None, adjoint: Any = None
+) -> Solution:
     """Read a solution written by `Solution.save`.
 
     Parameters
@@ -438,7 +453,14 @@ def load(path: str | Path, problem: OptimalControlProblem | None = None, *, inte
     if problem is not None and (problem.initial_state.shape != core["x"].shape[1:] or problem.m != core["u"].shape[-1]):
         todo = "Pass the problem that was solved."
         got = f"initial_state {tuple(problem.initial_state.shape)}, m = {problem.m}"
-        raise InputError(complaint("problem", expected=f"(B, n) = {tuple(core['x'].shape[1:])}, m = {core['u'].shape[-1]}", got=got, todo=todo))
+        raise InputError(
+            complaint(
+                "problem",
+                expected=f"(B, n) = {tuple(core['x'].shape[1:])}, m = {core['u'].shape[-1]}",
+                got=got,
+                todo=todo,
+            )
+        )
     discretization = Discretization(mesh, integrator, adjoint)
     return Solution(
         **core,

@@ -129,7 +129,9 @@ def _threads(problem: Any, mesh: Any) -> Iterator[None]:
     state = getattr(problem, "initial_state", None)
     before = torch.get_num_threads()
     intervals = getattr(mesh, "intervals", mesh if isinstance(mesh, int) else 100)
-    small = state is not None and state.device.type == "cpu" and intervals * state.numel() * (1 + state.shape[1]) < LARGE
+    small = (
+        state is not None and state.device.type == "cpu" and intervals * state.numel() * (1 + state.shape[1]) < LARGE
+    )
     if small:
         torch.set_num_threads(1)
     try:

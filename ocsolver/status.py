@@ -15,8 +15,8 @@ class Status(IntEnum):
     >>> from ocsolver import Status
     >>> Status.CONVERGED >= 0, Status.DIVERGED >= 0
     (True, False)
-    >>> Status.STALLED.advice
-    'nothing moves although the residual is above the tolerance: loosen the tolerance, tighten the integrator, or try another maximizer or initial control'
+    >>> Status.COMPLETED.advice
+    'the requested number of iterations was run (tolerance=None)'
     """
 
     advice: str
@@ -34,11 +34,13 @@ class Status(IntEnum):
     INTERRUPTED = -2, "interrupted from the keyboard; the best iterate is returned: pass it as initial_control to go on"
     MAX_ITERATIONS = (
         -3,
-        "the iterations ran out above the tolerance: raise max_iterations or go on from this solution (initial_control=solution)",
+        "the iterations ran out above the tolerance: raise max_iterations, or go on from this solution "
+        "(initial_control=solution)",
     )
     MAX_SECONDS = (
         -4,
-        "the time ran out above the tolerance: raise max_seconds or go on from this solution (initial_control=solution)",
+        "the time ran out above the tolerance: raise max_seconds, or go on from this solution "
+        "(initial_control=solution)",
     )
     STALLED = (
         -5,
@@ -47,7 +49,8 @@ class Status(IntEnum):
     )
     DIVERGED = (
         -6,
-        "cost or residual exceeded 1e4 times its first value: use EMSA with AdaptivePenalty, a larger rho or a smaller relaxation",
+        "cost or residual exceeded 1e4 times its first value: use EMSA with AdaptivePenalty, a larger rho or a smaller "
+        "relaxation",
     )
     NONFINITE = -7, "a callable returned NaN or infinity: check it at the time and component named in the message"
     INTEGRATION_FAILED = (

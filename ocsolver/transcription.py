@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, Protocol
@@ -91,6 +90,6 @@ class Discretization:
 def transcribe(problem: Any, discretization: Discretization) -> Any:
     """Turn a problem into a transcription; each problem class registers its own."""
     todo = "Pass an oc.OptimalControlProblem."
-    raise UnsupportedError(complaint("problem", expected="an optimal control problem", got=type(problem).__name__, todo=todo))
-
-
+    raise UnsupportedError(
+        complaint("problem", expected="an optimal control problem", got=type(problem).__name__, todo=todo)
+    )

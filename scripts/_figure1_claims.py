@@ -26,14 +26,18 @@ class Claim:
 
 
 def median_curve(results: dict[str, Any], start: str, method: str, which: str = "train") -> list[float]:
-    """Median over the seeds of a curve, per iteration; a missing value stands for an infinite loss."""
-    curves = [run[which] for run in results["panels"][start][method]["runs"]]
-    return [statistics.median(map(known, values)) for values in zip(*curves, strict=True)]
+    """Median over the seeds of a curve, per iteration."""
+    return median_of(results["panels"][start][method]["runs"], which)
 
 
-def counts(results: dict[str, Any]) -> list[int]:
+def median_of(runs: list[dict[str, Any]], which: str = "train") -> list[float]:
+    """Median over some runs of a curve, per iteration; a missing value stands for an infinite loss."""
+    return [statistics.median(map(known, values)) for values in zip(*(run[which] for run in runs), strict=True)]
+
+
+def counts(iterations: int) -> list[int]:
     """Iterations at which the curves are compared."""
-    return [count for count in COUNTS if count < results["iterations"]] + [results["iterations"]]
+    return [count for count in COUNTS if count < iterations] + [iterations]
 
 
 def check_claims(results: dict[str, Any]) -> list[Claim]:
@@ -54,7 +58,7 @@ def check_claims(results: dict[str, Any]) -> list[Claim]:
 
 def ahead(results: dict[str, Any]) -> Iterator[Claim]:
     """Panel (a): favorable convergence per iteration."""
-    panel, at = results["panels"]["good"], counts(results)
+    panel, at = results["panels"]["good"], counts(results["iterations"])
 
     def best(method: str) -> list[float]:
         """Loss at every count, with the parameter chosen anew for each, if there is one to choose."""
@@ -92,9 +96,9 @@ def first_below(curve: Sequence[float | None], level: float = ESCAPED) -> int | 
     return next((k for k, value in enumerate(curve) if value is not None and value < level), None)
 
 
-def told(results: dict[str, Any], start: str, method: str) -> str:
+def told(method: str, runs: list[dict[str, Any]]) -> str:
     """When the median curve of a method escapes, where it ends, and how many seeds escape."""
-    curve, runs = median_curve(results, start, method), results["panels"][start][method]["runs"]
+    curve = median_of(runs)
     k, escaped = first_below(curve), sum(first_below(run["train"]) is not None for run in runs)
     when = f"escapes at {k}" if k is not None else "never escapes"
     return f"{method} {when}, ends at {curve[-1]:.2g} ({escaped} of {len(runs)} seeds escape)"
@@ -103,7 +107,8 @@ def told(results: dict[str, Any], start: str, method: str) -> str:
 def escape(results: dict[str, Any]) -> Iterator[Claim]:
     """Panel (b): gradient methods stall where E-MSA escapes."""
     for start, words in (("zero", "from exactly zero"), ("noise", "from zero with noise")):
-        words_of = {method: told(results, start, method) for method in (*SUCCESSIVE, *BASELINES)}
+        panel = results["panels"][start]
+        words_of = {method: told(method, panel[method]["runs"]) for method in (*SUCCESSIVE, *BASELINES)}
         first = {method: first_below(median_curve(results, start, method)) for method in words_of}
         for method in SUCCESSIVE:
             k = first[method]
@@ -116,6 +121,13 @@ def escape(results: dict[str, Any]) -> Iterator[Claim]:
         for baseline in BASELINES:
             statement = f"(b) tuned {baseline} is stuck to the end {words}"
             yield Claim(statement, first[baseline] is None, words_of[baseline])
+    longer = results["patience"]
+    for baseline in BASELINES:
+        runs = longer["methods"][baseline]["runs"]
+        statement = (
+            f"(b) {baseline} tuned for {longer['iterations']} iterations is stuck to the end from zero with noise"
+        )
+        yield Claim(statement, first_below(median_of(runs)) is None, told(baseline, runs))
 
 
 def symmetry(results: dict[str, Any]) -> Iterator[Claim]:

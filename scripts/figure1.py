@@ -40,7 +40,8 @@ class Study:
     seeds: int = 5
     iterations: int = 100
     samples: int = 1000
-    rho_seeds: int = 2  # E-MSA's ρ is chosen on the first seeds only, the step sizes of the baselines on all
+    few_seeds: int = 2  # for what is expensive: the choice of E-MSA's ρ, and the longer runs
+    longer: int = 4  # times the iterations, for the baselines of one panel
     rho: range = range(0, 4)  # grids are powers of √10 and grow if the best value lies at their edge
     step_sizes: tuple[tuple[str, range], ...] = (
         ("SGD", range(-6, 0)),
@@ -54,7 +55,7 @@ class Study:
     def short(cls, seeds: int = 2, iterations: int = 6) -> Study:
         """Seconds instead of minutes: the machinery, not the result."""
         steps = (("SGD", range(-6, -1, 2)), ("Adagrad", range(-4, 1, 2)), ("Adam", range(-5, 0, 2)))
-        return cls(seeds, iterations, 60, 1, range(-2, 3, 2), steps, 100, True)
+        return cls(seeds, iterations, 60, 1, 2, range(-2, 3, 2), steps, 100, True)
 
 
 def emsa(rho: float | None) -> oc.EMSA:
@@ -77,9 +78,10 @@ class Experiment:
     def _expected(self) -> int:
         """Number of runs if no grid is extended."""
         study = self.study
-        tuned = min(study.rho_seeds, study.seeds)
+        tuned = min(study.few_seeds, study.seeds)
         fixed = tuned * len(study.rho) + study.seeds - tuned
-        return len(_sine.STARTS) * (fixed + study.seeds * (1 + sum(len(grid) for _, grid in study.step_sizes)))
+        steps = sum(len(grid) for _, grid in study.step_sizes)
+        return len(_sine.STARTS) * (fixed + study.seeds * (1 + steps)) + tuned * steps
 
     def _all(self, run: Callable[[Case], Run], cases: Sequence[Case]) -> list[Run]:
         runs = []
@@ -96,25 +98,41 @@ class Experiment:
         def fixed(rho: float) -> Callable[[Case], Run]:
             return lambda case: successive(emsa(rho), start, case, study.iterations)
 
-        def gradient(name: str, step: float) -> Callable[[Case], Run]:
-            return lambda case: descend(name, step, start, case, study.iterations)
-
-        tuning = tune(study.rho, lambda rho: self._all(fixed(rho), cases[: study.rho_seeds]))
-        runs = tuning.runs[tuning.choice] + self._all(fixed(tuning.choice), cases[study.rho_seeds :])
-        panel = {SUCCESSIVE[0]: self.record(SUCCESSIVE[0], "rho", tuning, runs)}
+        tuning = tune(study.rho, lambda rho: self._all(fixed(rho), cases[: study.few_seeds]))
+        runs = tuning.runs[tuning.choice] + self._all(fixed(tuning.choice), cases[study.few_seeds :])
+        panel = {SUCCESSIVE[0]: self.record(SUCCESSIVE[0], "rho", tuning, runs, study.iterations)}
         runs = self._all(lambda case: successive(emsa(None), start, case, study.iterations), cases)
-        panel[SUCCESSIVE[1]] = self.record(SUCCESSIVE[1], None, None, runs)
-        for name, grid in study.step_sizes:
-            tuning = tune(grid, lambda step, name=name: self._all(gradient(name, step), cases))  # type: ignore[misc]
-            panel[name] = self.record(name, "step_size", tuning, tuning.runs[tuning.choice])
-        return panel
+        panel[SUCCESSIVE[1]] = self.record(SUCCESSIVE[1], None, None, runs, study.iterations)
+        return panel | self.baselines(start, cases, study.iterations)
 
-    def record(self, method: str, parameter: str | None, tuning: Tuning | None, runs: list[Run]) -> dict[str, Any]:
+    def baselines(self, start: str, cases: Sequence[Case], iterations: int) -> dict[str, Any]:
+        """Tune and run the gradient methods."""
+        records = {}
+        for name, grid in self.study.step_sizes:
+
+            def train(step: float, name: str = name) -> list[Run]:
+                return self._all(lambda case: descend(name, step, start, case, iterations), cases)
+
+            tuning = tune(grid, train)
+            records[name] = self.record(name, "step_size", tuning, tuning.runs[tuning.choice], iterations)
+        return records
+
+    def patience(self) -> dict[str, Any]:
+        """The gradient methods with more iterations from the poor start with noise, tuned anew."""
+        study = self.study
+        iterations = study.longer * study.iterations
+        tqdm.write(f"\n{TITLES['noise']}: gradient methods with {iterations} iterations")
+        methods = self.baselines("noise", self.cases[: study.few_seeds], iterations)
+        return {"start": "noise", "iterations": iterations, "methods": methods}
+
+    def record(
+        self, method: str, parameter: str | None, tuning: Tuning | None, runs: list[Run], iterations: int
+    ) -> dict[str, Any]:
         """What is stored of a method, and printed of its grid."""
         record: dict[str, Any] = {"parameter": parameter, "choice": None, "grid": []}
         if tuning is not None:
             record |= {"choice": tuning.choice, "choice_at_edge": tuning.at_edge}
-            at = counts({"iterations": self.study.iterations})
+            at = counts(iterations)
             for value, tried in sorted(tuning.runs.items()):
                 level = {str(k): statistics.median(run.train[k] for run in tried) for k in at}
                 seeds = [run.seed for run in tried]
@@ -124,7 +142,7 @@ class Experiment:
         else:
             tqdm.write(f"  {method:18s} nothing to tune")
         for key in ("seconds", "cpu_seconds"):
-            record[f"{key}_per_iteration"] = statistics.median(vars(run)[key] for run in runs) / self.study.iterations
+            record[f"{key}_per_iteration"] = statistics.median(vars(run)[key] for run in runs) / iterations
         for run in runs:
             run_record = {key: value for key, value in vars(run).items() if key != "control"}
             record.setdefault("runs", []).append(run_record | {"spread": _sine.spread(run.control)})
@@ -149,6 +167,7 @@ class Experiment:
         """Everything that the picture and the claims need."""
         begin = time.perf_counter()
         panels = {start: self.panel(start) for start in _sine.STARTS}
+        patience = self.patience()
         self.bar.close()
         hessian = self.hessian(panels["zero"]["SGD"]["choice"])
         results: dict[str, Any] = {
@@ -160,6 +179,7 @@ class Experiment:
             "network": {"width": _sine.WIDTH, "layers": _sine.LAYERS, "horizon": _sine.HORIZON},
             "dtype": str(_sine.DTYPE),
             "panels": panels,
+            "patience": patience,
             "hessian": hessian,
             "versions": {
                 "python": platform.python_version(),
@@ -197,7 +217,7 @@ def report(results: dict[str, Any]) -> None:
         print(f"\n{title}: median training loss after … iterations, last test loss, processor seconds per iteration")
         for method in (*SUCCESSIVE, *BASELINES):
             train, test = (median_curve(results, start, method, which) for which in ("train", "test"))
-            levels = "  ".join(f"{k}: {train[k]:.2e}" for k in counts(results))
+            levels = "  ".join(f"{k}: {train[k]:.2e}" for k in counts(results["iterations"]))
             seconds = results["panels"][start][method]["cpu_seconds_per_iteration"]
             print(f"  {method:18s} {levels}   test {test[-1]:.2e}   {seconds:.4f} s")
     print("\nclaims")

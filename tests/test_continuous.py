@@ -471,7 +471,7 @@ def test_shared_solution_starts_separate_controls() -> None:
         (
             [1.0],
             oc.ShapeError,
-            ["initial_control: expected (2,) or (7, 5, 2), got (1,).", "an array (N, G, m) = (7, 5, 2)"],
+            ["initial_control: expected (2,) or (7, 5, 2), got (1,).", "(N, G, m) = (7, 5, 2), a function"],
         ),
         (0.0, oc.ShapeError, ["got ()"]),
         (torch.zeros(N, CONTROLS), oc.ShapeError, ["got (7, 2)"]),

@@ -223,7 +223,12 @@ def synthetic(ours: list[float], theirs: list[float], spread: float = 0.0, small
         return {"name": "a point", "loss": 0.25, "gradient_norm": slope, **signs, **spectrum}
 
     panels = {start: copy.deepcopy(panel) for start in _sine.STARTS}
-    return {"iterations": len(ours) - 1, "panels": panels, "hessian": {"start": point(100.0), "stalled": point(1e-3)}}
+    return {
+        "iterations": len(ours) - 1,
+        "panels": panels,
+        "patience": {"iterations": len(ours) - 1, "methods": copy.deepcopy(panel)},
+        "hessian": {"start": point(100.0), "stalled": point(1e-3)},
+    }
 
 
 FALLING = [78.0 * 0.5**k for k in range(21)]
@@ -308,6 +313,8 @@ def test_structure(quick: tuple[Path, dict[str, Any]]) -> None:
     assert set(results["machine"]) == {"platform", "cpus", "threads"}
     assert results["seconds"] > 0
     assert set(results["panels"]) == set(_sine.STARTS) == {"good", "zero", "noise"}
+    assert results["patience"]["iterations"] == 8
+    assert set(results["patience"]["methods"]) == {"SGD", "Adagrad", "Adam"}
 
 
 def test_curves(quick: tuple[Path, dict[str, Any]]) -> None:

@@ -38,7 +38,7 @@ class Enumeration(Maximizer):
         positive_int(self.refinements, "Enumeration refinements")
 
     def maximize(self, block: HamiltonianBlock, penalty: Penalty | None = None, memory: Any = None) -> Maximum:
-        points = block.control_set.candidates(block.current)
+        points = block.control_set.candidates(block.current, fine=True)
         if points is None:
             todo = "Use oc.ProjectedNewton() or oc.LBFGS(), or bound the control by oc.Box(lower, upper)."
             raise unsupported(self, "a FiniteSet, or a finite Box or Ball with m ≤ 3", block.control_set, todo)

@@ -35,7 +35,8 @@ class LBFGS(Maximizer):
 
     References
     ----------
-    .. [1] D. Liu, J. Nocedal, *On the limited memory BFGS method for large scale optimization*, Math. Program. 45 (1989).
+    .. [1] D. Liu, J. Nocedal, *On the limited memory BFGS method for large scale optimization*, Math. Program. 45
+       (1989).
 
     Examples
     --------
@@ -89,7 +90,7 @@ class LBFGS(Maximizer):
                 length = length * torch.where(finite, ratio.clamp(0.1, 0.5), 0.1)
             moved = value_new > value
             remembers = torch.stack([inverse for *_, inverse in pairs]).any(0) if pairs else torch.zeros_like(running)
-            # on a curved set the projection may spoil a quasi-Newton direction: such a row forgets its pairs and goes on
+            # on a curved set the projection may spoil a quasi-Newton direction: such a row forgets its pairs, goes on
             # along the projected gradient, which ascends from every point that is not stationary
             forget = running & ~moved & remembers
             running = running & (moved | forget) & (used < self.evaluations)

@@ -57,7 +57,7 @@ class ProjectedNewton(Maximizer):
             raise unsupported(self, "an Unconstrained set, a Box or a product of them", block.control_set, todo)
         gain = torch.zeros_like(block.current[..., 0])
         u, gain = self._ascend(block, penalty, bounds, block.current, gain, block.current_expansion)
-        start, elsewhere = _distant_start(block, bounds)
+        start, elsewhere = _distant_start(block, bounds, gain if penalty is None else None)
         if bool(elsewhere.any()):
             value = block.value(start, penalty)
             elsewhere = elsewhere & (value > gain + block.noise)
@@ -84,8 +84,8 @@ class ProjectedNewton(Maximizer):
             gradient, curvature = expansion.augmented(weights, u - block.current)
             step, predicted = _bounded_step(gradient, curvature, lower - u, upper - u, u)
             active = active & (predicted > block.noise) & torch.isfinite(predicted)
-            if iteration > 0:  # what matters is the integral: rows that add little to their group need no more steps
-                active = active & (predicted > MODEL_ACCURACY * torch.maximum(gain, gain.mean(0)))
+            if iteration > 0:
+                active = active & (predicted > MODEL_ACCURACY * gain)
             if not bool(active.any()):
                 break
             base = gain
@@ -126,13 +126,20 @@ class ProjectedNewton(Maximizer):
         return best_u, best_gain, full
 
 
-def _distant_start(block: HamiltonianBlock, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Best candidate of a compact set (K, G, m), and the rows (K, G) where the local model does not explain its gain."""
+def _distant_start(
+    block: HamiltonianBlock, bounds: tuple[Tensor, Tensor], local: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Best candidate of a compact set (K, G, m), and the rows (K, G) whose local search does not explain its gain.
+
+    The gain of a local search (K, G) without penalty is taken from `local`, or else estimated by the quadratic model.
+    """
     if block.best_candidate is None:
         return block.current, torch.zeros_like(block.current[..., 0], dtype=torch.bool)
     start, advantage = block.best_candidate
     expansion, (lower, upper) = block.current_expansion, bounds
-    _, local = _bounded_step(expansion.gradient, -expansion.hessian, lower - block.current, upper - block.current, start)
+    _, local = _bounded_step(
+        expansion.gradient, -expansion.hessian, lower - block.current, upper - block.current, start
+    )
     return start, advantage > 1.05 * local.clamp_min(0.0) + block.noise
 
 
@@ -156,14 +163,16 @@ def positive_definite(matrix: Tensor) -> Tensor:
     """Reflect negative eigenvalues and lift tiny ones, only if some matrix is not positive definite."""
     clean = torch.where(torch.isfinite(matrix).all(-1).all(-1)[..., None, None], matrix, 0.0)
     if matrix.shape[-1] == 1:
-        return clean.abs().clamp_min(1e-14 * clean.abs().amax() + torch.finfo(matrix.dtype).tiny ** 0.5)
+        size = clean.abs()
+        return torch.maximum(size, 1e-14 * size.amax(0) + torch.finfo(matrix.dtype).tiny ** 0.5)
     _, info = torch.linalg.cholesky_ex(clean)
     if not bool((info > 0).any()):
         return clean
     values, vectors = torch.linalg.eigh(clean)
     size = values.abs()
     floor = 1e-10 * size.amax(-1, keepdim=True) + torch.finfo(matrix.dtype).tiny ** 0.5
-    return (vectors * torch.maximum(size, floor)[..., None, :]) @ vectors.mT
+    lifted: Tensor = (vectors * torch.maximum(size, floor)[..., None, :]) @ vectors.mT
+    return lifted
 
 
 def solve_free(matrix: Tensor, right: Tensor, free: Tensor) -> Tensor:
@@ -174,9 +183,9 @@ def solve_free(matrix: Tensor, right: Tensor, free: Tensor) -> Tensor:
     eye = torch.eye(right.shape[-1], dtype=right.dtype, device=right.device)
     both = free[..., :, None] & free[..., None, :]
     reduced = torch.where(both, matrix, torch.where(free[..., None], 0.0, eye))
-    if right.ndim == 3:
-        return torch.linalg.solve_ex(reduced, right[..., None])[0][..., 0]
-    return torch.linalg.solve_ex(reduced, right.movedim(0, -1))[0].movedim(-1, 0)
+    columns = right[..., None] if right.ndim == 3 else right.movedim(0, -1)
+    solved: Tensor = torch.linalg.solve_ex(reduced, columns)[0]
+    return solved[..., 0] if right.ndim == 3 else solved.movedim(-1, 0)
 
 
 def _active_set(matrix: Tensor, gradient: Tensor, low: Tensor, high: Tensor, step: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Quasi-Newton acceleration of E-MSA: curvature pairs of J on top of the block curvature of H̃.
 
 A maximization sees only the part of the second derivative of J that is local in time, −∂²H̃/∂u². The coupling of
-different times through the dynamics is of low effective rank; an outer BFGS model with the E-MSA block as initial matrix
-learns it from the steps taken. All groups at once, each with its own pairs, in the variables √w_k u_k, in which the inner
-product is that of L².
+different times through the dynamics is of low effective rank; an outer BFGS model with the E-MSA block as initial
+matrix learns it from the steps taken. All groups at once, each with its own pairs, in the variables √w_k u_k, in which
+the inner product is that of L².
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class CurvaturePairs:
         root = old.weights.sqrt()[:, None, None]
         s = root * (new.current - old.current)
         y = root * (old.current_expansion.gradient - new.current_expansion.gradient)
-        return replace(self, s=torch.cat((self.s[1 - HISTORY :], s[None])), y=torch.cat((self.y[1 - HISTORY :], y[None])))
+        return replace(
+            self, s=torch.cat((self.s[1 - HISTORY :], s[None])), y=torch.cat((self.y[1 - HISTORY :], y[None]))
+        )
 
     def forget(self, groups: Tensor) -> CurvaturePairs:
         """Drop the pairs of some groups (G,)."""
@@ -50,9 +52,9 @@ class CurvaturePairs:
     def step(self, block: HamiltonianBlock, rho: Tensor) -> tuple[Tensor, Tensor]:
         """Step (K, G, m) that maximizes the model within the bounds, and the groups (G,) that have a model.
 
-        The model is g·d − ½ d·Bd with B the compact BFGS matrix (Nocedal and Wright, Numerical Optimization, Eq. (7.24))
-        whose initial matrix is the curvature of H̃ at ρ. Components that would leave the box are set on its boundary and
-        the others solved for again.
+        The model is g·d − ½ d·Bd with B the compact BFGS matrix (Nocedal and Wright, Numerical Optimization, Eq.
+        (7.24)) whose initial matrix is the curvature of H̃ at ρ. Components that would leave the box are set on its
+        boundary and the others solved for again.
         """
         bounds = block.control_set.bounds(block.current)
         assert bounds is not None

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ocsolver.maximizers import Maximizer, default_maximizer
 from ocsolver.hamiltonian import HamiltonianBlock
+from ocsolver.maximizers import Maximizer, default_maximizer
 from ocsolver.residual import residual
 from ocsolver.solution import History, Solution, Stats
 from ocsolver.status import Status
@@ -316,5 +316,12 @@ class Run:
             seconds={**clock.seconds, "total": time.perf_counter() - self.begin},
         )
         return Solution.from_run(
-            self.transcription.inner, self.iterate.sweep, self.iterate.residual, self.status, self.notes, history, stats, self.solver
+            self.transcription.inner,
+            self.iterate.sweep,
+            self.iterate.residual,
+            self.status,
+            self.notes,
+            history,
+            stats,
+            self.solver,
         )

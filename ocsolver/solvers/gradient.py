@@ -41,7 +41,11 @@ class GradientDescent(SweepSolver):
     def __post_init__(self) -> None:
         if not isinstance(self.step_size, (int, float)) or not 0.0 < self.step_size < float("inf"):
             todo = "Pass a learning rate such as 0.1."
-            raise InputError(complaint("GradientDescent step_size", expected="a positive number", got=repr(self.step_size), todo=todo))
+            raise InputError(
+                complaint(
+                    "GradientDescent step_size", expected="a positive number", got=repr(self.step_size), todo=todo
+                )
+            )
 
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         control = []

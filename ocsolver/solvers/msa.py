@@ -58,9 +58,7 @@ def take(transcription: Timed, iterate: Iterate, control: Control, rho: Tensor) 
     accepted = iterate.active & trial.finite
     failed = iterate.active & ~trial.finite
     unmoved = torch.stack([(u == v).all(-1).all(0) for u, v in zip(control, iterate.control, strict=True)]).all(0)
-    step = Step(
-        *terms, estimated_constant(old.cost, trial.cost, terms), rho, ~failed, failed, iterate.active & unmoved
-    )
+    step = Step(*terms, estimated_constant(old.cost, trial.cost, terms), rho, ~failed, failed, iterate.active & unmoved)
     if not bool(accepted.any()):
         return replace(iterate, step=step, trial=trial)
     sweep = transcription.backward(transcription.merge(accepted, trial, old))
@@ -101,7 +99,9 @@ class MSA(SweepSolver):
         check_maximizer(self.maximizer)
         if not isinstance(self.relaxation, (int, float)) or not 0.0 < self.relaxation <= 1.0:
             todo = "1 is plain MSA; smaller values damp it."
-            raise InputError(complaint("MSA relaxation", expected="a number in (0, 1]", got=repr(self.relaxation), todo=todo))
+            raise InputError(
+                complaint("MSA relaxation", expected="a number in (0, 1]", got=repr(self.relaxation), todo=todo)
+            )
 
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         control = []
@@ -259,7 +259,9 @@ class EMSA(SweepSolver):
         predicted = terms.gain
         if bool(fast.any()):
             block = iterate.sweep.blocks[0]
-            first_order = (block.weights[:, None, None] * block.current_expansion.gradient * (control[0] - block.current)).sum((0, 2))
+            first_order = (
+                block.weights[:, None, None] * block.current_expansion.gradient * (control[0] - block.current)
+            ).sum((0, 2))
             predicted = torch.where(fast, first_order, predicted)
         still = ~(predicted > 0)
         tiny = ~still & (predicted <= noise)
@@ -291,7 +293,7 @@ class EMSA(SweepSolver):
         next_rho = torch.where(accepted & (ratio > 0.95), 0.1 * rho, next_rho)
         next_rho = torch.where(accepted & (ratio < 0.25) & ~tiny, 2.0 * rho, next_rho)
         next_rho = torch.where(accepted & tiny, rho, next_rho)
-        # quasi-Newton: twice the constant is the secant value, with which the curvature of H̃ along the step is that of J
+        # quasi-Newton: with twice the constant, the secant value, H̃ has the curvature of J along the step
         secant = torch.minimum(torch.maximum(2.0 * constant, 0.2 * rho), 2.0 * rho)
         next_rho = torch.where(accepted & fast & ~tiny, secant, next_rho)
         secant = torch.minimum(torch.maximum(2.0 * constant, rho), rule.grow * rho)

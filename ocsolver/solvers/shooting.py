@@ -21,7 +21,7 @@ __all__ = ["DirectShooting"]
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class _Stop(Exception):
+class _Stop(Exception):  # noqa: N818
     """Leaves SciPy's loop when a group has ended."""
 
 
@@ -59,9 +59,16 @@ class DirectShooting(Solver):
         if len(control) != 1 or first.sweep.blocks[0].control_set.bounds(control[0]) is None:
             todo = "Use oc.EMSA()."
             got = first.sweep.blocks[0].control_set
-            raise UnsupportedError(complaint("DirectShooting", expected="an Unconstrained set or a Box", got=got, todo=todo))
+            raise UnsupportedError(
+                complaint("DirectShooting", expected="an Unconstrained set or a Box", got=got, todo=todo)
+            )
         run = Run(self, transcription, first, limits)
-        return run.guard(lambda: [self._descend(run, group) for group in range(inner.groups)])
+
+        def all_groups() -> None:
+            for group in range(inner.groups):
+                self._descend(run, group)
+
+        return run.guard(all_groups)
 
     def _descend(self, run: Run, group: int) -> None:
         """Solve one group to its end."""
@@ -102,7 +109,7 @@ class DirectShooting(Solver):
         budget = run.limits.max_iterations - run.iterations
         if budget > 0:
             try:
-                minimize(
+                minimize(  # type: ignore[call-overload]
                     objective,
                     start,
                     jac=True,
