@@ -63,8 +63,9 @@ class ProjectedNewton(Maximizer):
             elsewhere = elsewhere & (value > gain + block.noise)
             if bool(elsewhere.any()):
                 start = torch.where(elsewhere[..., None], start, u)
-                value = torch.where(elsewhere, value, gain)
-                u, gain = self._ascend(block, penalty, bounds, start, value, block.expansion(start))
+                far_u, far_gain = self._ascend(block, penalty, bounds, start, value, block.expansion(start))
+                u = torch.where(elsewhere[..., None], far_u, u)
+                gain = torch.where(elsewhere, far_gain, gain)
         return keep_best(block, u, gain, memory)
 
     def _ascend(
@@ -137,10 +138,12 @@ def _distant_start(
         return block.current, torch.zeros_like(block.current[..., 0], dtype=torch.bool)
     start, advantage = block.best_candidate
     expansion, (lower, upper) = block.current_expansion, bounds
-    _, local = _bounded_step(
-        expansion.gradient, -expansion.hessian, lower - block.current, upper - block.current, start
-    )
-    return start, advantage > 1.05 * local.clamp_min(0.0) + block.noise
+    if local is None:
+        low, high = lower - block.current, upper - block.current
+        _, local = _bounded_step(expansion.gradient, -expansion.hessian, low, high, start)
+        concave = expansion.hessian.diagonal(dim1=-2, dim2=-1).amax(-1) <= 0
+        local = torch.where(concave, 1.05 * local, 0.0)
+    return start, advantage > local.clamp_min(0.0) * (1 + 1e-6) + block.noise
 
 
 def _bounded_step(gradient: Tensor, curvature: Tensor, low: Tensor, high: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
