@@ -91,7 +91,8 @@ class ProjectedNewton(Maximizer):
                 break
             base = gain
             u, gain, full = self._search(block, penalty, u, gain, step, predicted, active)
-            accurate = full & ((gain - base - predicted).abs() <= MODEL_ACCURACY * predicted)
+            convex = (curvature.diagonal(dim1=-2, dim2=-1).clamp_max(0.0).abs() * step.square()).sum(-1)
+            accurate = full & ((gain - base - predicted).abs() + convex <= MODEL_ACCURACY * predicted)
             active = active & ~accurate & (gain > base)
             if not bool(active.any()) or iteration == self.iterations - 1:
                 break
