@@ -29,7 +29,7 @@ class ProjectedNewton(Maximizer):
 
     Parameters
     ----------
-    iterations : int, default 6
+    iterations : int, default 10
         Largest number of Newton steps per maximization.
 
     References
@@ -45,7 +45,7 @@ class ProjectedNewton(Maximizer):
     ProjectedNewton(iterations=3)
     """
 
-    iterations: int = 6
+    iterations: int = 10
 
     def __post_init__(self) -> None:
         positive_int(self.iterations, "ProjectedNewton iterations")
