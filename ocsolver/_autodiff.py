@@ -31,11 +31,18 @@ def unit_cotangents(like: Tensor, copies: int) -> Tensor:
 
 
 def gradients(
-    output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor | None = None, *, create_graph: bool = False
+    output: Tensor,
+    inputs: Sequence[Tensor],
+    cotangent: Tensor | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
 ) -> tuple[Tensor, ...]:
     """Vector-Jacobian products; an input that the output ignores has zero gradient."""
     if not output.requires_grad:
         return tuple(torch.zeros_like(x) for x in inputs)
     if cotangent is None:
         output = output.sum()
-    return torch.autograd.grad(output, list(inputs), cotangent, create_graph=create_graph, materialize_grads=True)
+    return torch.autograd.grad(
+        output, list(inputs), cotangent, retain_graph, create_graph=create_graph, materialize_grads=True
+    )

@@ -228,7 +228,7 @@ class HamiltonianBlock:
         s = min(self.state_components, self.x.shape[-1])
         size = (self.sensitivity * rates).abs().sum(-1)
         size = size + (self.sensitivity[..., :s] * self.x[..., :s]).abs().sum(-1) / self.weights[:, None, None]
-        return 4 * torch.finfo(rates.dtype).eps * self._average(size)
+        return 32 * torch.finfo(rates.dtype).eps * self._average(size)
 
     def terms(self, u: Tensor, *, costate: bool = True) -> Terms:
         """Gain of H and feasibility errors when u (*l, K, G, m) replaces the current control.

@@ -20,6 +20,8 @@ from ocsolver.problem import OptimalControlProblem
 
 __all__ = ["Intervals", "Linearization", "run_backward", "run_forward"]
 
+REPLICATION_LIMIT = 20_000  # state entries from which one pass per output is cheaper than replicas (measured)
+
 
 class Linearization(NamedTuple):
     """Interval maps and their state derivatives along a trajectory."""
@@ -70,10 +72,17 @@ class Intervals:
         n = self.problem.n
         copies = n if self.problem.running_cost is None else n + 1
         with torch.enable_grad():
-            xs = leaf(replicate(x, copies))
-            z = self._map(self.t, self.h, xs, replicate(u.detach(), copies))
-            (rows,) = gradients(z, (xs,), unit_cotangents(z, copies))  # (copies, N, B, n)
-        x_next, running = self._split(z[0].detach())
+            if x.numel() < REPLICATION_LIMIT:
+                xs = leaf(replicate(x, copies))
+                z = self._map(self.t, self.h, xs, replicate(u.detach(), copies))
+                (rows,) = gradients(z, (xs,), unit_cotangents(z, copies))  # (copies, N, B, n)
+                z = z[0]
+            else:  # one pass per output repeats no forward work
+                xs = leaf(x)
+                z = self._map(self.t, self.h, xs, u.detach())
+                outputs = z.unbind(-1)
+                rows = torch.stack([gradients(output, (xs,), retain_graph=True)[0] for output in outputs])
+        x_next, running = self._split(z.detach())
         slope = rows[n] if copies > n else torch.zeros_like(x)
         return Linearization(x_next, running, rows[:n].movedim(0, -2), slope)
 
