@@ -6,8 +6,12 @@ import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
 import ocsolver
+from ocsolver import Status
+
+logger = logging.getLogger(__name__)
 
 project = "ocsolver"
 author = "The ocsolver authors"
@@ -39,14 +43,24 @@ html_title = "ocsolver"
 
 
 def escape_shapes(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Keep the star of a shape such as (*b, n) from starting an emphasis; literals and examples stay as they are."""
+    """Keep the star of a shape (*b, n) and the bars of |x| from being markup; literals and examples stay as they are."""
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(``.*?``)", line)
-            parts[::2] = [re.sub(r"(?<=[(\s,])\*(?=\w+[,)])", r"\\*", part) for part in parts[::2]]
+            parts[::2] = [re.sub(r"(?<=[(\s,])\*(?=\w+[,)])|\|", r"\\\g<0>", part) for part in parts[::2]]
             lines[number] = "".join(parts)
 
 
+def check_statuses(app: Sphinx, page: str, source: list[str]) -> None:
+    """Warn unless the table of statuses says what the library says."""
+    if page == "first_problem":
+        for status in Status:
+            row = f"| `{status.name}` | {int(status)} | {status.advice} |"
+            if row not in source[0]:
+                logger.warning("the table of statuses lacks this row: %s", row, location=page)
+
+
 def setup(app: Sphinx) -> None:
-    """Run before numpydoc, whose priority is 500."""
+    """Connect the functions above; 400 is before numpydoc, whose priority is 500."""
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)
+    app.connect("source-read", check_statuses)

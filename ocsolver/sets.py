@@ -27,10 +27,13 @@ class ControlSet(ABC):
         Dimension of the control.
     convex : bool
         Whether convex combinations stay inside (needed by relaxation and by projected ascent).
+    discrete : bool
+        Whether all points are isolated, so that the candidates are the whole set.
     """
 
     m: int
     convex: bool = True
+    discrete: bool = False
 
     @abstractmethod
     def project(self, u: Tensor) -> Tensor:
@@ -260,6 +263,7 @@ class FiniteSet(ControlSet):
 
     points: Tensor
     convex = False
+    discrete = True
 
     def __init__(self, points: Any) -> None:
         table = as_tensor(points, what="FiniteSet points")
@@ -326,6 +330,11 @@ class Product(ControlSet):
     def convex(self) -> bool:  # type: ignore[override]
         """Whether every factor is convex."""
         return all(factor.convex for factor in self.sets)
+
+    @property
+    def discrete(self) -> bool:  # type: ignore[override]
+        """Whether every factor is discrete."""
+        return all(factor.discrete for factor in self.sets)
 
     def _split(self, u: Tensor) -> tuple[Tensor, ...]:
         parts: tuple[Tensor, ...] = torch.split(u, [factor.m for factor in self.sets], dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -248,3 +249,63 @@ def _group_hamiltonian(
     with torch.no_grad():
         value, _ = naive_hamiltonian(problem, method, nodes, k, x[k], p[k + 1], u)
     return value.mean(-1, keepdim=True) if problem.shared_control else value
+
+
+# --------------------------------------------------------------------------------------------------------- solving
+
+
+def solve_quietly(problem: oc.OptimalControlProblem, solver: oc.Solver | None = None, **options: Any) -> oc.Solution:
+    """`oc.solve` for runs that may fail on purpose: without ConvergenceWarning, which the tests turn into an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", oc.ConvergenceWarning)
+        return oc.solve(problem, solver, **options)
+
+
+def regulator(
+    initial_state: Any = (1.0,),
+    horizon: float = 1.0,
+    control_set: oc.ControlSet | None = None,
+    *,
+    coupling: Any = 1.0,
+    dtype: torch.dtype = torch.float64,
+    shared: bool = False,
+) -> oc.OptimalControlProblem:
+    """Scalar regulator ẋ = b u, J = ½∫(x² + u²): one trajectory per initial state, `coupling` b () or (B,)."""
+    b = torch.as_tensor(coupling, dtype=dtype)
+    return oc.OptimalControlProblem(
+        lambda t, x, u: b[..., None] * u,
+        lambda t, x, u: 0.5 * (x.square() + u.square())[..., 0],
+        initial_state=torch.as_tensor(initial_state, dtype=dtype)[:, None],
+        horizon=(0.0, horizon),
+        control_set=oc.Unconstrained(1) if control_set is None else control_set,
+        shared_control=shared,
+    )
+
+
+def coupled_oscillators(control_set: oc.ControlSet, horizon: float = 2.0) -> oc.OptimalControlProblem:
+    """Three oscillators of the plane with one force on each coordinate (B=3, n=2, m=2), for sets of dimension 2."""
+
+    def dynamics(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return torch.stack((x[..., 1] + u[..., 1], u[..., 0] - x[..., 0]), -1)
+
+    def running_cost(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return x.square().sum(-1) + 0.1 * u.square().sum(-1)
+
+    return oc.OptimalControlProblem(
+        dynamics,
+        running_cost,
+        initial_state=[[1.0, 0.0], [0.0, 1.0], [2.0, -1.0]],
+        horizon=(0.0, horizon),
+        control_set=control_set,
+    )
+
+
+def cubic_growth(initial_state: Any) -> oc.OptimalControlProblem:
+    """ẋ = x³ + u on [0, 1], which blows up before the end if it starts above 0.7 and is not controlled."""
+    return oc.OptimalControlProblem(
+        lambda t, x, u: x**3 + u,
+        lambda t, x, u: 0.5 * (x.square() + u.square())[..., 0],
+        initial_state=torch.as_tensor(initial_state, dtype=torch.float64)[:, None],
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(1),
+    )

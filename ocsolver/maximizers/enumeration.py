@@ -44,7 +44,7 @@ class Enumeration(Maximizer):
             raise unsupported(self, "a FiniteSet, or a finite Box or Ball with m ≤ 3", block.control_set, todo)
         u, gain = block.best_of(points[:, None, None, :], penalty)
         u, gain = self._better(block.current, torch.zeros_like(gain), u, gain)
-        if block.control_set.convex:
+        if not block.control_set.discrete:
             u, gain = self._refine(block, penalty, points, u, gain)
         return keep_best(block, u, gain, memory)
 
@@ -57,9 +57,14 @@ class Enumeration(Maximizer):
         self, block: HamiltonianBlock, penalty: Penalty | None, points: Tensor, u: Tensor, gain: Tensor
     ) -> tuple[Tensor, Tensor]:
         m = points.shape[-1]
-        per_axis = round(points.shape[0] ** (1.0 / m))
+        per_axis = max(3, round(points.shape[0] ** (1.0 / m)))
         spacing = (points.amax(0) - points.amin(0)) / (per_axis - 1)  # (m,)
-        offsets = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0]).to(u)] * m).reshape(-1, m)
+        axis = torch.tensor([-1.0, 0.0, 1.0]).to(u)
+        if m <= 3:
+            offsets = torch.cartesian_prod(*[axis] * m).reshape(-1, m)
+        else:  # one component at a time
+            eye = torch.eye(m, dtype=u.dtype, device=u.device)
+            offsets = torch.cat((eye, -eye))
         for _ in range(self.refinements):
             spacing = spacing / 2
             trial = block.control_set.project(u + (offsets * spacing)[:, None, None, :])
