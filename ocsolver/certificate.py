@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ocsolver._threads import threads_for
 from ocsolver.adjoints import ContinuousAdjoint
 from ocsolver.continuous import ContinuousTranscription
 from ocsolver.hamiltonian import hamiltonian, terminal_costate
@@ -102,6 +103,11 @@ def certify(
 @torch.no_grad()
 def certify_sweep(transcription: ContinuousTranscription, sweep: Sweep) -> Certificate:
     """Certificate of a sweep of a continuous problem."""
+    with threads_for(transcription.problem, transcription.mesh):
+        return _certificate(transcription, sweep)
+
+
+def _certificate(transcription: ContinuousTranscription, sweep: Sweep) -> Certificate:
     (block,), forward, p = sweep.blocks, sweep.forward, sweep.p
     block = replace(block, fine=True)
     problem, x, u = transcription.problem, forward.x, forward.u

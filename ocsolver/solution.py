@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ocsolver._shapes import as_tensor, group_mean
+from ocsolver._threads import threads_for
 from ocsolver.certificate import Certificate, certify_sweep
 from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.hamiltonian import costate_rate, dynamics, hamiltonian
@@ -325,7 +326,9 @@ class Solution:
         Tensor, shape (G,)
             J; inf where the simulation fails.
         """
-        cost: Tensor = self._transcription(integrator).forward((self.u,)).cost
+        transcription = self._transcription(integrator)
+        with threads_for(transcription.problem, transcription.mesh):
+            cost: Tensor = transcription.forward((self.u,)).cost
         return cost
 
     @cached_property

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import torch
-
+from ocsolver._threads import threads_for
 from ocsolver.errors import ConvergenceWarning, InputError, SolveError, complaint
 from ocsolver.solution import Solution
 from ocsolver.solvers import EMSA, Limits, Solver
 from ocsolver.transcription import Discretization
 
 __all__ = ["solve"]
-
-LARGE = 500_000  # tensor elements of a linearization from which several threads pay
 
 
 def solve(
@@ -111,33 +107,13 @@ def solve(
         todo = "Pass a function callback(k, iterate)."
         raise InputError(complaint("callback", expected="a callable", got=repr(callback), todo=todo))
     limits = Limits(max_iterations, max_seconds, _checked_tolerance(tolerance, problem), callback, progress)
-    with _threads(problem, mesh):
+    with threads_for(problem, mesh):
         solution = solver.run(problem, Discretization(mesh, integrator, adjoint), initial_control, limits)
     if not bool(solution.success.all()):
         if strict:
             raise SolveError(solution.message, solution)
         warnings.warn(solution.message, ConvergenceWarning, stacklevel=2)
     return solution
-
-
-@contextmanager
-def _threads(problem: Any, mesh: Any) -> Iterator[None]:
-    """Run small problems on one thread: splitting their tensors over cores costs more than it saves.
-
-    On a machine with other work, threads that wait for each other make small operations ten to fifty times slower.
-    """
-    state = getattr(problem, "initial_state", None)
-    before = torch.get_num_threads()
-    intervals = getattr(mesh, "intervals", mesh if isinstance(mesh, int) else 100)
-    small = (
-        state is not None and state.device.type == "cpu" and intervals * state.numel() * (1 + state.shape[1]) < LARGE
-    )
-    if small:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _checked_tolerance(tolerance: float | None, problem: Any) -> float | None:
