@@ -48,11 +48,35 @@ class Adjoint(ABC):
         """
 
     def check(self, integrator: Integrator) -> None:
-        """Raise UnsupportedError if costates cannot be computed for this integrator."""
+        """Refuse integrators that the method cannot serve.
+
+        Parameters
+        ----------
+        integrator : Integrator
+            Integrator of the state.
+
+        Raises
+        ------
+        UnsupportedError
+            If costates cannot be computed for it.
+        """
         del integrator  # any will do
 
     def linearizes(self, intervals: Intervals, x: Tensor) -> bool:
-        """Whether `costates` wants the state derivatives of all interval maps at x (N + 1, B, n) at once."""
+        """Whether `costates` wants the state derivatives of all interval maps at once.
+
+        Parameters
+        ----------
+        intervals : Intervals
+            Interval maps of the problem.
+        x : Tensor, shape (N + 1, B, n)
+            States of the forward sweep.
+
+        Returns
+        -------
+        bool
+            True where one batched linearization is cheaper than a loop over the intervals.
+        """
         return False
 
 
@@ -159,10 +183,42 @@ class ContinuousAdjoint(Adjoint):
         return torch.stack(swept[::-1])
 
     def one_interval(self, intervals: Intervals, x: Tensor, p: Tensor, u: Tensor) -> Tensor:
-        """Costates (N, B, n) one interval before the nodes with states x and costates p, all intervals at once."""
+        """Costates one interval before given nodes, all intervals at once.
+
+        Parameters
+        ----------
+        intervals : Intervals
+            Interval maps of the problem.
+        x, p : Tensor, shape (N, B, n)
+            States and costates at the ends of the intervals.
+        u : Tensor, shape (N, G, m)
+            Control.
+
+        Returns
+        -------
+        Tensor, shape (N, B, n)
+            Costates at the starts of the intervals.
+        """
         return self._backward_step(intervals, x, p, u)
 
     def points(self, intervals: Intervals, x: Tensor, p: Tensor, u: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
-        """States and costates (Q, N, B, n) at `fractions` (Q,) of every interval, by the same integration."""
+        """States and costates inside every interval, by the same integration.
+
+        Parameters
+        ----------
+        intervals : Intervals
+            Interval maps of the problem.
+        x, p : Tensor, shape (N + 1, B, n)
+            States and costates at the nodes.
+        u : Tensor, shape (N, G, m)
+            Control.
+        fractions : Tensor, shape (Q,)
+            Increasing positions in (0, 1).
+
+        Returns
+        -------
+        x, p : Tensor, shape (Q, N, B, n)
+            States and costates there.
+        """
         z = self._backward_step(intervals, x[1:], p[1:], u, 1.0 - fractions.flip(0)).flip(0)
         return z[..., : x.shape[-1]], z[..., x.shape[-1] :]

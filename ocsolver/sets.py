@@ -67,11 +67,35 @@ class ControlSet(ABC):
         return distance
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Lower and upper sides (m,), ±inf where free, or None if U is not a box."""
+        """Sides of the set, if it is a box.
+
+        Parameters
+        ----------
+        like : Tensor
+            Gives dtype and device.
+
+        Returns
+        -------
+        (Tensor, Tensor) or None
+            Lower and upper sides (m,), ±inf where free; None if U is not a box.
+        """
         return None
 
     def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor | None:
-        """Points (C, m) that cover U (all of them for a finite set), or None if U is unbounded or large."""
+        """Points that cover the set, for global searches.
+
+        Parameters
+        ----------
+        like : Tensor
+            Gives dtype and device.
+        fine : bool, default False
+            Ask for a finer grid.
+
+        Returns
+        -------
+        Tensor or None
+            Points (C, m), all of them for a finite set; None if U is unbounded or large.
+        """
         return None
 
 

@@ -109,6 +109,10 @@ class Solution:
         None after `load` without a problem; then only stored data are available.
     discretization : Discretization
         Mesh, integrator and adjoint that were used.
+    solver : str
+        The solver, as it prints itself.
+    shared_control : bool
+        Whether all trajectories share one control (G = 1).
     """
 
     t: Tensor
@@ -138,7 +142,30 @@ class Solution:
         stats: Stats,
         solver: Any,
     ) -> Solution:
-        """Assemble a solution from the last sweep of a run on a continuous transcription."""
+        """Assemble a solution from the last sweep of a run on a continuous transcription.
+
+        Parameters
+        ----------
+        transcription : ContinuousTranscription
+            The discretized problem.
+        sweep : Sweep
+            Last sweep.
+        residual : Tensor, shape (G,)
+            Its maximum-principle residual.
+        status, notes : list
+            Outcome per group.
+        history : History
+            Course of the run.
+        stats : Stats
+            What it cost.
+        solver : Solver
+            Who produced it.
+
+        Returns
+        -------
+        Solution
+            The result of `solve`.
+        """
         forward = sweep.forward
         nodes = transcription.nodes[:, None].expand(-1, transcription.groups)
         discretization = Discretization(transcription.mesh, transcription.integrator, transcription.adjoint)

@@ -16,6 +16,16 @@ from ocsolver.transcription import Discretization
 __all__ = ["solve"]
 
 
+class _Default:
+    """Marks an argument that was not given."""
+
+    def __repr__(self) -> str:
+        return "default"
+
+
+DEFAULT: Any = _Default()
+
+
 def solve(
     problem: Any,
     solver: Solver | None = None,
@@ -26,7 +36,7 @@ def solve(
     initial_control: Any = None,
     max_iterations: int = 1000,
     max_seconds: float | None = None,
-    tolerance: float | None = -1.0,
+    tolerance: float | None = DEFAULT,
     callback: Callable[[int, Any], Any] | None = None,
     progress: bool = False,
     strict: bool = False,
@@ -117,10 +127,10 @@ def solve(
 
 
 def _checked_tolerance(tolerance: float | None, problem: Any) -> float | None:
-    """Resolve the default (marked by −1) from the precision of the run."""
+    """Resolve the default from the precision of the run."""
     if tolerance is None:
         return None
-    if tolerance == -1.0:
+    if tolerance is DEFAULT:
         dtype = getattr(getattr(problem, "initial_state", None), "dtype", None)
         return 1e-5 if str(dtype) == "torch.float32" else 1e-8
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
