@@ -15,6 +15,7 @@ import ocsolver as oc
 from scripts import _sine, _training
 from scripts.figure1 import SUCCESSIVE, check_claims, emsa, main
 
+ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("E-MSA, fixed ρ", "E-MSA, adaptive ρ", "SGD", "Adagrad", "Adam")
 
 
@@ -95,7 +96,7 @@ def test_both_sides_have_the_same_loss_and_gradient(start: str) -> None:
     torch.testing.assert_close(seen[0], u.detach() - 1e-3 * slope / step)
 
 
-def test_matrix_product_and_loop() -> None:
+def test_loss_is_that_of_twenty_euler_steps() -> None:
     """The loss is the mean squared error of 20 Euler steps of 0.25 on the sum of the components."""
     case = _sine.make_case(0, 9)
     u = case.starts["good"]
@@ -148,7 +149,7 @@ def test_symmetric_controls() -> None:
 # --------------------------------------------------------------------------------------------------- runs and tuning
 
 
-def test_baseline_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baseline_is_torch() -> None:
     """Gradient descent follows u − η ∂J/∂u, and curves start at the starting control."""
     case = _sine.make_case(0, 10)
     run = _training.descend("SGD", 1e-3, "good", case, 2)
@@ -368,6 +369,17 @@ def test_stored_claims_follow_from_the_stored_numbers(quick: tuple[Path, dict[st
     claims = check_claims(results)
     assert [claim.agrees for claim in claims] == [claim["agrees"] for claim in results["claims"]]
     assert [claim.statement for claim in claims] == [claim["statement"] for claim in results["claims"]]
+
+
+def test_documented_run_has_the_claims_of_this_script() -> None:
+    """The verdicts in the documentation are those that the stored numbers give today."""
+    results = json.loads((ROOT / "docs" / "figures" / "figure1.json").read_text(encoding="utf-8"))
+    assert not results["study"]["quick"]
+    claims = check_claims(results)
+    assert [(claim.statement, claim.agrees) for claim in claims] == [
+        (claim["statement"], claim["agrees"]) for claim in results["claims"]
+    ]
+    assert f"{len(claims)} statements" in (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("option", ["--seeds", "--iterations"])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from helpers import (
     HORIZON,
-    N,
     B,
+    N,
     linear_quadratic_problem,
     naive_costs,
     nonlinear_problem,
@@ -64,9 +64,7 @@ def threshold_problem(name: str, T: float) -> tuple[oc.OptimalControlProblem, in
 
 
 @pytest.mark.parametrize(("name", "T", "solver", "converges"), THRESHOLDS)
-def test_iterations_converge_exactly_where_theory_says(
-    name: str, T: float, solver: oc.Solver, converges: bool
-) -> None:
+def test_iterations_converge_exactly_where_theory_says(name: str, T: float, solver: oc.Solver, converges: bool) -> None:
     problem, mesh = threshold_problem(name, T)
     solution = solve_quietly(problem, solver, mesh=mesh, max_iterations=2000)
     assert solution.status == [oc.Status.CONVERGED if converges else oc.Status.DIVERGED]

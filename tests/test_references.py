@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -35,7 +36,6 @@ REFERENCES = {reference.name: reference for reference in problems.all_references
 SMOOTH = [reference.name for reference in problems.smooth_references()]
 BANG_BANG = [reference.name for reference in problems.bang_bang_references()]
 SINGULAR = [reference.name for reference in problems.singular_references()]
-OTHERS = sorted(set(REFERENCES) - set(SMOOTH))
 BINARY = {reference.name for reference in problems.discrete_references()}
 
 
@@ -43,6 +43,11 @@ BINARY = {reference.name for reference in problems.discrete_references()}
 def solved(name: str, mesh: int) -> oc.Solution:
     """Solution by the defaults from a zero control; solved once for all tests."""
     return solve_quietly(REFERENCES[name].problem, mesh=mesh)
+
+
+def mesh_of(name: str) -> int:
+    """The mesh on which other tests have already solved a problem."""
+    return 400 if name in (*BANG_BANG, *SINGULAR) else 100
 
 
 def error(reference: Reference, solution: oc.Solution) -> float:
@@ -60,6 +65,14 @@ def scale(solution: oc.Solution) -> Tensor:
     return unit
 
 
+def solved_again(solution: oc.Solution) -> oc.Solution:
+    """The same control, its trajectory and costates swept anew, interval by interval."""
+    d = solution.discretization
+    transcription = transcribe(solution.problem, Discretization(d.mesh, d.integrator, d.adjoint))
+    sweep = transcription.backward(transcription.forward((solution.u,)))
+    return replace(solution, x=sweep.forward.x, p=sweep.p)
+
+
 # ------------------------------------------------------------------------------------------------ cost and status
 
 
@@ -75,7 +88,6 @@ def test_smooth_references_are_solved_from_zero(name: str) -> None:
 @pytest.mark.parametrize("name", SMOOTH)
 def test_smooth_references_on_a_fine_mesh(name: str) -> None:
     solution = solved(name, 400)
-    assert bool(solution.success.all())
     assert solution.status == [oc.Status.CONVERGED] * len(solution.status)
     assert error(REFERENCES[name], solution) <= 1e-4
 
@@ -123,8 +135,9 @@ def test_problem_without_a_minimizer_is_no_success() -> None:
 def test_trap_is_not_called_an_optimum() -> None:
     """Case 9 from mid-range control: everything reacts away. The residual must not hide behind a flat Hamiltonian."""
     reference = citron_reactor.build(case=9)
-    solution = solve_quietly(reference.problem, initial_control=[4.0])
-    assert error(reference, solution) <= 5e-3 or not bool(solution.success.all())
+    for mesh in (100, 400):  # on the coarse one RK4 itself is unstable
+        solution = solve_quietly(reference.problem, mesh=mesh, initial_control=[4.0])
+        assert bool(solution.success.all()) == (error(reference, solution) <= 1e-3)
 
 
 def test_large_states_do_not_matter() -> None:
@@ -150,14 +163,18 @@ def test_binary_controls_stay_in_their_set(name: str) -> None:
 @pytest.mark.parametrize("name", SMOOTH)
 def test_maximum_principle_holds(name: str) -> None:
     solution = solved(name, 100)
-    # A residual of 1e-8 lets one interval of 100 gain 1e-6 of the scale of H.
     assert solution.problem is not None
-    check_maximum_principle(solution.problem, solution, tolerance=1.5e-6, trials=8)
+    # The sweeps of an iteration are Newton steps: states are good to rounding, costates one power less.
+    again = solved_again(solution)
+    torch.testing.assert_close(solution.x, again.x, rtol=1e-11, atol=1e-11 * float(again.x.abs().max()))
+    torch.testing.assert_close(solution.p, again.p, rtol=0.0, atol=1e-7 * float(again.p.abs().max()))
+    # A residual of 1e-8 lets one interval of 100 gain 1e-6 of the scale of H.
+    check_maximum_principle(solution.problem, again, tolerance=1.5e-6, trials=8)
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCES))
 def test_cost_never_rises_under_the_adaptive_penalty(name: str) -> None:
-    solution = solved(name, 100 if name in (*SMOOTH, *BINARY) else 400 if name in (*BANG_BANG, *SINGULAR) else 100)
+    solution = solved(name, mesh_of(name))
     rounding = 100.0 * torch.finfo(torch.float64).eps * torch.maximum(scale(solution), solution.history.cost[0].abs())
     assert bool((solution.history.cost.diff(dim=0) <= rounding).all())
     assert bool((solution.cost <= solution.history.cost[0]).all())
@@ -167,7 +184,7 @@ def test_cost_never_rises_under_the_adaptive_penalty(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(REFERENCES))
 def test_control_is_admissible_exactly(name: str) -> None:
-    solution = solved(name, 400 if name in (*BANG_BANG, *SINGULAR) else 100)
+    solution = solved(name, mesh_of(name))
     assert solution.problem is not None
     lower_upper = solution.problem.control_set.bounds(solution.u)
     if lower_upper is not None:
@@ -191,7 +208,7 @@ def test_discretization_error_is_of_second_order(build: Callable[[], Reference])
     assert errors[0] >= 3.5 * errors[1]
 
 
-@pytest.mark.parametrize("name", [name for name in SMOOTH if name != "neural-ode-xor"] + ["neural-ode-xor"])
+@pytest.mark.parametrize("name", SMOOTH)
 def test_resimulated_cost_is_within_the_bound_of_the_certificate(name: str) -> None:
     solution = solved(name, 100)
     difference = (solution.resimulate(PRECISE) - solution.cost).abs()
@@ -201,13 +218,17 @@ def test_resimulated_cost_is_within_the_bound_of_the_certificate(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    "build", [van_der_pol_bounded.build, hypersensitive.build, stirred_tank.build, leukaemia.build, sir_distancing.build]
+    "build",
+    [van_der_pol_bounded.build, hypersensitive.build, stirred_tank.build, leukaemia.build, sir_distancing.build],
 )
 def test_resimulated_cost_agrees_to_the_order_of_the_integrator(build: Callable[[], Reference]) -> None:
-    reference = build()
+    problem = build().problem
+    solution = oc.solve(problem, mesh=50)
+    exact = solution.resimulate(PRECISE)
     errors = []
-    for N in (50, 100):
-        solution = oc.solve(reference.problem, mesh=N)
-        errors.append(float((solution.resimulate(PRECISE) - solution.cost).abs()) / abs(float(solution.cost)))
-    # RK4 within intervals of constant control: 16 times less; the controls of both meshes differ a little.
-    assert errors[1] <= errors[0] / 10.0 or errors[1] <= 1e-9
+    for parts in (1, 2):  # the same control on a mesh twice as fine
+        transcription = transcribe(problem, Discretization(50 * parts, oc.RK4()))
+        cost = transcription.forward((solution.u.repeat_interleave(parts, 0),)).cost
+        errors.append(float((cost - exact).abs()))
+    assert errors[0] >= 2.0**3.5 * errors[1]
+    assert errors[0] <= 1e-2 * float(exact)
