@@ -43,7 +43,7 @@ html_title = "ocsolver"
 
 
 def escape_shapes(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Keep the star of a shape (*b, n) and the bars of |x| from being markup; literals and examples stay as they are."""
+    """Keep the star of a shape (*b, n) and the bars of |x| from being markup, except in literals and examples."""
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(``.*?``)", line)

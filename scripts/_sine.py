@@ -70,7 +70,7 @@ def dynamics(t: Any, x: Tensor, u: Tensor) -> Tensor:
     The product is a sum of columns because a matrix product rounds equal rows differently, and the rounding errors then
     grow until they break the symmetry of the exactly zero start.
     """
-    weights, z = u[..., : WIDTH * WIDTH].unflatten(-1, (WIDTH, WIDTH)), u[..., WIDTH * WIDTH :]
+    weights, z = u[..., : WIDTH * WIDTH].reshape(*u.shape[:-1], WIDTH, WIDTH), u[..., WIDTH * WIDTH :]
     for component, column in zip(x.unbind(-1), weights.unbind(-1), strict=True):
         z = torch.addcmul(z, component.unsqueeze(-1), column)
     return torch.tanh(z)
@@ -116,7 +116,12 @@ def spread(u: Tensor) -> float:
 
 def hessian(u: Tensor, samples: Samples) -> Tensor:
     """Exact Hessian (N m, N m) of the loss, by backward differentiation of its gradient."""
-    _, pull = vjp(grad(lambda v: loss(v.reshape(u.shape), samples)), u.detach().flatten())
+
+    def slope(v: Tensor) -> Tensor:
+        gradient: Tensor = grad(lambda w: loss(w.reshape(u.shape), samples))(v)
+        return gradient
+
+    pull: Callable[[Tensor], tuple[Tensor]] = vjp(slope, u.detach().flatten())[1]
     chunk = max(30, 30_000 // samples.x.numel())  # rows at a time, for the sake of memory
     (rows,) = vmap(pull, chunk_size=chunk)(torch.eye(u.numel(), dtype=u.dtype))
     matrix: Tensor = rows
@@ -131,7 +136,8 @@ def symmetric_basis() -> Tensor:
     """
     weights = torch.full((WIDTH * WIDTH, 1), 1.0 / WIDTH, dtype=DTYPE)
     biases = torch.full((WIDTH, 1), WIDTH**-0.5, dtype=DTYPE)
-    return torch.block_diag(*[weights, biases] * LAYERS)
+    basis: Tensor = torch.block_diag(*[weights, biases] * LAYERS)  # type: ignore[no-untyped-call]
+    return basis
 
 
 def curvature(u: Tensor, samples: Samples) -> dict[str, Any]:

@@ -309,3 +309,22 @@ def cubic_growth(initial_state: Any) -> oc.OptimalControlProblem:
         horizon=(0.0, 1.0),
         control_set=oc.Unconstrained(1),
     )
+
+
+def mild_problem(
+    shared: bool, control_set: oc.ControlSet | None = None, dtype: torch.dtype = torch.float64
+) -> oc.OptimalControlProblem:
+    """`nonlinear_problem` with so dear a control that every method converges, plain MSA included."""
+    base = nonlinear_problem(shared, control_set=control_set, dtype=dtype)
+    running, terminal = base.running_cost, base.terminal_cost
+    assert running is not None
+    assert terminal is not None
+    return oc.OptimalControlProblem(
+        base.dynamics,
+        lambda t, x, u: running(t, x, u) + u.square().sum(-1),
+        lambda x: 0.2 * terminal(x),
+        initial_state=base.initial_state,
+        horizon=base.horizon,
+        control_set=base.control_set,
+        shared_control=shared,
+    )
