@@ -38,7 +38,8 @@ class Certificate:
         Range of H along the trajectory: zero for an optimal control of an autonomous problem; NaN for problems that
         depend on time.
     cost_error : Tensor, shape (G,)
-        Bound from the local defects on |J − J resimulated|, to first order in the defects.
+        Bound from the local defects on |J − J resimulated|, to first order in the defects: it is too small where the
+        defects are so large (Euler, coarse meshes) that an unstable trajectory magnifies them.
     """
 
     max_gap: Tensor

@@ -10,7 +10,7 @@ from ocsolver.maximizers.newton import ProjectedNewton
 
 __all__ = ["default_maximizer", "second_order"]
 
-EXPANSION_LIMIT = 4_000_000  # entries of the m-fold replicated rates that a second-order expansion may fill
+EXPANSION_LIMIT = 1_000_000  # entries of the m-fold replicated rates that a second-order expansion may fill
 
 
 def second_order(block: HamiltonianBlock) -> bool:

@@ -17,7 +17,8 @@ from ocsolver.transcription import Control
 
 __all__ = ["EMSA", "MSA", "AdaptivePenalty"]
 
-PATIENCE = 60  # iterations without an accepted step after which no ρ is believed to help
+WILD = 10.0  # largest penalty of a quasi-Newton step relative to its predicted gain
+PATIENCE = 100  # iterations without an accepted step after which no ρ is believed to help
 
 
 def check_maximizer(maximizer: Any) -> None:
@@ -269,6 +270,9 @@ class EMSA(SweepSolver):
         threshold = torch.where(memory.calibrated, rule.accept, 0.25)
         accepted = iterate.active & trial.finite & ~still & ~tiny & (ratio >= threshold)
         improvable = iterate.residual > 1e3 * torch.finfo(rho.dtype).eps
+        # a quasi-Newton step far outside the region in which H̃ can be trusted saturates networks: not taken
+        wild = fast & (0.5 * rho * (terms.state_error + terms.costate_error) > WILD * predicted)
+        accepted = accepted & ~wild
         trying = accepted | (iterate.active & tiny & trial.finite & improvable)
 
         new = iterate
@@ -300,11 +304,11 @@ class EMSA(SweepSolver):
         next_rho = torch.where(~accepted & fast & trial.finite, secant, next_rho)
         next_rho = torch.where(~accepted & ~fast, larger, next_rho)
         next_rho = torch.where(still & trial.finite & ~fast, rho / 4.0, next_rho)
-        # a failed quasi-Newton step is shortened twice, then its pairs are dropped and a plain step is due
+        # a failed quasi-Newton step is shortened; when that does not help, its pairs are dropped and a plain step is due
         failed = iterate.active & fast & ~accepted
         shorter = torch.where(trial.finite, (0.5 / (1.0 - ratio)).clamp(0.1, 0.5), 0.1)
         length = torch.where(accepted, 1.0, torch.where(failed, shorter * memory.length, memory.length))
-        give_up = failed & (length < 0.01)
+        give_up = failed & ((length < 0.01) | wild)
         if pairs is not None and bool(give_up.any()):
             pairs = pairs.forget(give_up)
         length = torch.where(give_up, 1.0, length)
