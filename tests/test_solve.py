@@ -75,7 +75,7 @@ def test_something_else_than_a_problem_is_refused() -> None:
     "control", [[0.0, 0.0], np.zeros((N, 1)), torch.zeros(N + 1, 1, 1), torch.zeros(N, 2, 1), 0.0, lambda t: [0.0, 0.0]]
 )
 def test_initial_controls_of_the_wrong_shape_are_refused(control: Any) -> None:
-    with pytest.raises(oc.ShapeError, match=r"initial_control.*expected .*\(1,\).*got .*Pass None, a constant"):
+    with pytest.raises(oc.ShapeError, match=r"initial_control.*expected .*\(1,\).*got .*Pass None"):
         oc.solve(regulator(), mesh=N, initial_control=control)
 
 
@@ -234,8 +234,7 @@ def test_success_does_not_warn() -> None:
 
 
 def test_strict_raises_with_the_solution() -> None:
-    with warnings.catch_warnings(), pytest.raises(oc.SolveError, match="MAX_ITERATIONS") as caught:
-        warnings.simplefilter("error")  # raised instead of warned
+    with pytest.raises(oc.SolveError, match="MAX_ITERATIONS") as caught:  # a warning would be another exception
         oc.solve(regulator(horizon=3.0), mesh=N, max_iterations=2, strict=True)
     solution = caught.value.solution
     assert isinstance(solution, oc.Solution)

@@ -304,7 +304,7 @@ class EMSA(SweepSolver):
         next_rho = torch.where(~accepted & fast & trial.finite, secant, next_rho)
         next_rho = torch.where(~accepted & ~fast, larger, next_rho)
         next_rho = torch.where(still & trial.finite & ~fast, rho / 4.0, next_rho)
-        # a failed quasi-Newton step is shortened; when that does not help, its pairs are dropped and a plain step is due
+        # a failed quasi-Newton step is shortened; if that does not help, its pairs are dropped and a plain step is due
         failed = iterate.active & fast & ~accepted
         shorter = torch.where(trial.finite, (0.5 / (1.0 - ratio)).clamp(0.1, 0.5), 0.1)
         length = torch.where(accepted, 1.0, torch.where(failed, shorter * memory.length, memory.length))

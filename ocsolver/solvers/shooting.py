@@ -105,22 +105,29 @@ class DirectShooting(Solver):
             if run.status[group] is not Status.RUNNING:
                 raise _Stop
 
-        start = _flat(run.iterate.control[0][:, group] * scaling)
-        budget = run.limits.max_iterations - run.iterations
-        if budget > 0:
+        limit = run.limits.max_iterations
+        before = -1
+        while before < run.iterations < limit:  # a line search that fails restarts without pairs, while that helps
+            before = run.iterations
             try:
                 minimize(  # type: ignore[call-overload]
                     objective,
-                    start,
+                    _flat(run.iterate.control[0][:, group] * scaling),
                     jac=True,
                     method="L-BFGS-B",
                     bounds=list(zip(_flat(lower), _flat(upper), strict=True)),
                     callback=after_iteration,
-                    options={"maxiter": budget, "maxfun": 20 * budget, "maxcor": self.pairs, "ftol": 0.0, "gtol": 0.0},
+                    options={
+                        "maxiter": limit - before,
+                        "maxfun": 20 * (limit - before),
+                        "maxcor": self.pairs,
+                        "ftol": 0.0,
+                        "gtol": 0.0,
+                    },
                 )
             except _Stop:
                 return
-        if run.status[group] is Status.RUNNING and run.iterations < run.limits.max_iterations:
+        if run.status[group] is Status.RUNNING and run.iterations < limit:
             run.status[group] = Status.STALLED if run.limits.tolerance is not None else Status.COMPLETED
 
 
