@@ -160,5 +160,5 @@ def test_a_finite_set_is_searched_between_too_much_and_nothing() -> None:
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], name: str) -> None:
-    with pytest.raises(oc.InputError, match=f"AdaptivePenalty {name}: expected a number in range, got .*docstring"):
+    with pytest.raises(oc.InputError, match=f"AdaptivePenalty {name}: expected a number in .*, got .*default"):
         oc.AdaptivePenalty(**settings)

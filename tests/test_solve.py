@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import N, cubic_growth, nonlinear_problem, regulator
+from helpers import N, coupled_oscillators, cubic_growth, nonlinear_problem, regulator
 from torch import Tensor
 
 import ocsolver as oc
@@ -80,11 +80,12 @@ def test_initial_controls_of_the_wrong_shape_are_refused(control: Any) -> None:
 
 
 def test_a_solution_of_another_problem_is_refused_as_a_start() -> None:
-    other = oc.solve(nonlinear_problem(False), mesh=N)
-    with pytest.raises(
-        oc.ShapeError, match=r"initial_control \(Solution\): expected \(G, m\) = \(1, 1\), got \(5, 2\)"
-    ):
+    other = oc.solve(coupled_oscillators(oc.Unconstrained(2), horizon=1.0), mesh=N)
+    text = r"initial_control \(Solution\): expected \(G, m\) = \(1, 1\), got \(3, 2\)"
+    with pytest.raises(oc.ShapeError, match=text):
         oc.solve(regulator(), mesh=N, initial_control=other)
+    with pytest.raises(oc.InputError, match=r"expected times .* in \[0, 1\]"):
+        oc.solve(regulator(horizon=2.0), mesh=N, initial_control=oc.solve(regulator(), mesh=N))
 
 
 def test_every_form_of_the_initial_control_is_taken(shared: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -98,11 +99,10 @@ class MSA(SweepSolver):
 
     def __post_init__(self) -> None:
         check_maximizer(self.maximizer)
-        if not isinstance(self.relaxation, (int, float)) or not 0.0 < self.relaxation <= 1.0:
+        omega = self.relaxation
+        if isinstance(omega, bool) or not isinstance(omega, (int, float)) or not 0.0 < omega <= 1.0:
             todo = "1 is plain MSA; smaller values damp it."
-            raise InputError(
-                complaint("MSA relaxation", expected="a number in (0, 1]", got=repr(self.relaxation), todo=todo)
-            )
+            raise InputError(complaint("MSA relaxation", expected="a number in (0, 1]", got=repr(omega), todo=todo))
 
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         control = []
@@ -151,17 +151,15 @@ class AdaptivePenalty:
     shrink: float = 0.5
 
     def __post_init__(self) -> None:
-        checks = {
-            "initial": self.initial is None or 0 < self.initial < float("inf"),
-            "accept": 0 < self.accept < 0.25,
-            "grow": 1 < self.grow < float("inf"),
-            "shrink": 0 < self.shrink < 1,
-        }
-        for name, fine in checks.items():
-            if not fine:
-                todo = "See the docstring of AdaptivePenalty for the admissible range."
-                got = repr(getattr(self, name))
-                raise InputError(complaint(f"AdaptivePenalty {name}", expected="a number in range", got=got, todo=todo))
+        ranges = {"initial": (0.0, math.inf), "accept": (0.0, 0.25), "grow": (1.0, math.inf), "shrink": (0.0, 1.0)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if name == "initial" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
+                todo = "Leave it out for the default."
+                expected = f"a number in ({low:g}, {high:g})"
+                raise InputError(complaint(f"AdaptivePenalty {name}", expected=expected, got=repr(value), todo=todo))
 
 
 class PenaltyMemory(NamedTuple):
@@ -173,6 +171,8 @@ class PenaltyMemory(NamedTuple):
     pairs: CurvaturePairs | None  # None: no acceleration
     length: Tensor  # fraction of the quasi-Newton step to try
     idle: Tensor  # iterations since the last accepted step
+    rejected: Tensor  # largest ρ whose plain step was rejected since then
+    unmoved: Tensor  # smallest ρ that left the control where it was since then
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,9 @@ class EMSA(SweepSolver):
 
     def __post_init__(self) -> None:
         check_maximizer(self.maximizer)
+        if not isinstance(self.accelerate, bool):
+            todo = "Pass True (the default) or False."
+            raise InputError(complaint("EMSA accelerate", expected="a bool", got=repr(self.accelerate), todo=todo))
         if isinstance(self.rho, AdaptivePenalty):
             return
         if isinstance(self.rho, bool) or not isinstance(self.rho, (int, float)) or not 0.0 <= self.rho < float("inf"):
@@ -231,8 +234,8 @@ class EMSA(SweepSolver):
         blocks = iterate.sweep.blocks
         fits = self.accelerate and len(blocks) == 1 and second_order(blocks[0])
         pairs = CurvaturePairs.empty(blocks[0]) if fits else None
-        none = torch.zeros_like(iterate.active)
-        return PenaltyMemory(rho, rho * 1e-12, none, pairs, torch.ones_like(rho), torch.zeros_like(rho))
+        none, zero = torch.zeros_like(iterate.active), torch.zeros_like(rho)
+        return PenaltyMemory(rho, rho * 1e-12, none, pairs, zero + 1.0, zero, zero, zero + torch.inf)
 
     def _trial(self, transcription: Timed, iterate: Iterate, memory: PenaltyMemory) -> tuple[Control, Tensor]:
         """Control to try, and the groups (G,) in which it is a quasi-Newton step."""
@@ -304,6 +307,12 @@ class EMSA(SweepSolver):
         next_rho = torch.where(~accepted & fast & trial.finite, secant, next_rho)
         next_rho = torch.where(~accepted & ~fast, larger, next_rho)
         next_rho = torch.where(still & trial.finite & ~fast, rho / 4.0, next_rho)
+        # where steps jump with ρ (finite sets) the values that help lie between the rejected and the unmoved ones
+        rejected = torch.where(~fast & ~still, torch.maximum(memory.rejected, rho), memory.rejected)
+        unmoved = torch.where(~fast & still, torch.minimum(memory.unmoved, rho), memory.unmoved)
+        rejected, unmoved = torch.where(accepted, 0.0, rejected), torch.where(accepted, torch.inf, unmoved)
+        outside = ~accepted & ~fast & ((next_rho <= rejected) | (next_rho >= unmoved))
+        next_rho = torch.where(outside, (rejected * unmoved).sqrt(), next_rho)
         # a failed quasi-Newton step is shortened; if that does not help, its pairs are dropped and a plain step is due
         failed = iterate.active & fast & ~accepted
         shorter = torch.where(trial.finite, (0.5 / (1.0 - ratio)).clamp(0.1, 0.5), 0.1)
@@ -313,10 +322,14 @@ class EMSA(SweepSolver):
             pairs = pairs.forget(give_up)
         length = torch.where(give_up, 1.0, length)
         idle = torch.where(accepted, 0.0, memory.idle + 1.0)
-        stalled = iterate.active & ((still & ~fast & (rho <= memory.smallest)) | (idle >= PATIENCE))
+        stalled = iterate.active & (
+            (still & ~fast & (rho <= memory.smallest)) | (idle >= PATIENCE) | (unmoved < 1.001 * rejected)
+        )
         next_rho = torch.where(iterate.active, next_rho, rho)
         step = Step(*terms, constant, rho, accepted | ~iterate.active, torch.zeros_like(accepted), stalled)
-        memory = PenaltyMemory(next_rho, memory.smallest, memory.calibrated | accepted, pairs, length, idle)
+        memory = PenaltyMemory(
+            next_rho, memory.smallest, memory.calibrated | accepted, pairs, length, idle, rejected, unmoved
+        )
         return replace(new, step=step, memory=memory, trial=trial)
 
 

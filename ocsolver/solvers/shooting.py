@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ocsolver.errors import UnsupportedError, complaint
+from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Run, Solver, Step, SweepSolver, Timed
 from ocsolver.status import Status
@@ -49,6 +49,11 @@ class DirectShooting(Solver):
     """
 
     pairs: int = 20
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pairs, bool) or not isinstance(self.pairs, int) or self.pairs < 1:
+            todo = "Pass the number of curvature pairs to keep."
+            raise InputError(complaint("DirectShooting pairs", expected="an int ≥ 1", got=repr(self.pairs), todo=todo))
 
     def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
         inner = transcribe(problem, discretization)
@@ -105,7 +110,7 @@ class DirectShooting(Solver):
             if run.status[group] is not Status.RUNNING:
                 raise _Stop
 
-        limit = run.limits.max_iterations
+        limit = run.iterations + run.limits.max_iterations  # each group has its own share
         before = -1
         while before < run.iterations < limit:  # a line search that fails restarts without pairs, while that helps
             before = run.iterations
@@ -127,8 +132,10 @@ class DirectShooting(Solver):
                 )
             except _Stop:
                 return
-        if run.status[group] is Status.RUNNING and run.iterations < limit:
-            run.status[group] = Status.STALLED if run.limits.tolerance is not None else Status.COMPLETED
+        if run.limits.tolerance is None:
+            run.status[group] = Status.COMPLETED
+        else:
+            run.status[group] = Status.STALLED if run.iterations < limit else Status.MAX_ITERATIONS
 
 
 def _sides(block: Any) -> tuple[Tensor, Tensor]:
