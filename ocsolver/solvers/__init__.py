@@ -1,8 +1,10 @@
 """Solvers: frozen bags of algorithm choices, driven by one loop."""
 
 from ocsolver.solvers.base import Limits, Solver, SweepSolver
+from ocsolver.solvers.emsa import EMSA
 from ocsolver.solvers.gradient import GradientDescent
-from ocsolver.solvers.msa import EMSA, MSA, AdaptivePenalty
+from ocsolver.solvers.msa import MSA
+from ocsolver.solvers.penalty import AdaptivePenalty
 from ocsolver.solvers.shooting import DirectShooting
 
 __all__ = ["EMSA", "MSA", "AdaptivePenalty", "DirectShooting", "GradientDescent", "Limits", "Solver", "SweepSolver"]

@@ -1,0 +1,118 @@
+"""Every script runs with --quick, prints what it says and writes numbers that can be read again."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+import ocsolver as oc
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def run(name: str, out: Path) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON record of a script."""
+    if not (SCRIPTS / f"{name}.py").exists():
+        pytest.skip(f"there is no scripts/{name}.py")
+    module = importlib.import_module(f"scripts.{name}")
+    threads = torch.get_num_threads()
+    try:
+        code: int = module.main(["--quick", "--out", str(out)])
+    finally:
+        torch.set_num_threads(threads)
+        plt.close("all")
+    record: dict[str, Any] = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+    return code, record
+
+
+def check_record(record: dict[str, Any], out: Path) -> None:
+    """Versions and machine are there; host, user and folders are not."""
+    assert record["versions"]["ocsolver"] == oc.__version__
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["machine"]
+    text = json.dumps(record)
+    assert str(out) not in text
+    assert str(Path.home()) not in text or str(Path.home()) == "/"
+
+
+def test_benchmark_of_the_solvers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, record = run("benchmark_solvers", tmp_path / "new" / "folder")
+    printed = capsys.readouterr().out
+    assert code == 0
+    check_record(record, tmp_path)
+    assert record["quick"] is True
+    assert len(record["problems"]) == 4
+    for result in record["problems"]:
+        for name in ("EMSA", "DirectShooting"):
+            part = result[name]
+            assert part["status"] == ["CONVERGED"]
+            assert 0.0 <= part["residual"] <= 1e-8
+            assert abs(part["cost_error"]) <= 1e-2
+            assert part["iterations"] >= 1
+            assert len(part["seconds"]) == record["repeats"]
+        assert result["EMSA"]["cost"] == pytest.approx(result["DirectShooting"]["cost"], rel=1e-6)
+        ratio = result["EMSA"]["median_seconds"] / result["DirectShooting"]["median_seconds"]
+        assert result["ratio"] == pytest.approx(ratio)
+        assert result["name"] in printed
+    assert record["total_seconds"]["EMSA"] == pytest.approx(
+        sum(result["EMSA"]["median_seconds"] for result in record["problems"])
+    )
+    assert record["batch"]["ratio"] > 0.0
+    assert math.isfinite(record["batch"]["ratio"])
+    assert "times those on one" in printed
+
+
+@pytest.mark.slow
+def test_a_batch_costs_much_less_than_its_problems_one_by_one(tmp_path: Path) -> None:
+    module = importlib.import_module("scripts.benchmark_solvers")
+    assert module.batch_ratio(100, 256, 3)["ratio"] < 15.0
+
+
+@pytest.mark.slow
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, record = run("demo", tmp_path)
+    printed = capsys.readouterr().out
+    assert code == 0
+    check_record(record, tmp_path)
+    assert (tmp_path / "demo_van_der_pol.png").stat().st_size > 10_000
+    assert (tmp_path / "demo_batch.png").stat().st_size > 10_000
+    for text in ("CONVERGED", "certificate", "max gap", "J*", "seconds"):
+        assert text in printed, text
+
+
+def test_parts_of_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Figure 1, the third part, has its own test."""
+    module = importlib.import_module("scripts.demo")
+    one, many = module.one_problem(tmp_path, 50), module.batch(tmp_path, 4, 20)
+    printed = capsys.readouterr().out
+    assert one["status"] == "CONVERGED"
+    assert one["residual"] <= 1e-8
+    assert abs(one["error"]) <= 64 * 1e-4 * 2.9  # second order in h: 64 times the tolerance of mesh 400
+    assert abs(one["cost_resimulated"] - one["cost"]) <= 1e-4
+    assert many["converged"] == 4
+    coarse, fine = many["worst_relative_errors"]
+    assert coarse >= 3.0 * fine  # of second order
+    assert (tmp_path / "demo_van_der_pol.png").stat().st_size > 10_000
+    assert (tmp_path / "demo_batch.png").stat().st_size > 10_000
+    assert "certificate" in printed
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCRIPTS.glob("[a-z]*.py") if path.stem != "__init__"))
+def test_scripts_explain_themselves(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"scripts.{name}")
+    if "argparse" not in vars(module):
+        pytest.skip("takes no arguments")
+    with pytest.raises(SystemExit) as caught:
+        module.main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--quick" in shown
+    assert "--out" in shown
