@@ -15,10 +15,11 @@ from ocsolver.maximizers import LBFGS, ClosedForm, Enumeration, Maximizer, Proje
 from ocsolver.mesh import Mesh
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
-from ocsolver.solution import History, Solution, Stats, load
+from ocsolver.solution import History, Solution, Stats
 from ocsolver.solve import solve
 from ocsolver.solvers import EMSA, MSA, AdaptivePenalty, DirectShooting, GradientDescent, Solver
 from ocsolver.status import Status
+from ocsolver.storage import load
 
 __version__ = "0.1.0"
 

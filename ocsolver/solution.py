@@ -17,7 +17,6 @@ from ocsolver._threads import threads_for
 from ocsolver.certificate import Certificate, certify_sweep
 from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.hamiltonian import costate_rate, dynamics, hamiltonian
-from ocsolver.mesh import Mesh
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.residual import maximum_gap
 from ocsolver.status import Status
@@ -26,7 +25,7 @@ from ocsolver.transcription import Discretization, Sweep, transcribe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["History", "Solution", "Stats", "load"]
+__all__ = ["FORMAT", "History", "Solution", "Stats"]
 
 FORMAT = 1  # of saved files
 
@@ -437,69 +436,3 @@ class Solution:
 def _ranges(members: list[int]) -> str:
     shown = ", ".join(str(g) for g in members[:10])
     return shown if len(members) <= 10 else f"{shown}, … ({len(members)} in all)"
-
-
-def load(
-    path: str | Path, problem: OptimalControlProblem | None = None, *, integrator: Any = None, adjoint: Any = None
-) -> Solution:
-    """Read a solution written by `Solution.save`.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-    problem : OptimalControlProblem, optional
-        Needed only to evaluate anew (state, costate, resimulate, certificate).
-    integrator, adjoint : optional
-        Used for evaluation anew; None means the defaults.
-
-    Returns
-    -------
-    Solution
-        With the stored data.
-
-    Raises
-    ------
-    InputError
-        If the file is not one of ours, or does not fit the problem.
-    """
-    target = Path(path)
-    target = target if target.exists() or target.suffix == ".npz" else target.with_name(target.name + ".npz")
-    try:
-        with np.load(target, allow_pickle=False) as archive:
-            data = {name: archive[name] for name in archive.files}
-        header = json.loads(str(data.pop("header")))
-        if header["format"] != FORMAT:
-            raise KeyError("format")
-        tensors = {name: torch.from_numpy(array) for name, array in data.items()}
-        history = History(**{f.name: tensors[f"history_{f.name}"] for f in fields(History)})
-        mesh = Mesh(tensors["mesh"])
-        core = {name: tensors[name] for name in ("t", "x", "p", "u", "cost", "residual")}
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        todo = "Pass a file written by Solution.save of this version."
-        raise InputError(complaint(f"{path}", expected="a saved Solution", got=repr(error)[:120], todo=todo)) from error
-    if problem is not None and (problem.initial_state.shape != core["x"].shape[1:] or problem.m != core["u"].shape[-1]):
-        todo = "Pass the problem that was solved."
-        got = f"initial_state {tuple(problem.initial_state.shape)}, m = {problem.m}"
-        raise InputError(
-            complaint(
-                "problem",
-                expected=f"(B, n) = {tuple(core['x'].shape[1:])}, m = {core['u'].shape[-1]}",
-                got=got,
-                todo=todo,
-            )
-        )
-    discretization = Discretization(mesh, integrator, adjoint)
-    return Solution(
-        **core,
-        status=[Status[name] for name in header["status"]],
-        notes=header["notes"],
-        history=history,
-        stats=Stats(**header["stats"]),
-        problem=problem,
-        discretization=discretization,
-        solver=header["solver"],
-        shared_control=header["shared_control"],
-    )

@@ -77,7 +77,7 @@ def _draw_batch(solution: oc.Solution, exact: torch.Tensor, errors: list[torch.T
     """All trajectories in the phase plane, their controls, and the relative errors of both meshes."""
     figure = Figure(figsize=(12.0, 4.2), layout="constrained")
     phase, control, error = figure.subplots(1, 3)
-    colors = matplotlib.colormaps["viridis"](exact.sqrt() / exact.sqrt().max() * 0.92)
+    colors = matplotlib.colormaps["viridis"]((exact.sqrt() / exact.sqrt().max() * 0.92).numpy())
     x, u, t = solution.x, solution.u, solution.t
     for i, color in enumerate(colors):
         phase.plot(x[:, i, 0], x[:, i, 1], color=color, linewidth=1.0)
@@ -106,7 +106,7 @@ def figure1(out: Path) -> dict[str, Any]:
     # Imported here, so that the other parts run without it.
     from scripts.figure1 import main as reproduce
 
-    return {"exit_code": reproduce(["--quick", "--out", str(out)])}
+    return {"exit_code": reproduce(["--quick", "--iterations", "25", "--out", str(out)])}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
