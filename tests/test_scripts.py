@@ -70,12 +70,6 @@ def test_benchmark_of_the_solvers(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-def test_a_batch_costs_much_less_than_its_problems_one_by_one(tmp_path: Path) -> None:
-    module = importlib.import_module("scripts.benchmark_solvers")
-    assert module.batch_ratio(100, 256, 3)["ratio"] < 15.0
-
-
-@pytest.mark.slow
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, record = run("demo", tmp_path)
     printed = capsys.readouterr().out

@@ -359,3 +359,26 @@ def test_a_solution_is_frozen_and_owns_its_control() -> None:
     assert torch.equal(solution.u, kept)
     with pytest.raises(AttributeError):
         solution.u = start  # type: ignore[misc]
+
+
+class Foreign(oc.Integrator):
+    """A user's own integrator, whose repr is not a call."""
+
+    order = 1
+    differentiable = True
+    adaptive = False
+
+    def step(self, field: Any, t: Tensor, h: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        """One step of Euler's method."""
+        return oc.Euler().step(field, t, h, x, u)
+
+
+def test_a_foreign_integrator_must_be_named_again(tmp_path: Path) -> None:
+    problem = nonlinear_problem(False)
+    solution = oc.solve(problem, mesh=N, integrator=Foreign())
+    solution.save(tmp_path / "run.npz")
+    assert_bit_equal(oc.load(tmp_path / "run.npz"), solution)
+    with pytest.raises(oc.InputError, match=r"integrator: expected one of ocsolver's own, got .*Pass integrator="):
+        oc.load(tmp_path / "run.npz", problem=problem)
+    again = oc.load(tmp_path / "run.npz", problem=problem, integrator=Foreign())
+    torch.testing.assert_close(again.certificate.mean_gap, solution.certificate.mean_gap)
