@@ -96,7 +96,10 @@ def _check_fit(problem: OptimalControlProblem, core: dict[str, Any]) -> None:
 
 def _revived(text: str) -> Any:
     """Integrator or adjoint of the library from its repr, as data: no code of the file is run; None for others."""
-    node = ast.parse(text, mode="eval").body
+    try:
+        node = ast.parse(text, mode="eval").body
+    except SyntaxError:  # a user's own class may print itself as it likes
+        return None
     plugin = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
     known = (Euler, Heun, RK4, TorchDiffEq, SolveIVP, DiscreteAdjoint, ContinuousAdjoint)
     for kind in known:
