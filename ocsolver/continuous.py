@@ -193,7 +193,7 @@ class ContinuousTranscription:
         if bool(dead.all()) or bool((dead & changed).any()):
             return None  # a row that failed tells nothing about another control
         tolerance = 100 * torch.finfo(x.dtype).eps
-        accurate = 1e5 * tolerance if x.dtype == torch.float64 else 10 * tolerance
+        accurate = 1e3 * tolerance if x.dtype == torch.float64 else 10 * tolerance
         previous = torch.inf
         for _ in range(NEWTON_SWEEPS):
             step = self.intervals.linearize(x[:-1], u)
