@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ocsolver.errors import InputError, ShapeError, complaint
 
-__all__ = ["as_tensor", "check_finite", "group_mean", "per_row", "suffix_broadcastable"]
+__all__ = ["as_tensor", "check_finite", "check_shape", "group_mean", "per_row"]
 
 
 def as_tensor(value: Any, *, what: str, like: Tensor | None = None) -> Tensor:
@@ -36,12 +35,6 @@ def check_finite(tensor: Tensor, *, what: str, todo: str = "Remove the NaN or in
         raise InputError(
             complaint(what, expected="finite entries", got=f"{tensor[index].item()} at index {index}", todo=todo)
         )
-
-
-def suffix_broadcastable(shape: Iterable[int], target: Iterable[int]) -> bool:
-    """Whether `shape` broadcasts to `target` without adding axes to `target`."""
-    shape, target = tuple(shape), tuple(target)
-    return len(shape) <= len(target) and all(a in (1, b) for a, b in zip(shape[::-1], target[::-1], strict=False))
 
 
 def group_mean(values: Tensor, groups: int) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ocsolver.errors import InputError, UnsupportedError, complaint
+from ocsolver.errors import UnsupportedError, complaint
+from ocsolver.maximizers.base import positive_int
 from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Run, Solver, Step, SweepSolver, Timed
 from ocsolver.status import Status
@@ -51,9 +52,7 @@ class DirectShooting(Solver):
     pairs: int = 20
 
     def __post_init__(self) -> None:
-        if isinstance(self.pairs, bool) or not isinstance(self.pairs, int) or self.pairs < 1:
-            todo = "Pass the number of curvature pairs to keep."
-            raise InputError(complaint("DirectShooting pairs", expected="an int ≥ 1", got=repr(self.pairs), todo=todo))
+        positive_int(self.pairs, "DirectShooting pairs")
 
     def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
         inner = transcribe(problem, discretization)
