@@ -20,8 +20,8 @@ def replicate(tensor: Tensor, copies: int) -> Tensor:
 
 
 def leaf(tensor: Tensor) -> Tensor:
-    """Independent copy of a tensor (views materialized) that autograd differentiates with respect to."""
-    return tensor.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    """Independent variable with the values of a tensor (views materialized), for autograd; never write to it."""
+    return tensor.detach().contiguous().requires_grad_()
 
 
 def unit_cotangents(like: Tensor, copies: int) -> Tensor:

@@ -169,6 +169,9 @@ class HamiltonianBlock:
         Times of the points, where sites have times.
     affine : object or None
         Inputs and sensitivities of affine layers, for structured Gauss–Newton.
+    layered : bool
+        Whether the sites are layers: their rates are exact, not differences of states, and gradient methods step along
+        the gradient of w H, which makes them back-propagation (Prop. 2).
     fine : bool
         Whether candidates come from a fine grid whatever it costs (certificates).
     """
@@ -183,6 +186,7 @@ class HamiltonianBlock:
     control_set: ControlSet
     t: Tensor | None = None
     affine: Any = None
+    layered: bool = False
     fine: bool = False
 
     @property
@@ -227,7 +231,8 @@ class HamiltonianBlock:
         _, rates, _ = self._reference
         s = min(self.state_components, self.x.shape[-1])
         size = (self.sensitivity * rates).abs().sum(-1)
-        size = size + (self.sensitivity[..., :s] * self.x[..., :s]).abs().sum(-1) / self.weights[:, None, None]
+        if not self.layered:
+            size = size + (self.sensitivity[..., :s] * self.x[..., :s]).abs().sum(-1) / self.weights[:, None, None]
         return 32 * torch.finfo(rates.dtype).eps * self._average(size)
 
     def terms(self, u: Tensor, *, costate: bool = True) -> Terms:

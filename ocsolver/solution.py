@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ocsolver._shapes import as_tensor, group_mean
 from ocsolver._threads import threads_for
 from ocsolver.certificate import Certificate, certify_sweep
+from ocsolver.continuous import ContinuousTranscription
 from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.hamiltonian import costate_rate, dynamics, hamiltonian
 from ocsolver.problem import OptimalControlProblem
@@ -25,7 +26,7 @@ from ocsolver.transcription import Discretization, Sweep, transcribe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FORMAT", "History", "Solution", "Stats"]
+__all__ = ["FORMAT", "History", "Outcome", "Solution", "Stats", "Verdict", "assemble"]
 
 FORMAT = 1  # of saved files
 
@@ -82,8 +83,44 @@ class Stats:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+class Verdict:
+    """What the statuses and notes of the groups say together."""
+
+    status: list[Status]
+    notes: list[str]
+
+    @property
+    def success(self) -> Tensor:
+        """Whether each group ended with a status ≥ 0: bool (G,)."""
+        return torch.tensor([status >= 0 for status in self.status])
+
+    @property
+    def message(self) -> str:
+        """What happened and what to try, in one text."""
+        groups: dict[tuple[Status, str], list[int]] = {}
+        for g, (status, note) in enumerate(zip(self.status, self.notes, strict=True)):
+            groups.setdefault((status, note), []).append(g)
+        parts = []
+        for (status, note), members in groups.items():
+            where = "" if len(groups) == 1 else f"groups {_ranges(members)}: "
+            parts.append(f"{where}{status.name}: {note + '; ' if note else ''}{status.advice}")
+        return "\n".join(parts)
+
+
 @dataclass(frozen=True, eq=False)
-class Solution:
+class Outcome:
+    """What a run knows besides its last sweep."""
+
+    residual: Tensor  # (G,)
+    status: list[Status]  # one per group
+    notes: list[str]
+    history: History
+    stats: Stats
+    solver: str
+
+
+@dataclass(frozen=True, eq=False)
+class Solution(Verdict):
     """Result of `solve`.
 
     Attributes
@@ -128,81 +165,6 @@ class Solution:
     discretization: Discretization
     solver: str
     shared_control: bool
-
-    @classmethod
-    def from_run(
-        cls,
-        transcription: Any,
-        sweep: Sweep,
-        residual: Tensor,
-        status: list[Status],
-        notes: list[str],
-        history: History,
-        stats: Stats,
-        solver: Any,
-    ) -> Solution:
-        """Assemble a solution from the last sweep of a run on a continuous transcription.
-
-        Parameters
-        ----------
-        transcription : ContinuousTranscription
-            The discretized problem.
-        sweep : Sweep
-            Last sweep.
-        residual : Tensor, shape (G,)
-            Its maximum-principle residual.
-        status, notes : list
-            Outcome per group.
-        history : History
-            Course of the run.
-        stats : Stats
-            What it cost.
-        solver : Solver
-            Who produced it.
-
-        Returns
-        -------
-        Solution
-            The result of `solve`.
-        """
-        forward = sweep.forward
-        nodes = transcription.nodes[:, None].expand(-1, transcription.groups)
-        discretization = Discretization(transcription.mesh, transcription.integrator, transcription.adjoint)
-        return cls(
-            t=nodes,
-            x=forward.x,
-            p=sweep.p,
-            u=forward.u,
-            cost=forward.cost,
-            residual=residual,
-            status=status,
-            notes=notes,
-            history=history,
-            stats=stats,
-            problem=transcription.problem,
-            discretization=discretization,
-            solver=repr(solver),
-            shared_control=transcription.problem.shared_control,
-        )
-
-    # ------------------------------------------------------------------ verdict
-
-    @property
-    def success(self) -> Tensor:
-        """Whether each group ended with a status ≥ 0: bool (G,)."""
-        return torch.tensor([status >= 0 for status in self.status])
-
-    @property
-    def message(self) -> str:
-        """What happened and what to try, in one text."""
-        groups: dict[tuple[Status, str], list[int]] = {}
-        for g, (status, note) in enumerate(zip(self.status, self.notes, strict=True)):
-            groups.setdefault((status, note), []).append(g)
-        parts = []
-        for (status, note), members in groups.items():
-            where = "" if len(groups) == 1 else f"groups {_ranges(members)}: "
-            parts.append(f"{where}{status.name}: {note + '; ' if note else ''}{status.advice}")
-        return "\n".join(parts)
 
     def summary(self) -> str:
         """Status, cost, residual, effort and certificate as a printable text.
@@ -436,3 +398,25 @@ class Solution:
 def _ranges(members: list[int]) -> str:
     shown = ", ".join(str(g) for g in members[:10])
     return shown if len(members) <= 10 else f"{shown}, … ({len(members)} in all)"
+
+
+@singledispatch
+def assemble(transcription: Any, sweep: Sweep, outcome: Outcome) -> Any:
+    """Solution of a run from its last sweep; each kind of transcription registers its own."""
+    raise NotImplementedError(type(transcription).__name__)
+
+
+@assemble.register
+def _(transcription: ContinuousTranscription, sweep: Sweep, outcome: Outcome) -> Solution:
+    forward = sweep.forward
+    return Solution(
+        t=transcription.nodes[:, None].expand(-1, transcription.groups),
+        x=forward.x,
+        p=sweep.p,
+        u=forward.u,
+        cost=forward.cost,
+        problem=transcription.problem,
+        discretization=Discretization(transcription.mesh, transcription.integrator, transcription.adjoint),
+        shared_control=transcription.problem.shared_control,
+        **vars(outcome),
+    )

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.maximizers import Maximizer, default_maximizer
 from ocsolver.residual import residual
-from ocsolver.solution import History, Solution, Stats
+from ocsolver.solution import History, Outcome, Solution, Stats, assemble
 from ocsolver.status import Status
 from ocsolver.transcription import Control, Discretization, Failure, Sweep, Transcription, transcribe
 
@@ -139,8 +139,9 @@ class Clock:
 class Timed:
     """A transcription that counts and times its sweeps."""
 
-    def __init__(self, inner: Transcription) -> None:
+    def __init__(self, inner: Transcription, *, sampled: bool = False) -> None:
         self.inner = inner
+        self.sampled = sampled  # a mini-batch: the next step sees another one
         self.clock = Clock()
         self.groups = inner.groups
         self.merge = inner.merge
@@ -156,7 +157,10 @@ class Timed:
         return sweep
 
     def residual(self, sweep: Sweep, first_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Timed residual; inf where the simulation failed."""
+        """Timed residual; inf where the simulation failed, and on a mini-batch, where nobody asks for it."""
+        if self.sampled:
+            unknown = torch.full_like(sweep.forward.cost, torch.inf)
+            return unknown, unknown
         value, norm = self.clock.time("residual", residual, sweep.blocks, sweep.forward.scale, first_gradient)
         return torch.where(sweep.forward.finite, torch.nan_to_num(value, nan=torch.inf), torch.inf), norm
 
@@ -178,6 +182,14 @@ class SweepSolver(Solver):
     def init(self, transcription: Timed, control: Control, memory: Any = None) -> Iterate:
         """First iterate, with what an earlier run remembered."""
         return replace(self.first_iterate(transcription, control), memory=memory)
+
+    def pack(self, memory: Any) -> dict[str, Any] | None:
+        """Memory as plain data for a checkpoint; solvers with a memory override both."""
+        return None
+
+    def unpack(self, packed: dict[str, Any] | None) -> Any:
+        """Memory from what `pack` returned."""
+        return None
 
     @abstractmethod
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
@@ -315,13 +327,6 @@ class Run:
             sweeps=clock.counts,
             seconds={**clock.seconds, "total": time.perf_counter() - self.begin},
         )
-        return Solution.from_run(
-            self.transcription.inner,
-            self.iterate.sweep,
-            self.iterate.residual,
-            self.status,
-            self.notes,
-            history,
-            stats,
-            self.solver,
-        )
+        outcome = Outcome(self.iterate.residual, self.status, self.notes, history, stats, repr(self.solver))
+        solution: Solution = assemble(self.transcription.inner, self.iterate.sweep, outcome)
+        return solution

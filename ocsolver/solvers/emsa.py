@@ -64,6 +64,12 @@ class EMSA(SweepSolver):
             todo = "Pass a number, or oc.AdaptivePenalty() (the default)."
             raise InputError(complaint("EMSA rho", expected="a finite number ≥ 0", got=repr(self.rho), todo=todo))
 
+    def pack(self, memory: PenaltyMemory | None) -> dict[str, Any] | None:
+        return None if memory is None else memory._replace(pairs=None)._asdict()
+
+    def unpack(self, packed: dict[str, Any] | None) -> PenaltyMemory | None:
+        return None if packed is None else PenaltyMemory(**packed)
+
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         if isinstance(self.rho, AdaptivePenalty):
             return self._adaptive_step(transcription, iterate, self.rho)
@@ -76,10 +82,10 @@ class EMSA(SweepSolver):
 
     # ---------------------------------------------------------- adaptive ρ
 
-    def _first_memory(self, iterate: Iterate, rule: AdaptivePenalty) -> PenaltyMemory:
+    def _first_memory(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> PenaltyMemory:
         rho = natural_penalty(iterate) if rule.initial is None else torch.full_like(iterate.cost, rule.initial)
         blocks = iterate.sweep.blocks
-        fits = self.accelerate and len(blocks) == 1 and second_order(blocks[0])
+        fits = self.accelerate and not transcription.sampled and len(blocks) == 1 and second_order(blocks[0])
         pairs = CurvaturePairs.empty(blocks[0]) if fits else None
         none, zero = torch.zeros_like(iterate.active), torch.zeros_like(rho)
         return PenaltyMemory(rho, rho * 1e-12, none, pairs, zero + 1.0, zero, zero, zero + torch.inf)
@@ -99,7 +105,7 @@ class EMSA(SweepSolver):
         return freeze(iterate, (u,)), fast
 
     def _adaptive_step(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
-        memory: PenaltyMemory = iterate.memory or self._first_memory(iterate, rule)
+        memory: PenaltyMemory = iterate.memory or self._first_memory(transcription, iterate, rule)
         old = iterate.sweep.forward
         control, fast = self._trial(transcription, iterate, memory)
         terms = step_terms(iterate, control)
