@@ -1,8 +1,21 @@
-"""Neural networks as control problems: residual networks, layered problems and flows."""
+"""Neural networks as control problems: residual networks, layered problems, flows, mini-batch training."""
 
 from ocsolver.nn.flow import ResidualFlow
 from ocsolver.nn.layered import NetworkProblem
 from ocsolver.nn.network import ResidualNetwork
+from ocsolver.nn.records import EpochRecord, Evaluation, EvaluationRecord, StepRecord, TrainingHistory
 from ocsolver.nn.solution import NetworkSolution
+from ocsolver.nn.trainer import Trainer
 
-__all__ = ["NetworkProblem", "NetworkSolution", "ResidualFlow", "ResidualNetwork"]
+__all__ = [
+    "EpochRecord",
+    "Evaluation",
+    "EvaluationRecord",
+    "NetworkProblem",
+    "NetworkSolution",
+    "ResidualFlow",
+    "ResidualNetwork",
+    "StepRecord",
+    "Trainer",
+    "TrainingHistory",
+]

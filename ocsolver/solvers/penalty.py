@@ -127,7 +127,7 @@ def remember(
 def _next_rho(rule: AdaptivePenalty, rho: Tensor, outcome: Outcome) -> Tensor:
     """ρ of the next step (G,): by the ratio, or towards twice the constant that the step revealed."""
     accepted, fast, still, tiny, _, finite, ratio, constant = outcome
-    revealed = torch.where(finite, 2.0 * constant, torch.zeros_like(rho))
+    revealed = torch.where(finite & torch.isfinite(constant), 2.0 * constant, torch.zeros_like(rho))
     new = torch.where(accepted & (ratio > 0.75), rule.shrink * rho, rho)
     new = torch.where(accepted & (ratio > 0.95), 0.1 * rho, new)
     new = torch.where(accepted & (ratio < 0.25), 2.0 * rho, new)
