@@ -144,6 +144,11 @@ class OptimalControlProblem:
         return self.initial_state.shape[0]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the run."""
+        return self.initial_state.dtype
+
+    @property
     def groups(self) -> int:
         """Number of independent controls G: 1 if shared, else B."""
         return 1 if self.shared_control else self.trajectories

@@ -26,7 +26,7 @@ from ocsolver.transcription import Discretization, Sweep, transcribe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FORMAT", "History", "Outcome", "Solution", "Stats", "Verdict", "assemble"]
+__all__ = ["FORMAT", "History", "Outcome", "Solution", "Stats", "assemble"]
 
 FORMAT = 1  # of saved files
 
@@ -83,11 +83,16 @@ class Stats:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-class Verdict:
-    """What the statuses and notes of the groups say together."""
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run knows besides its last sweep, and what that says: the part that all solutions share."""
 
-    status: list[Status]
+    residual: Tensor  # (G,)
+    status: list[Status]  # one per group
     notes: list[str]
+    history: History
+    stats: Stats
+    solver: str
 
     @property
     def success(self) -> Tensor:
@@ -108,19 +113,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a run knows besides its last sweep."""
-
-    residual: Tensor  # (G,)
-    status: list[Status]  # one per group
-    notes: list[str]
-    history: History
-    stats: Stats
-    solver: str
-
-
-@dataclass(frozen=True, eq=False)
-class Solution(Verdict):
+class Solution(Outcome):
     """Result of `solve`.
 
     Attributes
@@ -156,14 +149,8 @@ class Solution(Verdict):
     p: Tensor
     u: Tensor
     cost: Tensor
-    residual: Tensor
-    status: list[Status]
-    notes: list[str]
-    history: History
-    stats: Stats
     problem: OptimalControlProblem | None
     discretization: Discretization
-    solver: str
     shared_control: bool
 
     def summary(self) -> str:

@@ -131,9 +131,7 @@ def _checked_tolerance(tolerance: float | None, problem: Any) -> float | None:
     if tolerance is None:
         return None
     if tolerance is DEFAULT:
-        ruling = getattr(problem, "initial_state", getattr(problem, "inputs", None))
-        dtype = getattr(ruling, "dtype", None)
-        return 1e-5 if str(dtype) == "torch.float32" else 1e-8
+        return 1e-5 if str(getattr(problem, "dtype", None)) == "torch.float32" else 1e-8
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
         todo = "Pass a relative residual such as 1e-6, or None to run exactly max_iterations."
         raise InputError(complaint("tolerance", expected="a positive number or None", got=repr(tolerance), todo=todo))

@@ -1,10 +1,10 @@
-"""Batches, losses per sample and modes: what training asks of loaders and networks; it knows no solver."""
+"""Batches, accuracies and modes: what training asks of loaders and networks; it knows no solver."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from ocsolver.errors import InputError, ShapeError, complaint
 
-__all__ = ["Loss", "accuracy_of", "as_batch", "batches_of", "check_loader", "mode_of", "sample_losses"]
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["accuracy_of", "as_batch", "batches_of", "check_loader", "mode_of"]
 
 
 def check_loader(loader: Any, what: str = "loader") -> None:
@@ -47,17 +45,6 @@ def as_batch(item: Any, network: nn.Module) -> tuple[Tensor, Tensor]:
         todo = "Samples go along the first axis."
         raise ShapeError(complaint("batch", expected="as many targets as inputs, at least one", got=got, todo=todo))
     return inputs, targets
-
-
-def sample_losses(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Losses (B,), checked to be one value per sample."""
-    losses: Any = loss(outputs, targets)
-    if not isinstance(losses, Tensor) or tuple(losses.shape) != (len(outputs),):
-        got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
-        expected = f"shape (B,) = ({len(outputs)},)"
-        todo = "Return one value per sample: reduction='none' in torch's losses, .sum(-1) over components."
-        raise ShapeError(complaint("loss(outputs, targets)", expected=expected, got=got, todo=todo))
-    return losses
 
 
 def accuracy_of(outputs: Tensor, targets: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from ocsolver.errors import InputError, ShapeError, complaint
 from ocsolver.nn.layered import NetworkProblem
 from ocsolver.nn.layers import Layer
-from ocsolver.nn.network import ResidualNetwork
+from ocsolver.nn.loss import Loss
+from ocsolver.nn.network import ResidualNetwork, check_block
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Unconstrained
 
@@ -53,16 +53,13 @@ class ResidualFlow:
     block: Callable[[], nn.Module]
 
     def __post_init__(self) -> None:
-        if isinstance(self.block, nn.Module) or not callable(self.block):
-            todo = "Pass a function that makes a new body, e.g. lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh())."
-            got = type(self.block).__name__
-            raise InputError(complaint("block", expected="a function () -> Module", got=got, todo=todo))
+        check_block(self.block)
 
     def problem(
         self,
         inputs: Tensor,
         targets: Tensor,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         horizon: tuple[float, float],
         weight_decay: float = 0.0,
     ) -> OptimalControlProblem:
@@ -88,18 +85,13 @@ class ResidualFlow:
         """
         body = self.block().to(inputs)
         # states every complaint about data, block and loss before any work
-        NetworkProblem(_one_layer(body), loss, inputs, targets, weight_decay)
+        NetworkProblem(ResidualNetwork(lambda: body, 1, 1.0), loss, inputs, targets, weight_decay)
         layer, shape, B = Layer(body, "block"), tuple(inputs.shape[1:]), len(inputs)
 
         def dynamics(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
             lead = x.shape[:-2]
             states, thetas = x.reshape(-1, B, *shape), u.expand(*lead, 1, layer.m).reshape(-1, layer.m)
-            if len(states) == 1:
-                rates = layer.body(states[0], thetas[0])
-            elif len(shape) == 1:
-                rates = torch.vmap(layer.body)(states, thetas)
-            else:
-                rates = torch.stack([layer.body(s, theta) for s, theta in zip(states, thetas, strict=True)])
+            rates = layer.bodies(states, thetas, stacked=len(shape) == 1 and len(states) > 1)
             return rates.reshape(x.shape)
 
         def running_cost(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
@@ -175,8 +167,3 @@ class ResidualFlow:
                 todo = "Pass a network whose residual layers come from the same block."
                 raise ShapeError(complaint(layer.name, expected=f"parameters {expected}", got=got, todo=todo))
         return torch.stack([layer.vector() for layer in layers]).unsqueeze(1)
-
-
-def _one_layer(body: nn.Module) -> nn.Module:
-    """The body as the one residual layer of a network."""
-    return ResidualNetwork(lambda: copy.deepcopy(body), 1, 1.0)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -18,6 +17,7 @@ from ocsolver._shapes import check_finite
 from ocsolver.errors import InputError, ShapeError, UnsupportedError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock, call
 from ocsolver.nn.layers import Layer, layers_of, refuse_coupled
+from ocsolver.nn.loss import Loss, check_objective, sample_losses
 from ocsolver.sets import Unconstrained
 from ocsolver.status import Status
 from ocsolver.transcription import Control, Discretization, Failure, Sweep, transcribe
@@ -73,7 +73,7 @@ class NetworkProblem:
     """
 
     module: nn.Module
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Loss
     inputs: Tensor  # (B, …)
     targets: Tensor  # (B, …)
     weight_decay: float
@@ -83,7 +83,7 @@ class NetworkProblem:
     def __init__(
         self,
         network: Any,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         inputs: Tensor,
         targets: Tensor,
         weight_decay: float = 0.0,
@@ -92,13 +92,7 @@ class NetworkProblem:
         refuse_coupled(layers)
         _check_data(inputs, targets)
         _check_dtype(layers, inputs)
-        if not callable(loss):
-            todo = "For example torch.nn.CrossEntropyLoss(reduction='none')."
-            raise InputError(complaint("loss", expected="a callable", got=repr(loss), todo=todo))
-        number = isinstance(weight_decay, (int, float)) and not isinstance(weight_decay, bool)
-        if not number or not 0.0 <= weight_decay < math.inf:
-            todo = "Pass λ of ½ λ ‖θ‖² per layer, or leave it out."
-            raise InputError(complaint("weight_decay", expected="a number ≥ 0", got=repr(weight_decay), todo=todo))
+        check_objective(loss, weight_decay)
         module = network if isinstance(network, nn.Module) else nn.Sequential(*network)
         values = (module, loss, inputs, targets, float(weight_decay), layers, ())
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
@@ -109,7 +103,7 @@ class NetworkProblem:
     def from_modules(
         cls,
         modules: Iterable[nn.Module],
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         inputs: Tensor,
         targets: Tensor,
         weight_decay: float = 0.0,
@@ -129,6 +123,11 @@ class NetworkProblem:
             A layered control problem.
         """
         return cls(modules if isinstance(modules, nn.Module) else list(modules), loss, inputs, targets, weight_decay)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the run."""
+        return self.inputs.dtype
 
     def on(self, inputs: Tensor, targets: Tensor) -> NetworkProblem:
         """Same network and loss on other data, such as a mini-batch.
@@ -187,36 +186,20 @@ class NetworkProblem:
         alone: list[tuple[int, Layer, Tensor]] = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for n, layer in enumerate(self.layers):
-                body = call(lambda state, f=layer: f.body(state, None), layer.name, x)
-                if layer.step is not None and body.shape != x.shape:
-                    expected, got = f"shape {tuple(x.shape)}, as its input", f"shape {tuple(body.shape)}"
-                    todo = "A residual layer x + δ·block(x) keeps the shape; change it in `lift` or `head`."
-                    raise ShapeError(complaint(f"output of {layer.name}", expected=expected, got=got, todo=todo))
-                if body.shape[:1] != x.shape[:1]:
-                    expected, got = f"{len(x)} samples on the first axis", f"shape {tuple(body.shape)}"
+                following = call(lambda state, f=layer: f(state, None), layer.name, x)
+                if following.shape[:1] != x.shape[:1]:
+                    expected, got = f"{len(x)} samples on the first axis", f"shape {tuple(following.shape)}"
                     todo = "Let layers keep the batch axis, e.g. torch.nn.Flatten(1)."
                     raise ShapeError(complaint(f"output of {layer.name}", expected=expected, got=got, todo=todo))
                 alone.append((n, layer, x))
-                x = body if layer.step is None else x + layer.step * body
-            self.sample_losses(x, self.targets[:PROBE])
+                x = following
+            sample_losses(self.loss, x, self.targets[:PROBE])
             trainable = [part for part in alone if part[1].m]
             for _, group in groupby(trainable, key=lambda part: _signature(part[1], part[2])):
                 members = list(group)
                 indices = [n for n, _, _ in members]
                 families += [tuple(indices)] if _stackable(members) else [(n,) for n in indices]
         return tuple(families)
-
-    def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Losses (B,), checked to be one value per sample."""
-        losses: Any = call(self.loss, "loss", outputs, targets)
-        count = len(outputs)
-        if not isinstance(losses, Tensor) or tuple(losses.shape) != (count,):
-            got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
-            todo = "Return one value per sample: reduction='none' in torch's losses, .sum(-1) over components."
-            raise ShapeError(
-                complaint("loss(outputs, targets)", expected=f"shape (B,) = ({count},)", got=got, todo=todo)
-            )
-        return losses
 
 
 def _check_data(inputs: Any, targets: Any) -> None:
@@ -362,7 +345,7 @@ class LayeredTranscription:
             for n, (layer, seed) in enumerate(zip(problem.layers, self.seeds, strict=True)):
                 theta = thetas.get(n)
                 states.append(call(lambda x, f=layer, t=theta, s=seed: f(x, t, s), layer.name, states[-1]))
-            losses = problem.sample_losses(states[-1], problem.targets)
+            losses = sample_losses(problem.loss, states[-1], problem.targets)
         decay = losses.new_zeros(1)
         if problem.weight_decay:
             decay = decay + 0.5 * problem.weight_decay * sum(block.square().sum() for block in control)
@@ -422,11 +405,7 @@ class Rates:
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
         K, lead = len(self.layers), x.shape[:-2]  # (*l, K, 1)
         states, thetas = x.reshape(-1, *self.shape), u.reshape(-1, u.shape[-1])
-        if K > 1:
-            rates = torch.vmap(self.layers[0].body)(states, thetas)
-        else:
-            layer, seed = self.layers[0], self.seeds[0]
-            rates = torch.stack([layer.body(s, t, seed) for s, t in zip(states, thetas, strict=True)])
+        rates = self.layers[0].bodies(states, thetas, stacked=K > 1, seed=self.seeds[0])
         rates = rates.reshape(*lead, self.shape[0], -1)
         if not self.weight_decay:
             return rates

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ocsolver.errors import InputError, UnsupportedError, complaint
+from ocsolver.errors import InputError, ShapeError, UnsupportedError, complaint
 from ocsolver.nn.network import ResidualNetwork
 
 __all__ = ["Layer", "layers_of"]
@@ -90,7 +90,19 @@ class Layer:
 
     def __call__(self, x: Tensor, theta: Tensor | None, seed: int | None = None) -> Tensor:
         rate = self.body(x, theta, seed)
-        return rate if self.step is None else x + self.step * rate
+        if self.step is None:
+            return rate
+        if rate.shape != x.shape:
+            expected, got = f"shape {tuple(x.shape)}, as its input", f"shape {tuple(rate.shape)}"
+            todo = "A residual layer x + δ·block(x) keeps the shape; change it in `lift` or `head`."
+            raise ShapeError(complaint(f"output of {self.name}", expected=expected, got=got, todo=todo))
+        return x + self.step * rate
+
+    def bodies(self, x: Tensor, theta: Tensor, *, stacked: bool, seed: int | None = None) -> Tensor:
+        """Outputs of the module for R pairs x (R, B, …) and θ (R, m), by one stacked evaluation or one by one."""
+        if stacked:
+            return torch.vmap(self.body)(x, theta)
+        return torch.stack([self.body(each, t, seed) for each, t in zip(x, theta, strict=True)])
 
     def random(self) -> bool:
         """Whether the layer draws masks in its present mode."""

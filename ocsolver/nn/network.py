@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ocsolver.errors import InputError, ShapeError, complaint
 
-__all__ = ["ResidualNetwork"]
+__all__ = ["ResidualNetwork", "check_block"]
 
 
 class ResidualNetwork(nn.Module):
@@ -53,11 +53,7 @@ class ResidualNetwork(nn.Module):
         self, block: Callable[[], nn.Module], depth: int, step: float, lift: Any = None, head: Any = None
     ) -> None:
         super().__init__()
-        if isinstance(block, nn.Module) or not callable(block):
-            todo = "Pass a function that makes a new body, e.g. lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh())."
-            raise InputError(
-                complaint("block", expected="a function () -> Module", got=type(block).__name__, todo=todo)
-            )
+        check_block(block)
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
             todo = "Pass the number of residual layers."
             raise InputError(complaint("depth", expected="an int ≥ 1", got=repr(depth), todo=todo))
@@ -83,6 +79,13 @@ class ResidualNetwork(nn.Module):
         for layer in self.head:
             x = layer(x)
         return x
+
+
+def check_block(block: Any) -> None:
+    """Raise InputError unless a block is a factory of modules."""
+    if isinstance(block, nn.Module) or not callable(block):
+        todo = "Pass a function that makes a new body, e.g. lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh())."
+        raise InputError(complaint("block", expected="a function () -> Module", got=type(block).__name__, todo=todo))
 
 
 def _modules(given: Any, what: str) -> list[nn.Module]:

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from ocsolver.certificate import Certificate
 from ocsolver.nn.layered import LayeredForward, LayeredTranscription, NetworkProblem
+from ocsolver.nn.loss import sample_losses
 from ocsolver.residual import projected_gradient
-from ocsolver.solution import History, Outcome, Stats, Verdict, assemble
-from ocsolver.status import Status
+from ocsolver.solution import Outcome, assemble
 from ocsolver.transcription import Control, Sweep
 
 __all__ = ["NetworkSolution"]
 
 
 @dataclass(frozen=True, eq=False)
-class NetworkSolution(Verdict):
+class NetworkSolution(Outcome):
     """Result of `solve` on a NetworkProblem.
 
     Attributes
@@ -48,13 +48,7 @@ class NetworkSolution(Verdict):
     x: list[Tensor]
     p: list[Tensor]
     cost: Tensor
-    residual: Tensor
-    status: list[Status]
-    notes: list[str]
-    history: History
-    stats: Stats
     problem: NetworkProblem
-    solver: str
 
     @property
     def outputs(self) -> Tensor:
@@ -75,7 +69,7 @@ class NetworkSolution(Verdict):
         with torch.enable_grad():
             inputs = problem.inputs.detach().clone().requires_grad_()
             outputs = network(inputs)
-            losses = problem.sample_losses(outputs, problem.targets)
+            losses = sample_losses(problem.loss, outputs, problem.targets)
             first, last = torch.autograd.grad(losses.sum(), (inputs, outputs))
         forward: LayeredForward = sweep.forward
         unknown = torch.full_like(self.cost, torch.inf)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ocsolver.errors import InputError, UnsupportedError, complaint
-from ocsolver.nn.batches import Loss, accuracy_of, sample_losses
+from ocsolver.nn.batches import accuracy_of
 from ocsolver.nn.layered import LayeredTranscription, NetworkProblem
 from ocsolver.nn.layers import layers_of
+from ocsolver.nn.loss import Loss, sample_losses
 from ocsolver.solvers import SweepSolver
 from ocsolver.solvers.base import Timed
 from ocsolver.transcription import Control

@@ -15,8 +15,9 @@ from torch import nn
 from tqdm import tqdm
 
 from ocsolver.errors import ConvergenceWarning, InputError, complaint
-from ocsolver.nn.batches import Loss, accuracy_of, as_batch, batches_of, check_loader, mode_of, sample_losses
+from ocsolver.nn.batches import accuracy_of, as_batch, batches_of, check_loader, mode_of
 from ocsolver.nn.checkpoint import Checkpoint, Position, capture_random, keep_random, restore_random
+from ocsolver.nn.loss import Loss, check_objective, sample_losses
 from ocsolver.nn.records import (
     EpochRecord,
     Evaluation,
@@ -90,13 +91,7 @@ class Trainer:
         if not isinstance(network, nn.Module):
             todo = "Pass an oc.nn.ResidualNetwork or a torch.nn.Sequential."
             raise InputError(complaint("network", expected="a torch Module", got=type(network).__name__, todo=todo))
-        if not callable(loss):
-            todo = "For example torch.nn.CrossEntropyLoss(reduction='none')."
-            raise InputError(complaint("loss", expected="a callable", got=repr(loss), todo=todo))
-        number = isinstance(weight_decay, (int, float)) and not isinstance(weight_decay, bool)
-        if not number or not 0.0 <= weight_decay < math.inf:
-            todo = "Pass λ of ½ λ ‖θ‖² per layer, or leave it out."
-            raise InputError(complaint("weight_decay", expected="a number ≥ 0", got=repr(weight_decay), todo=todo))
+        check_objective(loss, weight_decay)
         self.network, self.loss = network, loss
         self.history = TrainingHistory()
         self._stepper = stepper_for(network, loss, EMSA() if solver is None else solver, float(weight_decay))

@@ -156,6 +156,13 @@ class Timed:
         sweep: Sweep = self.clock.time("backward", self.inner.backward, forward)
         return sweep
 
+    def settle(self, forward: Any, first_gradient: Tensor | None) -> tuple[Sweep, Tensor]:
+        """Backward sweep and residual of an accepted trial; on a mini-batch neither: nobody reads them."""
+        if self.sampled:
+            return Sweep(forward, (), None), torch.full_like(forward.cost, torch.inf)
+        sweep = self.backward(forward)
+        return sweep, self.residual(sweep, first_gradient)[0]
+
     def residual(self, sweep: Sweep, first_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
         """Timed residual; inf where the simulation failed, and on a mini-batch, where nobody asks for it."""
         if self.sampled:

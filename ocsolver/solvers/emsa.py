@@ -118,12 +118,12 @@ class EMSA(SweepSolver):
         unsure = iterate.active & outcome.tiny & trial.finite & (iterate.residual > 1e3 * eps)
         trying = outcome.accepted | unsure
         if bool(trying.any()):
-            sweep = transcription.backward(transcription.merge(trying, trial, old))
-            value, _ = transcription.residual(sweep, iterate.first_gradient)
+            forward = transcription.merge(trying, trial, old)
+            sweep, value = transcription.settle(forward, iterate.first_gradient)
             accepted = outcome.accepted | (unsure & (value < iterate.residual))
             if bool(accepted.any()) and not torch.equal(accepted, trying):
-                sweep = transcription.backward(transcription.merge(accepted, trial, old))
-                value, _ = transcription.residual(sweep, iterate.first_gradient)
+                forward = transcription.merge(accepted, trial, old)
+                sweep, value = transcription.settle(forward, iterate.first_gradient)
             outcome = outcome._replace(accepted=accepted)
             if bool(accepted.any()):
                 new = replace(iterate, sweep=sweep, residual=torch.where(accepted, value, iterate.residual))

@@ -58,8 +58,7 @@ def take(transcription: Timed, iterate: Iterate, control: Control, rho: Tensor) 
     step = Step(*terms, estimated_constant(old.cost, trial.cost, terms), rho, ~failed, failed, iterate.active & unmoved)
     if not bool(accepted.any()):
         return replace(iterate, step=step, trial=trial)
-    sweep = transcription.backward(transcription.merge(accepted, trial, old))
-    value, _ = transcription.residual(sweep, iterate.first_gradient)
+    sweep, value = transcription.settle(transcription.merge(accepted, trial, old), iterate.first_gradient)
     return replace(iterate, sweep=sweep, residual=value, step=step, trial=trial)
 
 
