@@ -1,6 +1,6 @@
 """Optimal control by Pontryagin's maximum principle, in PyTorch."""
 
-from ocsolver import nn as nn
+from ocsolver import nn
 from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
 from ocsolver.certificate import Certificate, certify
 from ocsolver.errors import (
@@ -66,5 +66,6 @@ __all__ = [
     "UnsupportedError",
     "certify",
     "load",
+    "nn",
     "solve",
 ]

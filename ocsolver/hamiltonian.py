@@ -172,6 +172,8 @@ class HamiltonianBlock:
     layered : bool
         Whether the sites are layers: their rates are exact, not differences of states, and gradient methods step along
         the gradient of w H, which makes them back-propagation (Prop. 2).
+    constant_input : bool
+        Whether x is data that no control changes. The costate error belongs to a variation of x, so it counts as zero.
     fine : bool
         Whether candidates come from a fine grid whatever it costs (certificates).
     """
@@ -187,6 +189,7 @@ class HamiltonianBlock:
     t: Tensor | None = None
     affine: Any = None
     layered: bool = False
+    constant_input: bool = False
     fine: bool = False
 
     @property
@@ -240,7 +243,7 @@ class HamiltonianBlock:
 
         Without `costate` the costate error is not computed and comes back as zero, which saves a derivative.
         """
-        value, rates, slope = self._evaluate(u, costate=costate)
+        value, rates, slope = self._evaluate(u, costate=costate and not self.constant_input)
         value0, rates0, slope0 = self._reference
         s = self.state_components
         gain = self._average(value - value0)
@@ -315,6 +318,7 @@ class HamiltonianBlock:
         # x- and v-derivatives of the averaged H carry the factors of the average: divide them out
         share = self.points[:, None, None] / (self.x.shape[2] if self.groups == 1 else 1)
         f, q = jacobian[..., :s] / share, mixed / share  # (m, K, Q, B, s), (m, K, Q, B, n)
+        q = torch.zeros_like(q) if self.constant_input else q
         here = (value[0].detach(), rates[0].detach(), costate_slope[0].detach() / share)
         if u is None:
             df, dq = torch.zeros_like(f[0]), torch.zeros_like(q[0])

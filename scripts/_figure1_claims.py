@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from scripts._claims import Claim, compared, known
 
 __all__ = ["BASELINES", "COUNTS", "SUCCESSIVE", "Claim", "check_claims", "median_curve"]
 
@@ -14,15 +14,6 @@ SUCCESSIVE = ("E-MSA, fixed ρ", "E-MSA, adaptive ρ")
 BASELINES = ("SGD", "Adagrad", "Adam")
 COUNTS = (5, 10, 20, 50, 100, 200)  # iterations at which panel (a) is read
 ESCAPED = 0.1  # the slow manifolds of panel (b) lie at losses of 0.25 to 0.5
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement, whether the numbers agree, and the numbers."""
-
-    statement: str
-    agrees: bool
-    evidence: str
 
 
 def median_curve(results: dict[str, Any], start: str, method: str, which: str = "train") -> list[float]:
@@ -77,18 +68,6 @@ def ahead(results: dict[str, Any]) -> Iterator[Claim]:
             yield compared(f"(a) {method} is ahead of tuned {baseline} at every count", at, ours, theirs)
             statement = f"(a) {method} is ahead of {baseline} at every count, parameters chosen anew for each"
             yield compared(statement, at, best(method), best(baseline))
-
-
-def known(value: float | None) -> float:
-    """A stored loss; a missing one stands for infinity."""
-    return math.inf if value is None else value
-
-
-def compared(statement: str, at: list[int], ours: list[float], theirs: list[float]) -> Claim:
-    """Claim that our loss is smaller at every count."""
-    triples = list(zip(at, ours, theirs, strict=True))
-    evidence = "; ".join(f"{k}: {a:.2g} {'<' if a < b else '≥'} {b:.2g}" for k, a, b in triples)
-    return Claim(statement, all(a < b for _, a, b in triples), evidence)
 
 
 def first_below(curve: Sequence[float | None], level: float = ESCAPED) -> int | None:

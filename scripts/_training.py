@@ -132,14 +132,15 @@ def half_decade(k: int) -> float:
 
 @dataclass
 class Tuning:
-    """Runs of every value on the grid, and the value with the lowest median end level."""
+    """Runs of every value on the grid, and the value with the lowest median level."""
 
     choice: float
-    runs: dict[float, list[Run]]
+    runs: dict[float, list[Any]]
+    level: Callable[[Any], float]
 
     def score(self, value: float) -> float:
-        """Median end level of a value."""
-        return statistics.median(end_level(run) for run in self.runs[value])
+        """Median level of a value."""
+        return statistics.median(self.level(run) for run in self.runs[value])
 
     @property
     def at_edge(self) -> bool:
@@ -147,9 +148,9 @@ class Tuning:
         return self.choice in (min(self.runs), max(self.runs))
 
 
-def tune(exponents: range, train: Callable[[float], list[Run]]) -> Tuning:
-    """Choose from a grid of half decades by the training loss; a choice at the edge extends the grid by a step."""
-    tuning = Tuning(math.nan, {})
+def tune(exponents: range, train: Callable[[float], list[Any]], level: Callable[[Any], float] = end_level) -> Tuning:
+    """Choose from a grid of half decades by the level of its runs; a choice at the edge extends the grid by a step."""
+    tuning = Tuning(math.nan, {}, level)
     first, last, step = exponents[0], exponents[-1], exponents.step
     waiting = list(exponents)
     for _ in range(EXTENSIONS + 1):

@@ -1,4 +1,4 @@
-"""A tour in under two minutes: one bounded problem, a batch of regulators, and Figure 1 of the paper in short.
+"""A tour in some two minutes: a bounded problem, a batch of regulators, a network, and Figure 1 of the paper in short.
 
 It prints what the solver itself reports, errors against known optima included, and writes its pictures to one folder.
 """
@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import torch
 from matplotlib.figure import Figure
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import ocsolver as oc
 from problems import oscillator_lqr, van_der_pol_bounded
@@ -101,6 +104,65 @@ def _draw_batch(solution: oc.Solution, exact: torch.Tensor, errors: list[torch.T
     return figure
 
 
+def network(out: Path, epochs: int) -> dict[str, Any]:
+    """Train a residual network of 12 layers on two spirals with the defaults, in mini-batches of 50."""
+    torch.manual_seed(0)
+
+    def spirals(count: int) -> TensorDataset:
+        side, angle = torch.arange(count) % 2, 0.5 + 6.0 * torch.rand(count).sqrt()
+        turned = angle + torch.pi * side
+        points = angle[:, None] / 6.5 * torch.stack((turned.cos(), turned.sin()), -1)
+        return TensorDataset(points + 0.02 * torch.randn(count, 2), side)
+
+    train, test = spirals(1000), spirals(1000)
+    module = oc.nn.ResidualNetwork(
+        lambda: nn.Sequential(nn.Linear(16, 16), nn.Tanh()),
+        depth=10,
+        step=0.5,
+        lift=nn.Linear(2, 16),
+        head=nn.Linear(16, 2),
+    )
+    trainer = oc.nn.Trainer(module, nn.CrossEntropyLoss(reduction="none"))
+    loader, tests = DataLoader(train, batch_size=50, shuffle=True), DataLoader(test, batch_size=1000)
+    history = trainer.fit(loader, epochs, test_loader=tests)
+    for epoch in history.epochs[:: -max(1, epochs // 4)][::-1]:
+        accuracy = 100 * epoch.test_accuracy
+        print(f"epoch {epoch.epoch:2d}   train loss {epoch.train_loss:.4f}   test accuracy {accuracy:.1f} %")
+    _draw_network(module, test, history).savefig(out / "demo_network.png", dpi=150)
+    steps = len(history.steps)
+    return {
+        "status": history.status.name,
+        "epochs": epochs,
+        "test_accuracy": history.epochs[-1].test_accuracy,
+        "milliseconds_per_step": 1e3 * history.seconds / steps,
+    }
+
+
+def _draw_network(module: nn.Module, test: TensorDataset, history: oc.nn.TrainingHistory) -> Figure:
+    """Regions of the two classes with the test points, and the course of the training."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    plane, course = figure.subplots(1, 2)
+    axis = torch.linspace(-1.2, 1.2, 200)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+    with torch.no_grad():
+        share = module(grid.reshape(-1, 2)).softmax(-1)[:, 1].reshape(200, 200).numpy()
+    colors = matplotlib.colors.ListedColormap(["#e0662a", "#1f5fa8"])
+    plane.imshow(share, extent=(-1.2, 1.2, -1.2, 1.2), origin="lower", cmap="RdBu", vmin=-0.2, vmax=1.2, alpha=0.5)
+    points, classes = (tensor.numpy() for tensor in test.tensors)
+    plane.scatter(points[:, 0], points[:, 1], s=4, c=classes, cmap=colors)
+    plane.set_title("two spirals: test points, probability", loc="left", fontsize=10, fontweight="bold")
+    plane.set(xlabel="x[0]", ylabel="x[1]")
+    steps = [record.step for record in history.steps]
+    course.semilogy(steps, [record.loss for record in history.steps], color="#e0662a", label="loss of the mini-batch")
+    course.semilogy(steps, [record.rho for record in history.steps], color="#6b6b6b", label="ρ")
+    course.set_title("training by E-MSA", loc="left", fontsize=10, fontweight="bold")
+    course.set(xlabel="mini-batch")
+    course.legend(frameon=False)
+    course.grid(color="#e6e6e6", linewidth=0.6)
+    course.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def figure1(out: Path) -> dict[str, Any]:
     """Reproduce Figure 1 of the paper in short."""
     # Imported here, so that the other parts run without it.
@@ -133,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.out, 100 if options.quick else 400
         ),
         "a batch of linear-quadratic regulators": lambda: batch(options.out, 8 if options.quick else 64, 100),
+        "a residual network on two spirals": lambda: network(options.out, 2 if options.quick else 12),
         "Figure 1 of the paper, shortened": lambda: figure1(options.out),
     }
     results: dict[str, Any] = {}

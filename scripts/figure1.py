@@ -7,10 +7,6 @@ compares them with what the paper says.
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
-import platform
 import statistics
 import sys
 import time
@@ -19,14 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
 import ocsolver as oc
 from scripts import _sine
-from scripts._figure1_claims import BASELINES, SUCCESSIVE, Claim, check_claims, counts, median_curve
+from scripts._claims import Claim, print_claims
+from scripts._figure1_claims import BASELINES, SUCCESSIVE, check_claims, counts, median_curve
 from scripts._figure1_picture import TITLES, draw
+from scripts._records import environment, storable, write_json
 from scripts._sine import Case
 from scripts._training import Run, Tuning, descend, successive, tune
 
@@ -181,34 +177,13 @@ class Experiment:
             "panels": panels,
             "patience": patience,
             "hessian": hessian,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "ocsolver": oc.__version__,
-            },
-            "machine": {
-                "platform": f"{platform.system()} {platform.machine()}",
-                "cpus": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-            },
             "seconds": time.perf_counter() - begin,
         }
+        results |= environment()
         return results | {"claims": [asdict(claim) for claim in check_claims(results)]}
 
 
 # ------------------------------------------------------------------------------------------------------- output
-
-
-def storable(value: Any) -> Any:
-    """Round to six digits, and infinities to null, because JSON has none."""
-    if isinstance(value, dict):
-        return {key: storable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [storable(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def report(results: dict[str, Any]) -> None:
@@ -220,10 +195,7 @@ def report(results: dict[str, Any]) -> None:
             levels = "  ".join(f"{k}: {train[k]:.2e}" for k in counts(results["iterations"]))
             seconds = results["panels"][start][method]["cpu_seconds_per_iteration"]
             print(f"  {method:18s} {levels}   test {test[-1]:.2e}   {seconds:.4f} s")
-    print("\nclaims")
-    for claim in results["claims"]:
-        verdict = "agree" if claim["agrees"] else "does not agree"
-        print(f"  {verdict:16s}{claim['statement']}\n{'':18}{claim['evidence']}")
+    print_claims(results)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -256,8 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--seeds and --iterations must be at least 1")
     options.out.mkdir(parents=True, exist_ok=True)
     results = storable(Experiment(Study.short(**chosen) if options.quick else Study(**chosen)).run())
-    text = json.dumps(results, ensure_ascii=False, allow_nan=False)
-    (options.out / "figure1.json").write_text(text + "\n", encoding="utf-8")
+    write_json(options.out / "figure1.json", results)
     figure = draw(results)
     figure.savefig(options.out / "figure1.png", dpi=160)
     figure.savefig(options.out / "figure1.pdf")

@@ -72,3 +72,5 @@ def test_reference_is_complete() -> None:
     public = {name for name in ocsolver.__all__ if not name.startswith("__")}
     public -= {name for name in public if isinstance(getattr(ocsolver, name), types.ModuleType)}
     assert sorted(listed) == sorted(public)
+    listed = re.findall(r"^\.\. auto(?:class|function|exception|data):: ocsolver\.nn\.(\w+)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(ocsolver.nn.__all__)

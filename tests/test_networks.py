@@ -147,3 +147,12 @@ def test_nan_loss_is_a_status() -> None:
     with pytest.warns(oc.ConvergenceWarning, match="the loss is not finite for sample 3"):
         solution = oc.solve(oc.nn.NetworkProblem(network, squares, x, y))
     assert solution.status[0] is oc.Status.NONFINITE
+
+
+def test_loss_that_couples_samples_is_refused() -> None:
+    """Outputs (B, 1) against targets (B,) broadcast to (B, B): the classic slip of regressions."""
+    x = torch.linspace(-1.0, 1.0, 12).reshape(6, 2)
+    network = nn.Sequential(nn.Linear(2, 1))
+    with pytest.raises(oc.ShapeError, match=r"each sample alone.*\n?.*outputs\[:, 0\]"):
+        oc.nn.NetworkProblem(network, lambda o, t: (o - t).square().mean(-1), x, x[:, 0])
+    oc.nn.NetworkProblem(network, lambda o, t: (o[:, 0] - t).square(), x, x[:, 0])

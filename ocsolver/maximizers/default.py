@@ -11,13 +11,14 @@ from ocsolver.maximizers.newton import ProjectedNewton
 __all__ = ["default_maximizer", "second_order"]
 
 EXPANSION_LIMIT = 1_000_000  # entries of the m-fold replicated rates that a second-order expansion may fill
+CONTROL_LIMIT = 100  # components of a control whose Hessians are still worth forming and factoring
 
 
 def second_order(block: HamiltonianBlock) -> bool:
     """Whether a second-order expansion of the block is affordable and fits its control set."""
-    return block.control_set.bounds(block.current) is not None and (
-        block.current.shape[-1] * block.sensitivity.numel() <= EXPANSION_LIMIT
-    )
+    m = block.current.shape[-1]
+    affordable = m <= CONTROL_LIMIT and m * block.sensitivity.numel() <= EXPANSION_LIMIT
+    return affordable and block.control_set.bounds(block.current) is not None
 
 
 def default_maximizer(block: HamiltonianBlock) -> Maximizer:

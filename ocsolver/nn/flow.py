@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ocsolver.errors import InputError, ShapeError, complaint
-from ocsolver.nn.layered import NetworkProblem
 from ocsolver.nn.layers import Layer
 from ocsolver.nn.loss import Loss
 from ocsolver.nn.network import ResidualNetwork, check_block
+from ocsolver.nn.problem import NetworkProblem
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Unconstrained
 

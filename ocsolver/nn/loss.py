@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ocsolver.errors import InputError, ShapeError, complaint
 from ocsolver.hamiltonian import call
 
-__all__ = ["Loss", "check_objective", "sample_losses"]
+__all__ = ["Loss", "check_objective", "check_uncoupled", "sample_losses"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,3 +37,12 @@ def sample_losses(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
         todo = "Return one value per sample: reduction='none' in torch's losses, .sum(-1) over components."
         raise ShapeError(complaint("loss(outputs, targets)", expected=expected, got=got, todo=todo))
     return losses
+
+
+def check_uncoupled(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """Raise ShapeError unless the loss of the first sample is the same with and without the others."""
+    together, alone = sample_losses(loss, outputs, targets), sample_losses(loss, outputs[:1], targets[:1])
+    if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-6, equal_nan=True):
+        todo = "If outputs (B, 1) meet targets (B,), use outputs[:, 0], or targets[:, None] and .sum(-1)."
+        expected, got = "a loss of each sample alone", "one that changes with the other samples"
+        raise ShapeError(complaint("loss(outputs, targets)", expected=expected, got=got, todo=todo))

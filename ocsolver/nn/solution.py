@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ocsolver.certificate import Certificate
-from ocsolver.nn.layered import LayeredForward, LayeredTranscription, NetworkProblem
+from ocsolver.nn.layered import LayeredForward, LayeredTranscription
 from ocsolver.nn.loss import sample_losses
+from ocsolver.nn.problem import NetworkProblem
 from ocsolver.residual import projected_gradient
 from ocsolver.solution import Outcome, assemble
 from ocsolver.transcription import Control, Sweep

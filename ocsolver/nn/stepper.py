@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.nn.batches import accuracy_of
-from ocsolver.nn.layered import LayeredTranscription, NetworkProblem
+from ocsolver.nn.layered import LayeredTranscription
 from ocsolver.nn.layers import layers_of
 from ocsolver.nn.loss import Loss, sample_losses
+from ocsolver.nn.problem import NetworkProblem
 from ocsolver.solvers import SweepSolver
 from ocsolver.solvers.base import Timed
 from ocsolver.transcription import Control
@@ -93,6 +94,7 @@ class _SweepStepper(Stepper):
         self.network, self.loss, self.solver, self.weight_decay = network, loss, solver, weight_decay
         self.problem: NetworkProblem | None = None
         self.control: Control | None = None
+        self.left: Control | None = None  # weights that the last fit left
         self._memory: Any = None
 
     def step(self, inputs: Tensor, targets: Tensor, saved: Snapshot) -> Outcome:
@@ -100,7 +102,7 @@ class _SweepStepper(Stepper):
             probe = inputs.nan_to_num(0.0, 0.0, 0.0) if inputs.is_floating_point() else inputs
             self.problem = NetworkProblem(self.network, self.loss, probe, targets, self.weight_decay)
         inner: Any = LayeredTranscription(self.problem.on(inputs, targets))
-        control = self.control = inner.start(None) if self.control is None else self.control
+        control = self.control = self._start(inner) if self.control is None else self.control
         timed = Timed(inner, sampled=True)
         old = self.solver.init(timed, control, self._memory)
         forward = old.sweep.forward
@@ -122,6 +124,13 @@ class _SweepStepper(Stepper):
             inner.load(new.control)
         return Outcome(numbers | {"accepted": accepted}, failure)
 
+    def _start(self, inner: LayeredTranscription) -> Control:
+        """Weights of the network; what is remembered of the last step belongs to them only if nobody changed them."""
+        control = inner.start(None)
+        if self.left is not None and not _same(self.left, control):
+            self._memory = self.solver.moved(self._memory, control)
+        return control
+
     def memory(self) -> Any:
         return self._memory
 
@@ -132,8 +141,10 @@ class _SweepStepper(Stepper):
         device = next(self.network.parameters()).device
         self._memory = self.solver.unpack(_copied(packed, device))
         self.forget_control()
+        self.left = None
 
     def forget_control(self) -> None:
+        self.left = self.left if self.control is None else self.control
         self.problem = self.control = None
 
     def restore(self, saved: Snapshot) -> None:
@@ -216,6 +227,12 @@ def _seconds(timed: Timed) -> dict[str, float]:
     seconds = timed.clock.seconds
     propagation = seconds.get("forward", 0.0) + seconds.get("backward", 0.0)
     return {"propagation_seconds": propagation, "maximization_seconds": seconds.get("maximize", 0.0)}
+
+
+def _same(one: Control, other: Control) -> bool:
+    """Whether two controls are equal, dtype and device included."""
+    kinds = [[(block.shape, block.dtype, block.device) for block in control] for control in (one, other)]
+    return kinds[0] == kinds[1] and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _finite(tensors: Iterable[Tensor]) -> bool:

@@ -198,6 +198,10 @@ class SweepSolver(Solver):
         """Memory from what `pack` returned."""
         return None
 
+    def moved(self, memory: Any, control: Control) -> Any:
+        """Memory for a control that was changed from outside between two steps on mini-batches."""
+        return memory
+
     @abstractmethod
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         """One maximization and one forward sweep, accepted or not, for the active groups."""

@@ -14,11 +14,22 @@ from ocsolver.maximizers import Maximizer, second_order
 from ocsolver.solvers.acceleration import CurvaturePairs
 from ocsolver.solvers.base import Iterate, Step, SweepSolver, Timed
 from ocsolver.solvers.msa import check_maximizer, estimated_constant, freeze, step_terms, take
-from ocsolver.solvers.penalty import AdaptivePenalty, Outcome, PenaltyMemory, natural_penalty, remember
+from ocsolver.solvers.penalty import (
+    AdaptivePenalty,
+    Outcome,
+    PenaltyMemory,
+    natural_penalty,
+    rejected_rho,
+    remember,
+)
+from ocsolver.solvers.sampling import SampledMemory, learn, note_step
 from ocsolver.transcription import Control
 
 __all__ = ["EMSA"]
 
+CALIBRATION = 0.25  # ratio that the first step needs
+ROUNDING = 100.0  # gains below this many units of the last place of the cost mean nothing
+CAUTION = 10.0  # factor of the first ρ on mini-batches, where a step is judged only after it was taken
 WILD = 10.0  # largest penalty of a quasi-Newton step relative to its predicted gain
 
 
@@ -64,15 +75,19 @@ class EMSA(SweepSolver):
             todo = "Pass a number, or oc.AdaptivePenalty() (the default)."
             raise InputError(complaint("EMSA rho", expected="a finite number ≥ 0", got=repr(self.rho), todo=todo))
 
-    def pack(self, memory: PenaltyMemory | None) -> dict[str, Any] | None:
-        return None if memory is None else memory._replace(pairs=None)._asdict()
+    def pack(self, memory: SampledMemory | None) -> dict[str, Any] | None:
+        return None if memory is None else memory.pack()
 
-    def unpack(self, packed: dict[str, Any] | None) -> PenaltyMemory | None:
-        return None if packed is None else PenaltyMemory(**packed)
+    def unpack(self, packed: dict[str, Any] | None) -> SampledMemory | None:
+        return None if packed is None else SampledMemory.unpack(packed)
+
+    def moved(self, memory: SampledMemory | None, control: Control) -> SampledMemory | None:
+        return None if memory is None else memory.moved(control[0])
 
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         if isinstance(self.rho, AdaptivePenalty):
-            return self._adaptive_step(transcription, iterate, self.rho)
+            step = self._sampled_step if transcription.sampled else self._adaptive_step
+            return step(transcription, iterate, self.rho)
         rho = torch.full_like(iterate.cost, self.rho)
         return take(transcription, iterate, self._argmax(transcription, iterate, rho), rho)
 
@@ -82,10 +97,13 @@ class EMSA(SweepSolver):
 
     # ---------------------------------------------------------- adaptive ρ
 
-    def _first_memory(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> PenaltyMemory:
-        rho = natural_penalty(iterate) if rule.initial is None else torch.full_like(iterate.cost, rule.initial)
-        blocks = iterate.sweep.blocks
-        fits = self.accelerate and not transcription.sampled and len(blocks) == 1 and second_order(blocks[0])
+    @staticmethod
+    def _first_rho(iterate: Iterate, rule: AdaptivePenalty) -> Tensor:
+        return natural_penalty(iterate) if rule.initial is None else torch.full_like(iterate.cost, rule.initial)
+
+    def _first_memory(self, iterate: Iterate, rule: AdaptivePenalty) -> PenaltyMemory:
+        rho, blocks = self._first_rho(iterate, rule), iterate.sweep.blocks
+        fits = self.accelerate and len(blocks) == 1 and second_order(blocks[0])
         pairs = CurvaturePairs.empty(blocks[0]) if fits else None
         none, zero = torch.zeros_like(iterate.active), torch.zeros_like(rho)
         return PenaltyMemory(rho, rho * 1e-12, none, pairs, zero + 1.0, zero, zero, zero + torch.inf)
@@ -105,7 +123,7 @@ class EMSA(SweepSolver):
         return freeze(iterate, (u,)), fast
 
     def _adaptive_step(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
-        memory: PenaltyMemory = iterate.memory or self._first_memory(transcription, iterate, rule)
+        memory: PenaltyMemory = iterate.memory or self._first_memory(iterate, rule)
         old = iterate.sweep.forward
         control, fast = self._trial(transcription, iterate, memory)
         terms = step_terms(iterate, control)
@@ -151,11 +169,46 @@ class EMSA(SweepSolver):
             slope = block.weights[:, None, None] * block.current_expansion.gradient
             predicted = torch.where(fast, (slope * (control[0] - block.current)).sum((0, 2)), predicted)
         still = ~(predicted > 0)
-        tiny = ~still & (predicted <= 100 * torch.finfo(predicted.dtype).eps * old.scale)
+        tiny = ~still & (predicted <= rounding_of(old))
         ratio = (old.cost - trial.cost) / predicted
         # a quasi-Newton step far outside the region in which H̃ can be trusted saturates networks: not taken
         wild = fast & (0.5 * memory.rho * (terms.state_error + terms.costate_error) > WILD * predicted)
-        threshold = torch.where(memory.calibrated, rule.accept, 0.25)
+        threshold = torch.where(memory.calibrated, rule.accept, CALIBRATION)  # until a step was accepted
         accepted = iterate.active & trial.finite & ~still & ~tiny & ~wild & (ratio >= threshold)
         constant = estimated_constant(old.cost, trial.cost, terms)
         return Outcome(accepted, fast, still, tiny, wild, trial.finite, ratio, constant)
+
+    # ---------------------------------------------------------- mini-batches
+
+    def _first_sampled_memory(self, iterate: Iterate, rule: AdaptivePenalty) -> SampledMemory:
+        caution = CAUTION if rule.initial is None else 1.0
+        return SampledMemory.start(caution * self._first_rho(iterate, rule))
+
+    def _sampled_step(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
+        """Step on a mini-batch, which first judges the last step, because that did not see its samples."""
+        memory: SampledMemory = iterate.memory or self._first_sampled_memory(iterate, rule)
+        old = iterate.sweep.forward
+        rounding, previous = rounding_of(old), memory.judged(iterate.control)
+        if previous is not None:
+            memory = learn(memory, transcription.forward(previous, old).cost - old.cost, rounding)
+        control = self._argmax(transcription, iterate, memory.rho)
+        terms = step_terms(iterate, control)
+        trial = transcription.forward(control, old)
+        drop = old.cost - trial.cost
+        threshold = torch.where(memory.steps > 0, rule.accept, CALIBRATION)  # until a step was judged
+        accepted = trial.finite & (terms.gain > 0) & (drop >= threshold * terms.gain)
+        constant = estimated_constant(old.cost, trial.cost, terms)
+        step = Step(*terms, constant, memory.rho, accepted, torch.zeros_like(accepted), torch.zeros_like(accepted))
+        memory = note_step(memory, accepted, terms.gain, drop, iterate.control)
+        if not bool(accepted.any()):
+            tiny = trial.finite & (terms.gain <= rounding)
+            rho = torch.where(tiny, memory.rho / 4.0, rejected_rho(rule, memory.rho, trial.finite, constant))
+            return replace(iterate, step=step, memory=memory._replace(rho=rho), trial=trial)
+        sweep, value = transcription.settle(trial, iterate.first_gradient)
+        return replace(iterate, sweep=sweep, residual=value, step=step, memory=memory, trial=trial)
+
+
+def rounding_of(forward: Any) -> Tensor:
+    """Gain (G,) below which the fall of J is rounding."""
+    gain: Tensor = ROUNDING * torch.finfo(forward.scale.dtype).eps * forward.scale
+    return gain

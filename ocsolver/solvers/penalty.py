@@ -13,7 +13,7 @@ from ocsolver.errors import InputError, complaint
 from ocsolver.solvers.acceleration import CurvaturePairs
 from ocsolver.solvers.base import Iterate
 
-__all__ = ["AdaptivePenalty", "Outcome", "PenaltyMemory", "natural_penalty", "remember"]
+__all__ = ["AdaptivePenalty", "Outcome", "PenaltyMemory", "natural_penalty", "rejected_rho", "remember"]
 
 PATIENCE = 100  # iterations without an accepted step after which no ρ is believed to help
 
@@ -24,7 +24,8 @@ class AdaptivePenalty:
 
     With r = (J_k − J_{k+1}) / ∫ΔH: reject if r < `accept` and maximize again with a larger ρ (states and costates are
     reused); accept otherwise, with a larger ρ next time if r < ¼ and a smaller one if r > ¾. Until the first acceptance
-    ρ is calibrated upwards: a step is taken only if r ≥ ¼.
+    ρ is calibrated upwards: a step is taken only if r ≥ ¼. On mini-batches an accepted step is also judged by what it
+    did to the next batch, and ρ grows as noise takes over; there `grow` answers rejections only and `shrink` nothing.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def remember(
 def _next_rho(rule: AdaptivePenalty, rho: Tensor, outcome: Outcome) -> Tensor:
     """ρ of the next step (G,): by the ratio, or towards twice the constant that the step revealed."""
     accepted, fast, still, tiny, _, finite, ratio, constant = outcome
-    revealed = torch.where(finite & torch.isfinite(constant), 2.0 * constant, torch.zeros_like(rho))
+    revealed = _revealed(finite, constant)
     new = torch.where(accepted & (ratio > 0.75), rule.shrink * rho, rho)
     new = torch.where(accepted & (ratio > 0.95), 0.1 * rho, new)
     new = torch.where(accepted & (ratio < 0.25), 2.0 * rho, new)
@@ -135,9 +136,18 @@ def _next_rho(rule: AdaptivePenalty, rho: Tensor, outcome: Outcome) -> Tensor:
     # quasi-Newton: with twice the constant, the secant value, H̃ has the curvature of J along the step
     new = torch.where(accepted & fast & ~tiny, revealed.clamp(0.2 * rho, 2.0 * rho), new)
     new = torch.where(~accepted & fast & finite, revealed.clamp(rho, rule.grow * rho), new)
-    larger = torch.minimum(torch.maximum(rule.grow * rho, revealed), 100 * rho)
-    new = torch.where(~accepted & ~fast, larger, new)
+    new = torch.where(~accepted & ~fast, rejected_rho(rule, rho, finite, constant), new)
     return torch.where(still & finite & ~fast, rho / 4.0, new)
+
+
+def _revealed(finite: Tensor, constant: Tensor) -> Tensor:
+    """Twice the constant of Lemma 1 that a step showed (G,), zero if it showed none."""
+    return torch.where(finite & torch.isfinite(constant), 2.0 * constant, torch.zeros_like(constant))
+
+
+def rejected_rho(rule: AdaptivePenalty, rho: Tensor, finite: Tensor, constant: Tensor) -> Tensor:
+    """ρ after a rejected step (G,)."""
+    return torch.minimum(torch.maximum(rule.grow * rho, _revealed(finite, constant)), 100 * rho)
 
 
 def natural_penalty(iterate: Iterate) -> Tensor:
