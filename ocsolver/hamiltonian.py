@@ -280,11 +280,18 @@ class HamiltonianBlock:
 
     def gradient(self, u: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor]:
         """Value (K, G) of H̃(u) − H(current) and its gradient (K, G, m)."""
+        value, slope = self.trial(u, penalty)
+        return value, slope()
+
+    def trial(self, u: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Value (K, G) of H̃(u) − H(current), and a function that returns its gradient (K, G, m).
+
+        A line search that rejects the trial never pays for the gradient, which costs more than the value.
+        """
         with torch.enable_grad():
             u = leaf(u)
             value = self.value(u, penalty)
-            (slope,) = gradients(value, (u,))
-        return value.detach(), slope
+        return value.detach(), lambda: gradients(value, (u,))[0]
 
     def expansion(self, u: Tensor) -> Expansion:
         """Second-order expansion at u (K, G, m)."""

@@ -31,7 +31,7 @@ class LBFGS(Maximizer):
     history : int, default 10
         Curvature pairs kept per row.
     evaluations : int, default 30
-        Bound on the gradient evaluations of each row per maximization.
+        Bound on the evaluations of each row per maximization.
 
     References
     ----------
@@ -77,13 +77,17 @@ class LBFGS(Maximizer):
             u_new, value_new, gradient_new = u, value, gradient
             while bool(pending.any()):
                 trial = torch.where(pending[..., None], project(u + length[..., None] * direction), u_new)
-                f, g = block.gradient(trial, penalty)
+                f, slope = block.trial(trial, penalty)
                 used = used + pending
                 rise = (gradient * (trial - u)).sum(-1)
-                finite = torch.isfinite(f) & torch.isfinite(g).all(-1)
+                finite = torch.isfinite(f)
                 good = pending & finite & (f >= value + SUFFICIENT * rise) & (f > value)
-                u_new = torch.where(good[..., None], trial, u_new)
-                value_new, gradient_new = torch.where(good, f, value_new), torch.where(good[..., None], g, gradient_new)
+                if bool(good.any()):
+                    g = slope()
+                    smooth = torch.isfinite(g).all(-1)
+                    finite, good = finite & (smooth | ~good), good & smooth
+                    u_new, value_new = torch.where(good[..., None], trial, u_new), torch.where(good, f, value_new)
+                    gradient_new = torch.where(good[..., None], g, gradient_new)
                 pending = pending & ~good & (rise > 0) & (used < self.evaluations)
                 # minimizer of the interpolating parabola, kept within [0.1, 0.5] of the step
                 ratio = 0.5 * rise / (rise - (f - value)).clamp_min(torch.finfo(f.dtype).tiny)
