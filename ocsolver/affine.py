@@ -8,7 +8,9 @@ an activation or a max-pool. With the slopes s = φ′(z) and y = s∘p = ∂H/�
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -26,8 +28,8 @@ class AffineView(ABC):
     ----------
     inputs : Tensor
         x, without the 1.
-    slopes : Tensor
-        s = φ′(z).
+    derivative : callable
+        Returns the slopes s = φ′(z), which not every use needs.
     sensitivities : Tensor
         y = ∂H/∂z of every sample.
     bias : bool
@@ -35,9 +37,14 @@ class AffineView(ABC):
     """
 
     inputs: Tensor
-    slopes: Tensor
+    derivative: Callable[[], Tensor]
     sensitivities: Tensor
     bias: bool
+
+    @cached_property
+    def slopes(self) -> Tensor:
+        """s = φ′(z), in the shape of the sensitivities."""
+        return self.derivative()
 
     @property
     @abstractmethod
@@ -87,7 +94,7 @@ class LinearView(AffineView):
 
     @property
     def rows(self) -> int:
-        return self.slopes.shape[-1]
+        return self.sensitivities.shape[-1]
 
     @property
     def width(self) -> int:
@@ -133,7 +140,7 @@ class ConvolutionView(AffineView):
 
     @property
     def rows(self) -> int:
-        return self.slopes.shape[1]
+        return self.sensitivities.shape[1]
 
     @property
     def width(self) -> int:

@@ -22,6 +22,8 @@ __all__ = ["GaussNewton"]
 SHORTENINGS = 8  # of a step that does not ascend, each to a third
 CG_ITERATIONS = 20
 CG_ACCURACY = 0.05  # of the residual of the linear system
+REFRESH = 10  # mini-batches between two updates of averages
+DECAY = 0.9  # of averages, per update
 ROW_ENTRIES = 2_000_000  # multiplications per sample up to which the Gram matrix of every row is formed
 
 
@@ -32,6 +34,34 @@ class Curvature(NamedTuple):
     inputs: Tensor | None  # A (K, a, a)
     slopes: Tensor | None  # ⟨s²⟩ (K, r)
     sensitivities: Tensor  # B (K, r, r)
+
+
+class Average(NamedTuple):
+    """A = ⟨x̃x̃ᵀ⟩ and ⟨s²⟩ of affine layers, averaged over mini-batches without bias, and the factors made of them."""
+
+    steps: int
+    weight: float  # that the averages have gathered
+    inputs: Tensor | None  # (K, a, a)
+    slopes: Tensor | None  # (K, r)
+    factor: Tensor | None  # Cholesky factor of A + damping (K, a, a)
+    roots: Tensor | None  # K^{-1/2} (K, r, 1)
+
+    @property
+    def due(self) -> bool:
+        """Whether this batch counts: every tenth one does, and more of them in the beginning."""
+        return self.steps % REFRESH == 0 or self.steps in (1, 2, 4)
+
+    def update(self, view: AffineView, damping: float) -> Average:
+        """Averages with another batch."""
+        weight = DECAY * self.weight + (1.0 - DECAY)
+        inputs, slopes = (1.0 - DECAY) * finite(view.gram()), (1.0 - DECAY) * finite(view.slope_square())
+        if self.inputs is not None:
+            inputs, slopes = inputs + DECAY * self.inputs, slopes + DECAY * self.slopes  # type: ignore[operator]
+        a, roots = inputs / weight, whitening(slopes / weight, damping)
+        mean = a.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        factor, _ = torch.linalg.cholesky_ex(a + (damping * mean + tiny(a)) * eye)
+        return Average(self.steps, weight, inputs, slopes, factor, roots)
 
 
 @dataclass(frozen=True)
@@ -88,6 +118,21 @@ class GaussNewton(Maximizer):
             raise unsupported(self, "an Unconstrained set, a Box or a product of them", block.control_set, todo)
         step = self.direction(block, penalty or Penalty.uniform(block.current.new_zeros(block.groups)))
         return _shortened(block, penalty, step, memory)
+
+    def averages(self, block: HamiltonianBlock) -> bool:
+        return block.view is not None and block.groups == 1
+
+    def sampled_step(self, block: HamiltonianBlock, memory: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
+        view = block.affine
+        assert view is not None
+        average = Average(0, 0.0, None, None, None, None) if memory is None else Average(**memory)
+        if average.due:
+            average = average.update(view, self.damping)
+        assert average.roots is not None
+        assert average.factor is not None
+        gradient = average.roots.square() * view.matrix(block.current_slope[:, 0])
+        step = torch.cholesky_solve(gradient.mT, average.factor).mT
+        return view.vector(step).unsqueeze(1), average._replace(steps=average.steps + 1)._asdict()
 
     def direction(self, block: HamiltonianBlock, penalty: Penalty) -> Tensor:
         """Damped Gauss–Newton step, before anything has tested whether it raises H̃.
@@ -203,18 +248,29 @@ def tiny(like: Tensor) -> float:
     return math.sqrt(torch.finfo(like.dtype).tiny)
 
 
+def finite(values: Tensor) -> Tensor:
+    """Values, zero where they are not finite: such rows have no finite gradient either, and stay."""
+    return torch.nan_to_num(values, 0.0, 0.0, 0.0)
+
+
+def whitening(slopes: Tensor, damping: float) -> Tensor:
+    """K^{-1/2}, damped (K, r, 1)."""
+    return (slopes + damping * slopes.mean(-1, keepdim=True) + tiny(slopes)).rsqrt()[..., None]
+
+
 def affine_form(view: AffineView) -> str:
     """Rows where their Gram matrices are cheap, else the Kronecker sum."""
-    small = view.rows * view.columns**2 <= ROW_ENTRIES // max(1, view.slopes.shape[0])
+    small = view.rows * view.columns**2 <= ROW_ENTRIES // max(1, view.sensitivities.shape[0])
     return "rows" if isinstance(view, LinearView) and small else "kronecker"
 
 
 def curvature_of(view: AffineView, form: str) -> Curvature:
     """Averages that a form needs."""
-    y = view.sensitivity_gram()
+    y = finite(view.sensitivity_gram())
     if form == "rows":
-        return Curvature(view.row_gram(), None, None, y)
-    return Curvature(None, view.gram(), view.slope_square(), torch.zeros_like(y) if form == "inputs" else y)
+        return Curvature(finite(view.row_gram()), None, None, y)
+    a, slopes = finite(view.gram()), finite(view.slope_square())
+    return Curvature(None, a, slopes, torch.zeros_like(y) if form == "inputs" else y)
 
 
 def _rows(view: AffineView, curvature: Curvature, gradient: Tensor, penalty: Penalty, damping: float) -> Tensor:
@@ -240,7 +296,7 @@ def _kronecker(view: AffineView, curvature: Curvature, gradient: Tensor, penalty
     assert curvature.slopes is not None
     rho_f, rho_q, epsilon = penalty  # (1,) each
     slopes = curvature.slopes
-    root = (slopes + damping * slopes.mean(-1, keepdim=True) + tiny(slopes)).rsqrt()[..., None]  # K^{-1/2} (K, r, 1)
+    root = whitening(slopes, damping)
     a = curvature.inputs
     b = root * curvature.sensitivities * root.mT
     mean = rho_f * a.diagonal(dim1=-2, dim2=-1).mean(-1) + rho_q * b.diagonal(dim1=-2, dim2=-1).mean(-1)

@@ -52,13 +52,13 @@ class LayeredForward:
         """Costates p_n = −∂loss_i/∂x_n (B, …)."""
         return [-slope for slope in self._slopes[: len(self.graph)]]
 
-    @property
+    @cached_property
     def gradient(self) -> Control:
         """Derivative of the mean loss by the control, without weight decay."""
         n = len(self.graph)
         return tuple(slope / len(self.losses) for slope in self._slopes[n : n + len(self.leaves)])
 
-    @property
+    @cached_property
     def sensitivities(self) -> dict[int, Tensor]:
         """−∂loss_i/∂z of the layers with an affine map."""
         n = len(self.graph) + len(self.leaves)

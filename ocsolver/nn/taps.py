@@ -90,12 +90,16 @@ def view_of(
     first = maps[0]
     bias = first.bias is not None and first.bias.requires_grad
     inputs = [tap.inputs.detach() for tap in taps]
-    slopes = [
-        gradients(state, (tap.outputs,), torch.full_like(state, 1.0 / weight), retain_graph=True)[0]
-        for tap, state in zip(taps, following, strict=True)
-    ]
-    y = [fall / weight for fall in falls]
-    if isinstance(first, nn.Linear):
-        return LinearView(torch.stack(inputs), torch.stack(slopes), torch.stack(y), bias)
+    linear = isinstance(first, nn.Linear)
+
+    def slopes() -> Tensor:
+        each = [
+            gradients(state, (tap.outputs,), torch.full_like(state, 1.0 / weight), retain_graph=True)[0]
+            for tap, state in zip(taps, following, strict=True)
+        ]
+        return torch.stack(each) if linear else each[0]
+
+    if linear:
+        return LinearView(torch.stack(inputs), slopes, torch.stack(list(falls)) / weight, bias)
     geometry = first.kernel_size, first.stride, first.padding, first.dilation
-    return ConvolutionView(inputs[0], slopes[0], y[0], bias, *geometry)
+    return ConvolutionView(inputs[0], slopes, falls[0] / weight, bias, *geometry)
