@@ -12,7 +12,7 @@ from ocsolver.errors import (
     UnsupportedError,
 )
 from ocsolver.integrators import RK4, Euler, Heun, Integrator, SolveIVP, TorchDiffEq
-from ocsolver.maximizers import LBFGS, ClosedForm, Enumeration, Maximizer, ProjectedNewton
+from ocsolver.maximizers import LBFGS, ClosedForm, Enumeration, GaussNewton, Maximizer, ProjectedNewton
 from ocsolver.mesh import Mesh
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
@@ -43,6 +43,7 @@ __all__ = [
     "Enumeration",
     "Euler",
     "FiniteSet",
+    "GaussNewton",
     "GradientDescent",
     "Heun",
     "History",

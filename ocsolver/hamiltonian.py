@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf, replicate
 from ocsolver._shapes import group_mean
+from ocsolver.affine import AffineView
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import ControlSet
 
@@ -167,8 +168,10 @@ class HamiltonianBlock:
         Admissible values of every row.
     t : Tensor, shape (K, Q, 1), or None
         Times of the points, where sites have times.
-    affine : object or None
-        Inputs and sensitivities of affine layers, for structured Gauss–Newton.
+    slope : Tensor, shape (K, G, m), or None
+        ∂H/∂u at the current control, if the sweep has it as a by-product.
+    view : callable or None
+        Returns inputs and sensitivities of affine layers, for structured Gauss–Newton; None where there are none.
     layered : bool
         Whether the sites are layers: their rates are exact, not differences of states, and gradient methods step along
         the gradient of w H, which makes them back-propagation (Prop. 2).
@@ -187,7 +190,8 @@ class HamiltonianBlock:
     current: Tensor
     control_set: ControlSet
     t: Tensor | None = None
-    affine: Any = None
+    slope: Tensor | None = None
+    view: Callable[[], AffineView] | None = None
     layered: bool = False
     constant_input: bool = False
     fine: bool = False
@@ -277,6 +281,18 @@ class HamiltonianBlock:
             - 0.5 * penalty.rho_q * terms.costate_error
             - penalty.epsilon * proximal
         )
+
+    @cached_property
+    def affine(self) -> AffineView | None:
+        """Inputs and sensitivities of affine layers, or None."""
+        return None if self.view is None else self.view()
+
+    @cached_property
+    def current_slope(self) -> Tensor:
+        """Gradient of H, and of H̃, at the current control (K, G, m)."""
+        if self.slope is not None:
+            return self.slope
+        return self.current_expansion.gradient if "_expanded" in self.__dict__ else self.gradient(self.current)[1]
 
     def gradient(self, u: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor]:
         """Value (K, G) of H̃(u) − H(current) and its gradient (K, G, m)."""

@@ -48,11 +48,7 @@ def _bounded(block: HamiltonianBlock) -> Tensor:
 
 def projected_gradient(block: HamiltonianBlock) -> Tensor:
     """L² norm over time of P_U(u + ∂H/∂u) − u, per group (G,)."""
-    if second_order(block):
-        slope = block.current_expansion.gradient
-    else:
-        _, slope = block.gradient(block.current)
-    move = block.control_set.project(block.current + slope) - block.current
+    move = block.control_set.project(block.current + block.current_slope) - block.current
     return (block.weights[:, None] * move.square().sum(-1)).sum(0).sqrt()
 
 

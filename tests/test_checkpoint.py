@@ -87,6 +87,7 @@ def replacing() -> DataLoader[Any]:
 
 SOLVERS: dict[str, Callable[[nn.Module], Any]] = {
     "EMSA": lambda net: oc.EMSA(),
+    "EMSA with averages": lambda net: oc.EMSA(oc.GaussNewton()),
     "GradientDescent": lambda net: oc.GradientDescent(0.1),
     "Adam": lambda net: torch.optim.Adam(net.parameters(), lr=1e-2),
     "SGD": lambda net: torch.optim.SGD(net.parameters(), lr=1e-2, momentum=0.9),

@@ -47,6 +47,7 @@ SETS: dict[str, oc.ControlSet] = {
 SERVED = {
     oc.LBFGS(): ["free", "box", "half-box", "ball", "free-by-box", "box-by-ball", "free-1", "box-1"],
     oc.ProjectedNewton(): ["free", "box", "half-box", "free-by-box", "free-1", "box-1"],
+    oc.GaussNewton(): ["free", "box", "half-box", "free-by-box", "free-1", "box-1"],
     oc.Enumeration(): ["box", "ball", "finite", "box-by-ball", "box-by-finite", "box-1", "finite-1"],
 }
 every_service = pytest.mark.parametrize(
@@ -147,6 +148,8 @@ def test_nothing_in_the_set_is_better(shared: bool, maximizer: oc.Maximizer, nam
     penalty = penalty_of(kind, block.groups)
     if isinstance(maximizer, oc.LBFGS):  # ten iterations are a budget, the claim is about the limit
         maximizer = oc.LBFGS(iterations=200, evaluations=1000)
+    if isinstance(maximizer, oc.GaussNewton):  # one step; the damping shortens it
+        maximizer = oc.GaussNewton(damping=1e-10)
     gain = maximizer.maximize(block, penalty).gain
     trials = admissible_trials(block)
     if name == "box-by-finite":  # no refinement there: the best of the candidates is all that is promised
@@ -464,6 +467,8 @@ def test_default_maximizer_of_a_large_block_needs_no_hessian(monkeypatch: pytest
                 "oc.LBFGS() on a Ball",
             ],
         ),
+        (oc.GaussNewton(), "ball", ["GaussNewton: expected an Unconstrained set, a Box", "oc.LBFGS() on a Ball"]),
+        (oc.GaussNewton(form="rows"), "free", ["expected layers that consist of an affine map", "Use form='auto'."]),
         (oc.ProjectedNewton(), "finite", ["got FiniteSet([[", "oc.Enumeration() on a FiniteSet"]),
         (oc.ProjectedNewton(), "box-by-finite", ["got Product("]),
         (
@@ -534,6 +539,8 @@ def test_exception_inside_a_closed_form_is_the_users_own() -> None:
         (lambda: oc.LBFGS(iterations=1.5), "LBFGS iterations: expected an int ≥ 1, got 1.5."),
         (lambda: oc.LBFGS(history=0), "LBFGS history: expected an int ≥ 1, got 0."),
         (lambda: oc.LBFGS(evaluations=True), "LBFGS evaluations: expected an int ≥ 1, got True."),
+        (lambda: oc.GaussNewton(damping=0.0), "GaussNewton damping: expected a positive number, got 0.0."),
+        (lambda: oc.GaussNewton(form="exact"), "got 'exact'. Leave it out for the default, 'auto'."),
         (lambda: oc.ProjectedNewton(iterations=-1), "ProjectedNewton iterations: expected an int ≥ 1, got -1."),
         (lambda: oc.ProjectedNewton("10"), "ProjectedNewton iterations: expected an int ≥ 1, got '10'."),
         (lambda: oc.Enumeration(refinements=0), "Enumeration refinements: expected an int ≥ 1, got 0."),

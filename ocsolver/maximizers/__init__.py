@@ -4,6 +4,7 @@ from ocsolver.maximizers.base import Maximizer, Maximum
 from ocsolver.maximizers.closed_form import ClosedForm
 from ocsolver.maximizers.default import default_maximizer, second_order
 from ocsolver.maximizers.enumeration import Enumeration
+from ocsolver.maximizers.gauss_newton import GaussNewton
 from ocsolver.maximizers.lbfgs import LBFGS
 from ocsolver.maximizers.newton import ProjectedNewton
 
@@ -11,6 +12,7 @@ __all__ = [
     "LBFGS",
     "ClosedForm",
     "Enumeration",
+    "GaussNewton",
     "Maximizer",
     "Maximum",
     "ProjectedNewton",

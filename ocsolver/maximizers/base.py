@@ -49,6 +49,38 @@ class Maximizer(ABC):
             If the control set or the penalty cannot be served.
         """
 
+    def averages(self, block: HamiltonianBlock) -> bool:
+        """Whether `sampled_step` serves a block; the default is no.
+
+        Parameters
+        ----------
+        block : HamiltonianBlock
+            A block on a mini-batch.
+
+        Returns
+        -------
+        bool
+            If False for some block, every maximization on a mini-batch sees that batch alone.
+        """
+        return False
+
+    def sampled_step(self, block: HamiltonianBlock, memory: Any) -> tuple[Tensor, Any]:
+        """Step on a mini-batch with curvature averaged over the batches so far; nobody has tested it.
+
+        Parameters
+        ----------
+        block : HamiltonianBlock
+            A block that `averages` accepts.
+        memory : object
+            What the previous call returned; None on the first batch.
+
+        Returns
+        -------
+        tuple of Tensor (K, G, m) and object
+            The step for ρ = 1, which is ρ times the step for another ρ, and what to pass next time, as plain data.
+        """
+        raise NotImplementedError
+
 
 def keep_best(block: HamiltonianBlock, u: Tensor, gain: Tensor, memory: Any = None) -> Maximum:
     """Replace rows that did not gain (or are not finite) by the current control."""

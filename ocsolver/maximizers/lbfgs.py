@@ -59,7 +59,8 @@ class LBFGS(Maximizer):
             raise unsupported(self, "a convex control set", block.control_set, todo)
         project = block.control_set.project
         u = block.current
-        value, gradient = block.gradient(u, penalty)
+        gradient = block.current_slope
+        value = torch.zeros_like(gradient[..., 0])
         pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # s, y (K, G, m) and 1/(s·y) (K, G), zero where skipped
         scale = 1.0 / torch.linalg.vector_norm(gradient, dim=-1).clamp_min(1.0)  # (K, G)
         used = torch.ones_like(value, dtype=torch.int64)  # per row: no row spends the evaluations of another

@@ -83,7 +83,7 @@ class ProjectedNewton(Maximizer):
         active = torch.isfinite(gain)
         for iteration in range(self.iterations):
             gradient, curvature = expansion.augmented(weights, u - block.current)
-            step, predicted = _bounded_step(gradient, curvature, lower - u, upper - u, u)
+            step, predicted = bounded_step(gradient, curvature, lower - u, upper - u, u)
             active = active & (predicted > block.noise) & torch.isfinite(predicted)
             if iteration > 0:
                 active = active & (predicted > MODEL_ACCURACY * gain)
@@ -141,13 +141,13 @@ def _distant_start(
     expansion, (lower, upper) = block.current_expansion, bounds
     if local is None:
         low, high = lower - block.current, upper - block.current
-        _, local = _bounded_step(expansion.gradient, -expansion.hessian, low, high, start)
+        _, local = bounded_step(expansion.gradient, -expansion.hessian, low, high, start)
         concave = expansion.hessian.diagonal(dim1=-2, dim2=-1).amax(-1) <= 0
         local = torch.where(concave, 1.05 * local, 0.0)
     return start, advantage > local.clamp_min(0.0) * (1 + 1e-6) + block.noise
 
 
-def _bounded_step(gradient: Tensor, curvature: Tensor, low: Tensor, high: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def bounded_step(gradient: Tensor, curvature: Tensor, low: Tensor, high: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Maximize g·d − ½ dᵀM d over low ≤ d ≤ high, with M made positive definite: step (K, G, m) and its gain (K, G)."""
     far = LONGEST * (1.0 + u.abs().amax(-1, keepdim=True))
     low, high = torch.maximum(low, -far), torch.minimum(high, far)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ocsolver._autodiff import gradients
+from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import check_finite
+from ocsolver.affine import AffineView
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock, call
 from ocsolver.nn.layers import Layer
 from ocsolver.nn.loss import sample_losses
 from ocsolver.nn.problem import NetworkProblem, load
+from ocsolver.nn.taps import Tap, tapped, view_of
 from ocsolver.sets import Unconstrained
 from ocsolver.status import Status
 from ocsolver.transcription import Control, Discretization, Failure, Sweep, transcribe
@@ -25,10 +27,12 @@ __all__ = ["LayeredForward", "LayeredTranscription"]
 
 @dataclass(frozen=True, eq=False)
 class LayeredForward:
-    """States of all layers for one control; the costates come from the same graph."""
+    """States of all layers for one control; the costates and ∂H/∂u come from the same graph."""
 
     control: Control
     graph: tuple[Tensor, ...]  # states with their graph, one more than layers
+    leaves: Control  # the control as leaves of the graph
+    taps: dict[int, Tap]  # of the layers with an affine map
     losses: Tensor  # (B,), with their graph
     decay: Tensor  # (1,), Σ ½ λ ‖θ‖²
 
@@ -38,9 +42,27 @@ class LayeredForward:
         return [state.detach() for state in self.graph]
 
     @cached_property
+    def _slopes(self) -> tuple[Tensor, ...]:
+        """Derivatives of Σ loss_i by states, control and outputs of affine maps, in one backward pass."""
+        outputs = (tap.outputs for tap in self.taps.values())
+        return gradients(self.losses, (*self.graph, *self.leaves, *outputs), retain_graph=bool(self.taps))
+
+    @cached_property
     def p(self) -> list[Tensor]:
         """Costates p_n = −∂loss_i/∂x_n (B, …)."""
-        return [-slope for slope in gradients(self.losses, self.graph)]
+        return [-slope for slope in self._slopes[: len(self.graph)]]
+
+    @cached_property
+    def gradient(self) -> Control:
+        """Derivative of the mean loss by the control, without weight decay."""
+        n = len(self.graph)
+        return tuple(slope / len(self.losses) for slope in self._slopes[n : n + len(self.leaves)])
+
+    @cached_property
+    def sensitivities(self) -> dict[int, Tensor]:
+        """−∂loss_i/∂z of the layers with an affine map."""
+        n = len(self.graph) + len(self.leaves)
+        return {k: -slope for k, slope in zip(self.taps, self._slopes[n:], strict=True)}
 
     @property
     def outputs(self) -> Tensor:
@@ -95,11 +117,12 @@ class LayeredTranscription:
     def forward(self, control: Control, near: Any = None) -> LayeredForward:
         """States and losses of a control."""
         problem = self.problem
-        thetas: dict[int, Tensor] = {}
-        for members, block in zip(problem.families, control, strict=True):
-            thetas |= {n: row[0] for n, row in zip(members, block, strict=True)}
-        with torch.enable_grad():
-            states = [problem.inputs.detach().clone().requires_grad_()]
+        with torch.enable_grad(), tapped(problem.maps, problem.layers) as taps:
+            leaves = tuple(leaf(block) for block in control)
+            thetas: dict[int, Tensor] = {}
+            for members, block in zip(problem.families, leaves, strict=True):
+                thetas |= zip(members, block[:, 0].unbind(), strict=True)
+            states = [leaf(problem.inputs)]
             for n, (layer, seed) in enumerate(zip(problem.layers, self.seeds, strict=True)):
                 theta = thetas.get(n)
                 states.append(call(lambda x, f=layer, t=theta, s=seed: f(x, t, s), layer.name, states[-1]))
@@ -107,24 +130,23 @@ class LayeredTranscription:
         decay = losses.new_zeros(1)
         if problem.weight_decay:
             decay = decay + 0.5 * problem.weight_decay * sum(block.square().sum() for block in control)
-        return LayeredForward(control, tuple(states), losses, decay)
+        return LayeredForward(control, tuple(states), leaves, taps, losses, decay)
 
     def backward(self, forward: LayeredForward) -> Sweep:
         """Costates and blocks of a forward sweep."""
         problem, p = self.problem, forward.p
         blocks = []
-        for members, current in zip(problem.families, forward.control, strict=True):
+        for members, current, gradient in zip(problem.families, forward.control, forward.gradient, strict=True):
             layers = [problem.layers[n] for n in members]
             x = torch.stack([forward.x[n].flatten(1) for n in members]).unsqueeze(1)
             v = torch.stack([p[n + 1].flatten(1) for n in members]).unsqueeze(1)
             components = v.shape[-1]
             if problem.weight_decay:
                 v = torch.cat((v, torch.full_like(v[..., :1], -1.0)), -1)
+            seeds = tuple(self.seeds[n] for n in members)
             blocks.append(
                 HamiltonianBlock(
-                    rates=Rates(
-                        layers, tuple(self.seeds[n] for n in members), forward.x[members[0]].shape, problem.weight_decay
-                    ),
+                    rates=Rates(layers, seeds, forward.x[members[0]].shape, problem.weight_decay),
                     x=x,
                     sensitivity=v,
                     state_components=components,
@@ -132,11 +154,19 @@ class LayeredTranscription:
                     points=x.new_ones(1),
                     current=current,
                     control_set=Unconstrained(current.shape[-1]),
+                    slope=-(gradient + problem.weight_decay * current) / layers[0].weight,
+                    view=partial(self._view, forward, members) if members[0] in forward.taps else None,
                     layered=True,
                     constant_input=layers[0].step is None and not any(problem.layers[k].m for k in range(members[0])),
                 )
             )
         return Sweep(forward, tuple(blocks), p)
+
+    def _view(self, forward: LayeredForward, members: tuple[int, ...]) -> AffineView:
+        """Inputs and sensitivities of a family of affine layers."""
+        maps, taps = [self.problem.maps[n] for n in members], [forward.taps[n] for n in members]
+        following, falls = [forward.graph[n + 1] for n in members], [forward.sensitivities[n] for n in members]
+        return view_of(maps, taps, following, falls, self.problem.layers[members[0]].weight)
 
     def merge(self, mask: Tensor, new: LayeredForward, old: LayeredForward) -> LayeredForward:
         """The one group is taken as a whole."""

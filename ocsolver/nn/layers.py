@@ -52,7 +52,7 @@ class Layer:
         return sum(value.numel() for value in self.parameters.values())
 
     @cached_property
-    def _inplace(self) -> bool:
+    def inplace(self) -> bool:
         """Whether some activation overwrites its input, which frozen states must survive."""
         return any(getattr(part, "inplace", False) for part in self.module.modules())
 
@@ -73,7 +73,7 @@ class Layer:
 
     def body(self, x: Tensor, theta: Tensor | None, seed: int | None = None) -> Tensor:
         """Output of the module for x (B, …) and θ (m,); a seed fixes its random masks."""
-        x = x.clone() if self._inplace else x
+        x = x.clone() if self.inplace else x
         with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
             if seed is not None:
                 torch.manual_seed(seed)

@@ -15,6 +15,7 @@ from ocsolver.errors import InputError, ShapeError, complaint
 from ocsolver.hamiltonian import call
 from ocsolver.nn.layers import Layer, layers_of, refuse_coupled
 from ocsolver.nn.loss import Loss, check_objective, check_uncoupled
+from ocsolver.nn.taps import affine_module
 from ocsolver.transcription import Control
 
 __all__ = ["NetworkProblem", "load"]
@@ -74,6 +75,7 @@ class NetworkProblem:
     weight_decay: float
     layers: tuple[Layer, ...]
     families: tuple[tuple[int, ...], ...]  # indices of the layers of each block
+    maps: tuple[nn.Module | None, ...]  # affine map of each layer that consists of one and an activation
 
     def __init__(
         self,
@@ -89,10 +91,12 @@ class NetworkProblem:
         _check_dtype(layers, inputs)
         check_objective(loss, weight_decay)
         module = network if isinstance(network, nn.Module) else nn.Sequential(*network)
-        values = (module, loss, inputs, targets, float(weight_decay), layers, ())
+        values = (module, loss, inputs, targets, float(weight_decay), layers, (), ())
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "families", self._probe())
+        families, maps = self._probe()
+        object.__setattr__(self, "families", families)
+        object.__setattr__(self, "maps", maps)
 
     @classmethod
     def from_modules(
@@ -174,9 +178,10 @@ class NetworkProblem:
             raise ShapeError(complaint("control of a network", expected=expected, got=shapes, todo=todo))
         return tuple(block.to(like).detach().clone() for block, like in zip(blocks, own, strict=True))
 
-    def _probe(self) -> tuple[tuple[int, ...], ...]:
-        """Run a few samples through every layer and the loss; equal layers on vectors become one family."""
+    def _probe(self) -> tuple[tuple[tuple[int, ...], ...], tuple[nn.Module | None, ...]]:
+        """Run a few samples through every layer and the loss: families of equal layers on vectors, and affine maps."""
         x = self.inputs[:PROBE]
+        maps: list[nn.Module | None] = []
         families: list[tuple[int, ...]] = []
         alone: list[tuple[int, Layer, Tensor]] = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -187,6 +192,7 @@ class NetworkProblem:
                     todo = "Let layers keep the batch axis, e.g. torch.nn.Flatten(1)."
                     raise ShapeError(complaint(f"output of {layer.name}", expected=expected, got=got, todo=todo))
                 alone.append((n, layer, x))
+                maps.append(affine_module(layer, x))
                 x = following
             check_uncoupled(self.loss, x, self.targets[:PROBE])
             trainable = [part for part in alone if part[1].m]
@@ -194,7 +200,7 @@ class NetworkProblem:
                 members = list(group)
                 indices = [n for n, _, _ in members]
                 families += [tuple(indices)] if _stackable(members) else [(n,) for n in indices]
-        return tuple(families)
+        return tuple(families), tuple(maps)
 
 
 def _check_data(inputs: Any, targets: Any) -> None:

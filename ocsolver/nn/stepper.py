@@ -105,6 +105,11 @@ class _SweepStepper(Stepper):
         control = self.control = self._start(inner) if self.control is None else self.control
         timed = Timed(inner, sampled=True)
         old = self.solver.init(timed, control, self._memory)
+        retreat = None if bool(old.sweep.forward.finite) else self.solver.retreat(self._memory)
+        if retreat is not None:
+            self.control, self._memory = retreat
+            inner.load(self.control)
+            old = self.solver.init(timed, self.control, self._memory)
         forward = old.sweep.forward
         numbers = _numbers(forward.losses.detach(), forward.outputs, targets)
         if not bool(forward.finite):

@@ -202,6 +202,10 @@ class SweepSolver(Solver):
         """Memory for a control that was changed from outside between two steps on mini-batches."""
         return memory
 
+    def retreat(self, memory: Any) -> tuple[Control, Any] | None:
+        """Control before the last step and a more careful memory, if that step was taken untested on a mini-batch."""
+        return None
+
     @abstractmethod
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         """One maximization and one forward sweep, accepted or not, for the active groups."""

@@ -12,6 +12,7 @@ from ocsolver.errors import InputError, complaint
 from ocsolver.hamiltonian import Penalty, Terms
 from ocsolver.maximizers import Maximizer, second_order
 from ocsolver.solvers.acceleration import CurvaturePairs
+from ocsolver.solvers.averaged import AveragedMemory, averaged_step
 from ocsolver.solvers.base import Iterate, Step, SweepSolver, Timed
 from ocsolver.solvers.msa import check_maximizer, estimated_constant, freeze, step_terms, take
 from ocsolver.solvers.penalty import (
@@ -75,14 +76,19 @@ class EMSA(SweepSolver):
             todo = "Pass a number, or oc.AdaptivePenalty() (the default)."
             raise InputError(complaint("EMSA rho", expected="a finite number ≥ 0", got=repr(self.rho), todo=todo))
 
-    def pack(self, memory: SampledMemory | None) -> dict[str, Any] | None:
+    def pack(self, memory: SampledMemory | AveragedMemory | None) -> dict[str, Any] | None:
         return None if memory is None else memory.pack()
 
-    def unpack(self, packed: dict[str, Any] | None) -> SampledMemory | None:
-        return None if packed is None else SampledMemory.unpack(packed)
+    def unpack(self, packed: dict[str, Any] | None) -> SampledMemory | AveragedMemory | None:
+        if packed is None:
+            return None
+        return AveragedMemory.unpack(packed) if "averages" in packed else SampledMemory.unpack(packed)
 
-    def moved(self, memory: SampledMemory | None, control: Control) -> SampledMemory | None:
+    def moved(self, memory: SampledMemory | AveragedMemory | None, control: Control) -> Any:
         return None if memory is None else memory.moved(control[0])
+
+    def retreat(self, memory: Any) -> tuple[Control, Any] | None:
+        return memory.retreat() if isinstance(memory, AveragedMemory) else None
 
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         if isinstance(self.rho, AdaptivePenalty):
@@ -186,6 +192,9 @@ class EMSA(SweepSolver):
 
     def _sampled_step(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
         """Step on a mini-batch, which first judges the last step, because that did not see its samples."""
+        maximizer = self.maximizer
+        if maximizer is not None and all(maximizer.averages(block) for block in iterate.sweep.blocks):
+            return averaged_step(maximizer, transcription, iterate, rule.initial)
         memory: SampledMemory = iterate.memory or self._first_sampled_memory(iterate, rule)
         old = iterate.sweep.forward
         rounding, previous = rounding_of(old), memory.judged(iterate.control)

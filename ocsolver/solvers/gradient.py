@@ -55,7 +55,7 @@ class GradientDescent(SweepSolver):
                 raise UnsupportedError(
                     complaint("GradientDescent", expected="a convex control set", got=block.control_set, todo=todo)
                 )
-            _, slope = block.gradient(block.current)
+            slope = block.current_slope
             slope = block.weights[:, None, None] * slope if block.layered else slope
             control.append(block.control_set.project(block.current + self.step_size * slope))
         return take(transcription, iterate, tuple(control), torch.zeros_like(iterate.cost))

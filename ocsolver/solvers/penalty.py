@@ -155,7 +155,7 @@ def natural_penalty(iterate: Iterate) -> Tensor:
     scale = iterate.sweep.forward.scale
     rho = torch.zeros_like(scale)
     for block in iterate.sweep.blocks:
-        _, slope = block.gradient(block.current)
+        slope = block.current_slope
         size = torch.linalg.vector_norm(slope, dim=-1).amax(0)
         small = 1e-3 / size.clamp_min(torch.finfo(size.dtype).tiny)
         terms = block.terms(block.current + small[:, None] * slope)

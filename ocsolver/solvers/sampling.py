@@ -82,12 +82,17 @@ def learn(memory: SampledMemory, fresh: Tensor, rounding: Tensor) -> SampledMemo
     share = torch.where(known, 1.0 / torch.clamp(memory.steps + 1.0, max=WINDOW), 0.0)
     averages = torch.stack((memory.promised, memory.slope, memory.curvature))
     promised, slope, curvature = torch.lerp(averages, seen.nan_to_num(0.0, 0.0, 0.0), share)
-    most = (1.0 + memory.steps / DECAY).sqrt()
-    noise = torch.where(slope > 0, (promised / slope).clamp_min(1.0), torch.inf).minimum(most)
-    best = 2.0 * curvature / (LENGTH * promised) * noise
+    best = penalty_of(promised, slope, curvature, memory.steps)
     best = torch.minimum(torch.maximum(best, FASTEST * rho), SLOWEST * rho)
     chosen = torch.where(known, best, torch.where(visible, rho, FASTEST * rho))
     return memory._replace(rho=chosen, promised=promised, slope=slope, curvature=curvature, steps=memory.steps + known)
+
+
+def penalty_of(promised: Tensor, slope: Tensor, curvature: Tensor, steps: Tensor) -> Tensor:
+    """ρ from the averages of g, a and c after so many steps (1,)."""
+    most = (1.0 + steps / DECAY).sqrt()
+    noise = torch.where(slope > 0, (promised / slope).clamp_min(1.0), torch.inf).minimum(most)
+    return 2.0 * curvature / (LENGTH * promised) * noise
 
 
 def note_step(memory: SampledMemory, accepted: Tensor, gain: Tensor, drop: Tensor, control: Control) -> SampledMemory:

@@ -1,0 +1,157 @@
+"""E-MSA on mini-batches by a maximizer that averages curvature: a step costs hardly more than that of a gradient.
+
+One sweep gives the cost, the costates and ∂H/∂u, and the averaged curvature a step from them. Nothing tests the step
+on its own batch. Instead, some steps are judged on the next one: with Δu the last step, s = 1/ρ its length and J′ the
+cost of the next batch, the fall of J′ from the old to the new weights (one more forward sweep) and its slope along Δu
+at the new ones (free: the gradient is there) determine a parabola a s − c s². Together with the slope g that the own
+batch promised they give ρ by the rule of `sampling`. A step after which J′ is far above the usual is judged at once,
+and taken back if it did harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ocsolver.hamiltonian import HamiltonianBlock
+from ocsolver.maximizers import Maximizer
+from ocsolver.solvers.base import Iterate, Step, Timed
+from ocsolver.solvers.sampling import FASTEST, SLOWEST, WINDOW, penalty_of
+from ocsolver.transcription import Control, Sweep
+
+__all__ = ["AveragedMemory", "averaged_step"]
+
+FIRST_GAIN = 0.1  # of the cost, that the first step promises
+LARGEST_GAIN = 1.0  # of the cost, that a step may promise; the best step on a parabola promises twice what it gains
+EARLY = 20  # steps that are all judged
+JUDGE = 5  # afterwards every so manieth
+USUAL = 20.0  # steps over which the usual cost is averaged
+ALARM = 2.0  # times the usual cost
+RETREAT = 4.0  # factor of ρ after a step that was taken back
+
+
+class AveragedMemory(NamedTuple):
+    """What crosses mini-batches, each (1,) but the last two."""
+
+    rho: Tensor
+    taken: Tensor  # ρ of the last step, which may have been larger
+    promised: Tensor  # average slope of the own batch's gain, g
+    slope: Tensor  # average of a
+    curvature: Tensor  # average of c
+    judged: Tensor  # steps in the averages
+    steps: Tensor
+    usual: Tensor  # cost
+    gain: Tensor  # fall of the own batch's cost that the last step promised, to first order
+    previous: Control | None  # control before the last step
+    averages: tuple[Any, ...]  # of the maximizer, block by block
+
+    def pack(self) -> dict[str, Any]:
+        """Plain data."""
+        previous = None if self.previous is None else list(self.previous)
+        return self._asdict() | {"previous": previous, "averages": list(self.averages)}
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> AveragedMemory:
+        """Memory from plain data."""
+        previous = None if packed["previous"] is None else tuple(packed["previous"])
+        return cls(**packed | {"previous": previous, "averages": tuple(packed["averages"])})
+
+    def moved(self, like: Tensor) -> AveragedMemory:
+        """Memory for weights that were changed from outside: the last step cannot be judged any more."""
+        kept = ("previous", "averages")
+        numbers = {name: value.to(like) for name, value in self._asdict().items() if name not in kept}
+        return AveragedMemory(**numbers, previous=None, averages=(None,) * len(self.averages))
+
+    def last(self, control: Control) -> Control | None:
+        """Control before the last step, or None if there is none to be judged, or it was one of other weights."""
+        shapes = [] if self.previous is None else [block.shape for block in self.previous]
+        return self.previous if shapes == [block.shape for block in control] else None
+
+    def retreat(self) -> tuple[Control, AveragedMemory] | None:
+        """Control before the last step, and the memory with which to try again from there."""
+        if self.previous is None:
+            return None
+        return self.previous, self._replace(rho=RETREAT * self.taken, previous=None)
+
+
+def first_memory(cost: Tensor, blocks: int) -> AveragedMemory:
+    """Nothing known."""
+    zero = torch.zeros_like(cost)
+    return AveragedMemory(zero, zero, zero, zero, zero, zero, zero, cost, zero, None, (None,) * blocks)
+
+
+def averaged_step(maximizer: Maximizer, transcription: Timed, iterate: Iterate, initial: float | None) -> Iterate:
+    """One step; the blocks are those that `maximizer.averages` accepts."""
+    memory: AveragedMemory = iterate.memory or first_memory(iterate.cost, len(iterate.sweep.blocks))
+    sweep, memory = _judge(transcription, iterate, memory)
+    forward = sweep.forward
+    served = [
+        transcription.clock.time("maximize", maximizer.sampled_step, block, average)
+        for block, average in zip(sweep.blocks, memory.averages, strict=True)
+    ]
+    steps, averages = zip(*served, strict=True)
+    unit = first_order_fall(sweep.blocks, steps)
+    rho = memory.rho
+    if not bool(rho > 0):
+        rho = unit / (FIRST_GAIN * forward.scale) if initial is None else torch.full_like(unit, initial)
+    taken = torch.maximum(rho, unit / (LARGEST_GAIN * forward.scale))
+    gain = unit / taken
+    accepted = torch.isfinite(gain) & (gain > 0)
+    moved = bool(accepted)
+    share = 1.0 / (memory.steps + 1.0).clamp_max(USUAL)
+    memory = memory._replace(
+        rho=torch.where(accepted, rho, memory.rho),
+        taken=taken,
+        steps=memory.steps + 1.0,
+        usual=torch.lerp(memory.usual, forward.cost, share),
+        gain=gain,
+        previous=forward.control if moved else None,
+        averages=averages if moved else memory.averages,
+    )
+    control = tuple(block.current + step / taken for block, step in zip(sweep.blocks, steps, strict=True))
+    settled = replace(sweep, forward=replace(forward, control=control if moved else forward.control), blocks=())
+    unknown, no = torch.full_like(gain, torch.nan), torch.zeros_like(accepted)
+    step = Step(gain, unknown, unknown, unknown, taken, accepted, no, no)
+    return replace(iterate, sweep=settled, step=step, memory=memory, trial=forward)
+
+
+def _judge(transcription: Timed, iterate: Iterate, memory: AveragedMemory) -> tuple[Sweep, AveragedMemory]:
+    """Learn from the last step, or take it back: the sweep to go on from."""
+    sweep, forward = iterate.sweep, iterate.sweep.forward
+    previous = memory.last(iterate.control)
+    alarm = bool(forward.cost > ALARM * memory.usual)
+    if previous is None or not (alarm or int(memory.steps) <= EARLY or int(memory.steps) % JUDGE == 0):
+        return sweep, memory
+    back = transcription.forward(previous, forward)
+    fall = back.cost - forward.cost
+    if alarm and not bool(fall > 0):
+        return transcription.backward(back), memory._replace(rho=RETREAT * memory.taken)
+    last = [new - old for old, new in zip(previous, forward.control, strict=True)]
+    return sweep, _learn(memory, fall, first_order_fall(sweep.blocks, last))
+
+
+def first_order_fall(blocks: Sequence[HamiltonianBlock], steps: Sequence[Tensor]) -> Tensor:
+    """∫ ∂H/∂u·Δu, by which the cost falls to first order along a step Δu (1,)."""
+    falls = [
+        (block.weights[:, None] * (block.current_slope * step).sum(-1)).sum(0)
+        for block, step in zip(blocks, steps, strict=True)
+    ]
+    return torch.stack(falls).sum(0)
+
+
+def _learn(memory: AveragedMemory, fall: Tensor, slope: Tensor) -> AveragedMemory:
+    """Choose ρ after the next batch judged a step."""
+    rho = memory.taken
+    seen = torch.stack((rho * memory.gain, rho * (2.0 * fall - slope), rho.square() * (fall - slope).clamp_min(0.0)))
+    if not bool(torch.isfinite(seen).all()):
+        return memory
+    share = 1.0 / (memory.judged + 1.0).clamp_max(WINDOW)
+    averages = torch.stack((memory.promised, memory.slope, memory.curvature))
+    promised, a, curvature = torch.lerp(averages, seen, share)
+    best = penalty_of(promised, a, curvature, memory.steps)
+    chosen = torch.minimum(torch.maximum(best, FASTEST * memory.rho), SLOWEST * memory.rho)
+    return memory._replace(rho=chosen, promised=promised, slope=a, curvature=curvature, judged=memory.judged + 1.0)

@@ -1,0 +1,130 @@
+"""E-MSA on mini-batches with averaged curvature: it learns from any first ρ, and takes back what did harm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ocsolver as oc
+from ocsolver.nn.layered import LayeredTranscription
+from ocsolver.nn.stepper import stepper_for
+from ocsolver.solvers.averaged import LARGEST_GAIN, RETREAT, AveragedMemory
+
+
+def squares(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().sum(-1)
+
+
+def network() -> oc.nn.ResidualNetwork:
+    torch.manual_seed(1)
+    return oc.nn.ResidualNetwork(
+        lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh()), depth=4, step=0.5, lift=nn.Linear(2, 8), head=nn.Linear(8, 1)
+    ).double()
+
+
+def batches(count: int, size: int = 50) -> list[tuple[Tensor, Tensor]]:
+    """Noisy samples of a wave."""
+    generator = torch.Generator().manual_seed(2)
+    x = 2.0 * torch.rand(count, size, 2, generator=generator, dtype=torch.float64) - 1.0
+    y = torch.sin(3.0 * x[..., :1]) * x[..., 1:] + 0.05 * torch.randn(
+        count, size, 1, generator=generator, dtype=torch.float64
+    )
+    return list(zip(x, y, strict=True))
+
+
+def fit(solver: Any, count: int = 100) -> tuple[list[float], list[float]]:
+    """Losses of the mini-batches before their steps, and ρ."""
+    history = oc.nn.Trainer(network(), squares, solver).fit(batches(count), epochs=1)
+    return [step.loss for step in history.steps], [step.rho for step in history.steps]
+
+
+@pytest.mark.parametrize("initial", [None, 1e-9, 1.0, 1e3])
+@pytest.mark.parametrize("damping", [1e-3, 1e-1])
+def test_it_learns_from_any_first_rho(initial: float | None, damping: float) -> None:
+    losses, rhos = fit(oc.EMSA(oc.GaussNewton(damping), rho=oc.AdaptivePenalty(initial=initial)))
+    assert all(math.isfinite(loss) for loss in losses)
+    assert sum(losses[-10:]) / 10 < 0.6 * losses[0]  # the start is a plateau
+    assert min(rhos) > 0.0
+
+
+def test_steps_are_those_of_the_averaged_system() -> None:
+    """The first step, from one batch: K dΘ (A + damping) ρ = g for every layer."""
+    net, (x, y) = network(), batches(1)[0]
+    chain = LayeredTranscription(oc.nn.NetworkProblem(net, squares, x, y))
+    blocks = chain.backward(chain.forward(chain.start(None))).blocks
+    for block in blocks:
+        step, _ = oc.GaussNewton(damping=0.05).sampled_step(block, None)
+        view = block.affine
+        assert view is not None
+        a, slopes = view.gram(), view.slope_square()
+        mean = a.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        k = (slopes + 0.05 * slopes.mean(-1, keepdim=True))[..., None]
+        theta = view.matrix(step[:, 0])
+        product = k * (theta @ a + 0.05 * mean * theta)
+        torch.testing.assert_close(product, view.matrix(block.current_slope[:, 0]), rtol=1e-8, atol=1e-10)
+
+
+def test_no_step_promises_more_than_the_cost() -> None:
+    history = oc.nn.Trainer(network(), squares, oc.EMSA(oc.GaussNewton(), rho=oc.AdaptivePenalty(initial=1e-9))).fit(
+        batches(5), epochs=1
+    )
+    for step in history.steps:
+        assert step.hamiltonian_gain <= LARGEST_GAIN * step.loss * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("factor", [20.0, math.inf])
+def test_a_step_that_did_harm_is_taken_back(factor: float) -> None:
+    """Weights that blow up, to something finite or not, are left for those before the step, with a larger ρ."""
+    net, data = network(), batches(4)
+    stepper: Any = stepper_for(net, squares, oc.EMSA(oc.GaussNewton()), 0.0)
+    snapshot = stepper.snapshot()
+    for x, y in data[:3]:
+        stepper.step(x, y, snapshot)
+    before: AveragedMemory = stepper.memory()
+    assert before.previous is not None
+    stepper.control = tuple(factor * block for block in stepper.control)
+    outcome = stepper.step(*data[3], snapshot)
+    after: AveragedMemory = stepper.memory()
+    assert outcome.failure == ""
+    assert after.previous is not None
+    for kept, old in zip(after.previous, before.previous, strict=True):
+        assert torch.equal(kept, old)
+    assert float(after.rho) == pytest.approx(RETREAT * float(before.taken))
+    assert all(bool(torch.isfinite(block).all()) for block in stepper.control)
+
+
+def test_memory_survives_packing() -> None:
+    net, data = network(), batches(3)
+    solver = oc.EMSA(oc.GaussNewton())
+    stepper: Any = stepper_for(net, squares, solver, 0.0)
+    for x, y in data:
+        stepper.step(x, y, stepper.snapshot())
+    memory = stepper.memory()
+    again = solver.unpack(solver.pack(memory))
+    assert isinstance(again, AveragedMemory)
+    assert float(again.rho) == float(memory.rho)
+    assert len(again.averages) == len(memory.averages)
+    assert torch.equal(again.averages[0]["inputs"], memory.averages[0]["inputs"])
+
+
+def test_weights_changed_from_outside_start_new_averages() -> None:
+    memory = AveragedMemory.unpack(
+        {name: torch.ones(1) for name in AveragedMemory._fields} | {"previous": [torch.ones(1)], "averages": [{"a": 1}]}
+    )
+    moved = memory.moved(torch.zeros(1, dtype=torch.float64))
+    assert moved.previous is None
+    assert moved.averages == (None,)
+    assert moved.rho.dtype == torch.float64
+
+
+def test_layers_without_an_affine_map_are_trained_too() -> None:
+    """Averages do not serve them: every maximization then sees one batch, by conjugate gradients."""
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Linear(2, 8), nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))).double()
+    history = oc.nn.Trainer(net, squares, oc.EMSA(oc.GaussNewton())).fit(batches(30), epochs=1)
+    losses = [step.loss for step in history.steps]
+    assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
