@@ -42,7 +42,7 @@ def gradients(
     if not output.requires_grad:
         return tuple(torch.zeros_like(x) for x in inputs)
     if cotangent is None:
-        output = output.sum()
+        cotangent = torch.ones_like(output)
     return torch.autograd.grad(
         output, list(inputs), cotangent, retain_graph, create_graph=create_graph, materialize_grads=True
     )
