@@ -137,7 +137,7 @@ class GaussNewton(Maximizer):
 
     Parameters
     ----------
-    damping : float, default 0.03
+    damping : float, default 0.1
         Added to the diagonal, relative to its mean. Without it the weights run away where ⟨FᵀF⟩ is nearly singular.
     form : {"auto", "rows", "inputs", "kronecker", "dense", "cg"}, default "auto"
         The way of inversion; "inputs" is "kronecker" without the second penalty.
@@ -153,13 +153,13 @@ class GaussNewton(Maximizer):
     GaussNewton(damping=0.01, form='auto')
     """
 
-    damping: float = 0.03
+    damping: float = 0.1
     form: str = "auto"
 
     def __post_init__(self) -> None:
         damping = self.damping
         if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not 0.0 < damping < float("inf"):
-            todo = "Leave it out for the default, 0.03."
+            todo = "Leave it out for the default, 0.1."
             raise InputError(
                 complaint("GaussNewton damping", expected="a positive number", got=repr(damping), todo=todo)
             )
