@@ -108,7 +108,7 @@ class DenseAverage(NamedTuple):
 
 def next_due(steps: int) -> int:
     """Step of the next update: the pauses grow with the number of steps."""
-    return steps + min(max(steps // 2, 1), LONGEST_PAUSE)
+    return steps + min(steps + 1, LONGEST_PAUSE)
 
 
 def damped_factor(matrix: Tensor, damping: float) -> Tensor:

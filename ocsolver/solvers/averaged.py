@@ -35,7 +35,7 @@ __all__ = ["AveragedMemory", "averaged_step"]
 
 FIRST_GAIN = 0.1  # of the cost, that the first step promises
 LARGEST_GAIN = 2.0  # of the cost, that a step may promise; the best step on a parabola promises twice what it gains
-EARLY = 10  # steps that are all judged
+EARLY = 5  # steps that are all judged
 CALIBRATION = 0.1  # smallest factor of ρ from one of them to the next
 JUDGE = 10  # afterwards every so manieth
 DECAY = 8.0  # of the averaged weights: they are those of the last k / DECAY steps, about
