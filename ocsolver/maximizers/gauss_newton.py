@@ -64,6 +64,7 @@ class Average(NamedTuple):
         weight = DECAY * self.weight + (1.0 - DECAY)
         inputs = DECAY * self.inputs + (1.0 - DECAY) * finite(view.gram(estimate=True))
         slopes = DECAY * self.slopes + (1.0 - DECAY) * finite(view.slope_square())
+        damping = damping + uncertainty(weight, view.samples)
         factor = damped_factor(inputs / weight, damping)
         factor = torch.cholesky_inverse(factor) if factor.shape[-1] <= INVERSE_COLUMNS else factor
         inverse_slopes = whitening(slopes / weight, damping).square()
@@ -99,11 +100,17 @@ class DenseAverage(NamedTuple):
         """Averages with another batch, and when the next one is due."""
         expansion, weight = block.current_expansion, DECAY * self.weight + (1.0 - DECAY)
         matrix = DECAY * self.matrix + (1.0 - DECAY) * finite(expansion.state_gram + expansion.costate_gram)
-        return DenseAverage(self.steps, next_due(self.steps), weight, matrix, damped_factor(matrix / weight, damping))
+        factor = damped_factor(matrix / weight, damping + uncertainty(weight, block.x.shape[2]))
+        return DenseAverage(self.steps, next_due(self.steps), weight, matrix, factor)
 
     def step(self, slope: Tensor) -> Tensor:
         """Step for ρ = 1 from ∂H/∂u (K, 1, m)."""
         return torch.cholesky_solve(slope[..., None], self.factor)[..., 0]
+
+
+def uncertainty(weight: float, samples: int) -> float:
+    """Relative error of averages with this weight over batches of some samples, below which no damping makes sense."""
+    return math.sqrt((1.0 - DECAY) / (1.0 + DECAY) * (2.0 - weight) / weight / samples)
 
 
 def next_due(steps: int) -> int:
