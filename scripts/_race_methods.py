@@ -1,0 +1,288 @@
+"""How each method of the race trains: E-MSA by the library, the others by plain loops that do nothing but train.
+
+It knows neither tasks nor results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+import ocsolver as oc
+from scripts import _race_curvature
+from scripts._race import Rules, Watch
+from scripts._race_tasks import Case, evaluate
+
+__all__ = ["EMSA", "METHODS", "SUCCESSIVE", "Method", "Muon", "forward_equivalents"]
+
+SUCCESSIVE = "E-MSA"
+EMSA: oc.Solver = oc.EMSA(oc.GaussNewton())  # what is measured as E-MSA
+WARM_UP = 6  # steps before the race that are not measured: imports, caches, and the count of operations
+
+Train = Callable[[Case, float, Watch], None]
+Step = Callable[[Tensor, Tensor], None]  # one training step on a batch
+
+
+@dataclass(frozen=True)
+class Method:
+    """One competitor."""
+
+    name: str
+    train: Train
+    grids: dict[str, range] = field(default_factory=dict)  # half decades for each measure; empty: nothing to tune
+    all_raced: str = ""  # measure for which the whole grid takes part, and the best value counts at each threshold
+    only: str = ""  # measure that it is restricted to
+    limit: int | None = None  # steps, if fewer than those of the task
+    default: bool = True  # whether it takes part without being named
+    about: str = ""
+
+
+# ------------------------------------------------------------------------------------------------------- E-MSA
+
+
+def successive(solver: Any, case: Case, value: float, watch: Watch) -> None:
+    """E-MSA as a user runs it: `oc.solve` for the full batch, `oc.nn.Trainer` for mini-batches."""
+    network = case.build()
+    watch.begin()
+    if case.batch is None:
+        problem = oc.nn.NetworkProblem(network, case.loss, *case.train)
+
+        def after_iteration(k: int, iterate: Any) -> bool:
+            return watch.tick(k, lambda: (float(iterate.cost), math.nan))
+
+        oc.solve(problem, solver, max_iterations=watch.limit, tolerance=None, callback=after_iteration)
+        return
+
+    def after_step(record: oc.nn.StepRecord) -> bool:
+        return watch.tick(record.step, lambda: evaluate(network, case))
+
+    loader = case.loader()
+    trainer = oc.nn.Trainer(network, case.loss, solver)
+    trainer.fit(loader, 1 + watch.limit // len(loader), callback=after_step)
+
+
+# ------------------------------------------------------------------------------------------------------- plain loops
+
+
+def plain(make: Callable[[nn.Module, float], Sequence[Any]], case: Case, value: float, watch: Watch) -> None:
+    """Forward, backward, and a step of the optimizers that `make` returns, and no more."""
+    network = case.build()
+    watch.begin()
+    optimizers = make(network, value)
+
+    def descend(cost: Tensor) -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        torch.autograd.backward(cost)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    if case.batch is None:
+        follow_loss(network, descend, case, watch)
+    else:
+        follow_batches(network, lambda x, y: descend(case.loss(network(x), y).mean()), case, watch)
+
+
+def known_loss(cost: Tensor) -> tuple[float, float]:
+    """Loss that a step has computed anyway, and no accuracy."""
+    return float(cost.detach()), math.nan
+
+
+def follow_loss(network: nn.Module, descend: Callable[[Tensor], None], case: Case, watch: Watch) -> None:
+    """Full batch: the loss after k steps is known when the next step has gone forward, and costs nothing more."""
+    x, y = case.train
+    step = 0
+    while True:
+        cost = case.loss(network(x), y).mean()
+        if step and watch.tick(step, partial(known_loss, cost)):
+            return
+        descend(cost)
+        step += 1
+
+
+def follow_batches(network: nn.Module, train: Step, case: Case, watch: Watch) -> None:
+    """Mini-batches, epoch after epoch."""
+    loader = case.loader()
+    step = 0
+    while True:
+        for x, y in loader:
+            train(x, y)
+            step += 1
+            if watch.tick(step, lambda: evaluate(network, case)):
+                return
+
+
+def optimizer(kind: Callable[..., Any], options: dict[str, Any]) -> Train:
+    """Plain loop with one optimizer over all parameters."""
+    return partial(plain, lambda network, value: [kind(network.parameters(), lr=value, **options)])
+
+
+class Muon:
+    """`torch.optim.Muon` for weights of hidden layers, with filters (out, in, 3, 3) seen as matrices (out, 9 in)."""
+
+    def __init__(self, weights: Sequence[Tensor], lr: float) -> None:
+        self.weights = list(weights)
+        self.matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in self.weights]  # share the memory
+        kind: Any = torch.optim.Muon  # type: ignore[attr-defined,unused-ignore]  # since torch 2.9
+        self.inner = kind(self.matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+
+    def zero_grad(self) -> None:
+        for weight in self.weights:
+            weight.grad = None
+
+    def step(self) -> None:
+        for weight, matrix in zip(self.weights, self.matrices, strict=True):
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
+        self.inner.step()
+
+
+def muon(network: nn.Module, value: float) -> list[Any]:
+    """Muon for the weights between the first and the last layer and Adam for the rest, as its authors advise."""
+    weights = [weight for layer in (*network.lift, *network.layers) for weight in layer.parameters()]  # type: ignore[misc]
+    hidden = [weight for weight in weights if weight.ndim > 1]
+    hidden_ids = {id(weight) for weight in hidden}
+    rest = [weight for weight in network.parameters() if id(weight) not in hidden_ids]
+    return [Muon(hidden, value), torch.optim.Adam(rest, lr=value)]
+
+
+class Over(Exception):  # noqa: N818
+    """Leaves an optimizer that is in the middle of its step."""
+
+
+def quasi_newton(case: Case, value: float, watch: Watch) -> None:
+    """`torch.optim.LBFGS` on the full batch; every evaluation of its line search counts as a step."""
+    network = case.build()
+    x, y = case.train
+    watch.begin()
+    method: Any = torch.optim.LBFGS(
+        network.parameters(),
+        max_iter=watch.limit,
+        max_eval=2 * watch.limit,
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+        history_size=100,
+        line_search_fn="strong_wolfe",
+    )
+    evaluations = 0
+
+    def closure() -> float:
+        nonlocal evaluations
+        method.zero_grad()
+        cost = case.loss(network(x), y).mean()
+        if evaluations and watch.tick(evaluations, partial(known_loss, cost)):
+            raise Over
+        torch.autograd.backward(cost)
+        evaluations += 1
+        return float(cost.detach())
+
+    try:
+        while True:
+            before = evaluations
+            method.step(closure)
+            if evaluations <= before + 1:  # it has nowhere to go
+                return
+    except Over:
+        pass
+
+
+def curvature(make: Callable[[nn.Module, float, int], Step], case: Case, value: float, watch: Watch) -> None:
+    """Mini-batch training by a package with its own forward and backward sweeps."""
+    network = case.build()
+    watch.begin()
+    assert case.batch is not None
+    follow_batches(network, make(network, value, case.batch), case, watch)
+
+
+# ------------------------------------------------------------------------------------------------------- all of them
+
+MOMENTUM = {"momentum": 0.9}
+ADAM = {"loss": range(-6, -1), "accuracy": range(-7, -3)}
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(SUCCESSIVE, partial(successive, EMSA), about=repr(EMSA)),
+        Method(
+            f"{SUCCESSIVE} L-BFGS",
+            partial(successive, oc.EMSA(oc.LBFGS(iterations=10))),
+            limit=100,
+            default=False,
+            about="10 iterations of L-BFGS on the Hamiltonian of each layer",
+        ),
+        Method(
+            "SGD",
+            optimizer(torch.optim.SGD, MOMENTUM),
+            {"loss": range(-7, -2), "accuracy": range(-4, 0)},
+            about="momentum 0.9",
+        ),
+        Method("Adagrad", optimizer(torch.optim.Adagrad, {}), {"loss": range(-4, 1), "accuracy": range(-5, -1)}),
+        Method("Adam", optimizer(torch.optim.Adam, {}), ADAM, all_raced="loss"),
+        Method("AdamW", optimizer(torch.optim.AdamW, {}), ADAM, about="weight decay 0.01"),
+        Method(
+            "Muon",
+            partial(plain, muon),
+            ADAM,
+            default=hasattr(torch.optim, "Muon"),
+            about="torch.optim.Muon for hidden weights, scaled like AdamW and without decay; Adam for the rest",
+        ),
+        Method("L-BFGS", quasi_newton, only="loss", about="full batch, strong Wolfe, history 100"),
+        Method(
+            "K-FAC",
+            partial(curvature, _race_curvature.kfac),
+            {"accuracy": range(-8, -3)},
+            only="accuracy",
+            default=_race_curvature.available("asdl"),
+            about=_race_curvature.ABOUT["asdl"],
+        ),
+        Method(
+            "SINGD",
+            partial(curvature, _race_curvature.singd),
+            {"accuracy": range(-6, -2)},
+            only="accuracy",
+            default=_race_curvature.available("singd"),
+            about=_race_curvature.ABOUT["singd"],
+        ),
+    )
+}
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts floating-point operations of products and convolutions.
+
+    Unlike PyTorch's own counter it does not follow modules, whose hooks refuse the gradients that E-MSA takes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def forward_equivalents(method: Method, case: Case, value: float) -> float:
+    """Operations of a step in units of one forward pass on the same batch, from a few steps that also warm up.
+
+    Only products and convolutions count; a backward pass is then about two. What else a method does costs time that
+    this number does not show.
+    """
+    x, y = case.train if case.batch is None else next(iter(case.loader()))
+    with torch.no_grad(), Operations() as forward:
+        case.build()(x)
+    watch = Watch(method.name, Rules("loss", (), lambda step: False), min(WARM_UP, method.limit or WARM_UP))
+    brief = replace(case, test=(case.test[0][:1], case.test[1][:1]))
+    with Operations() as counted:
+        method.train(brief, value, watch)
+    return counted.total / max(1, watch.steps) / max(1, forward.total)
