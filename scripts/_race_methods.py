@@ -285,4 +285,4 @@ def forward_equivalents(method: Method, case: Case, value: float) -> float:
     brief = replace(case, test=(case.test[0][:1], case.test[1][:1]))
     with Operations() as counted:
         method.train(brief, value, watch)
-    return counted.total / max(1, watch.steps) / max(1, forward.total)
+    return float(counted.total / max(1, watch.steps) / max(1.0, forward.total))

@@ -49,7 +49,8 @@ def level(watch: Watch) -> float:
     rest = 1.0 - accuracy if watch.rules.measure == "accuracy" else loss / (1.0 + loss)
     missed = 2.0 * watch.limit
     steps = [watch.reached[t][0] if t in watch.reached else missed for t in watch.rules.thresholds]
-    return (1.0 + rest) * math.exp(sum(math.log(step) for step in steps) / len(steps))
+    mean = math.exp(sum(math.log(step) for step in steps) / len(steps))
+    return float(mean * (1.0 + rest))
 
 
 def settings_of(task: Task, methods: Sequence[Method], *, quick: bool) -> dict[str, Any]:
