@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ocsolver.errors import InputError, complaint
 from ocsolver.hamiltonian import Penalty, Terms
-from ocsolver.maximizers import Maximizer, second_order
+from ocsolver.maximizers import GaussNewton, Maximizer, second_order
 from ocsolver.solvers.acceleration import CurvaturePairs
 from ocsolver.solvers.averaged import AveragedMemory, averaged_step
 from ocsolver.solvers.base import Iterate, Step, SweepSolver, Timed
@@ -85,7 +85,15 @@ class EMSA(SweepSolver):
         return AveragedMemory.unpack(packed) if "averages" in packed else SampledMemory.unpack(packed)
 
     def moved(self, memory: SampledMemory | AveragedMemory | None, control: Control) -> Any:
-        return None if memory is None else memory.moved(control[0])
+        return None if memory is None else memory.moved(control)
+
+    def answer(self, memory: Any, control: Control) -> Control:
+        mean = memory.mean if isinstance(memory, AveragedMemory) else None
+        return control if mean is None else mean
+
+    def origin(self, memory: Any, control: Control) -> Control:
+        current = memory.current if isinstance(memory, AveragedMemory) else None
+        return control if current is None else current
 
     def retreat(self, memory: Any) -> tuple[Control, Any] | None:
         return memory.retreat() if isinstance(memory, AveragedMemory) else None
@@ -192,8 +200,8 @@ class EMSA(SweepSolver):
 
     def _sampled_step(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
         """Step on a mini-batch, which first judges the last step, because that did not see its samples."""
-        maximizer = self.maximizer
-        if maximizer is not None and all(maximizer.averages(block) for block in iterate.sweep.blocks):
+        maximizer = GaussNewton() if self.maximizer is None else self.maximizer
+        if all(maximizer.averages(block) for block in iterate.sweep.blocks):
             return averaged_step(maximizer, transcription, iterate, rule.initial)
         memory: SampledMemory = iterate.memory or self._first_sampled_memory(iterate, rule)
         old = iterate.sweep.forward
