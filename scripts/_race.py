@@ -1,7 +1,8 @@
 """A race of training runs in one process, step by step: exactly one runs at a time, and only its own clock ticks.
 
 Every run has a thread, and a baton goes round from run to run between two steps, so that whatever else happens on the
-machine happens to all of them. It knows no method, no network and no data.
+machine happens to all of them. Quick steps may take several in a turn: what the others leave in the processor's caches
+would otherwise slow them down, by a fifth for the smallest networks. It knows no method, no network and no data.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Watch:
     rules: Rules
     limit: int  # steps
     seconds_limit: float = math.inf
+    turn_seconds: float = 0.0  # least length of a turn; 0 is one step
     baton: Baton | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -101,6 +103,7 @@ class Watch:
     reached: dict[float, tuple[Any, ...]] = field(default_factory=dict)  # threshold -> row
     _rows: dict[float, list[tuple[Any, ...]]] = field(default_factory=dict)  # good rows in a row
     _since: tuple[float, float] = (0.0, 0.0)
+    _turn_began: float = 0.0  # on its own clock
 
     def begin(self) -> None:
         """Start the clock."""
@@ -119,11 +122,12 @@ class Watch:
             self.status = "COMPLETED"
         if self.baton is not None and self.baton.stopped:
             self.status = "INTERRUPTED"
-        if self.status == "RUNNING" and self.baton is not None:
+        if self.status == "RUNNING" and self.baton is not None and self.seconds - self._turn_began >= self.turn_seconds:
             random = torch.get_rng_state()
             self.baton.hand_on(self.name)
             self.baton.take(self.name)
             torch.set_rng_state(random)  # as this run left it: no run notices the others
+            self._turn_began = self.seconds
         self.begin()
         return self.status != "RUNNING"
 

@@ -25,10 +25,12 @@ __all__ = ["EMSA", "METHODS", "SUCCESSIVE", "Method", "Muon", "forward_equivalen
 
 SUCCESSIVE = "E-MSA"
 EMSA: oc.Solver = oc.EMSA(oc.GaussNewton())  # what is measured as E-MSA
+DECAY = 8.0  # of the averages: they are those of the last eighth of the steps, about
 WARM_UP = 6  # steps before the race that are not measured: imports, caches, and the count of operations
 
 Train = Callable[[Case, float, Watch], None]
 Step = Callable[[Tensor, Tensor], None]  # one training step on a batch
+Make = Callable[[nn.Module, float], Sequence[Any]]  # optimizers that share the parameters of a network
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Method:
     only: str = ""  # measure that it is restricted to
     limit: int | None = None  # steps, if fewer than those of the task
     default: bool = True  # whether it takes part without being named
+    first_order: bool = True
     about: str = ""
 
 
@@ -72,7 +75,7 @@ def successive(solver: Any, case: Case, value: float, watch: Watch) -> None:
 # ------------------------------------------------------------------------------------------------------- plain loops
 
 
-def plain(make: Callable[[nn.Module, float], Sequence[Any]], case: Case, value: float, watch: Watch) -> None:
+def plain(make: Make, case: Case, value: float, watch: Watch) -> None:
     """Forward, backward, and a step of the optimizers that `make` returns, and no more."""
     network = case.build()
     watch.begin()
@@ -89,6 +92,28 @@ def plain(make: Callable[[nn.Module, float], Sequence[Any]], case: Case, value: 
         follow_loss(network, descend, case, watch)
     else:
         follow_batches(network, lambda x, y: descend(case.loss(network(x), y).mean()), case, watch)
+
+
+def averaged(make: Make, case: Case, value: float, watch: Watch) -> None:
+    """The same on mini-batches, evaluated at the average of the weights that E-MSA, too, answers with."""
+    network, answer = case.build(), case.build()
+    watch.begin()
+    optimizers = make(network, value)
+    weights, means = [[w.detach() for w in net.parameters()] for net in (network, answer)]
+    steps = 0
+
+    def train(x: Tensor, y: Tensor) -> None:
+        nonlocal steps
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        torch.autograd.backward(case.loss(network(x), y).mean())
+        for optimizer in optimizers:
+            optimizer.step()
+        share = 1.0 if steps == 0 else (DECAY + 1.0) / (steps + DECAY + 1.0)
+        torch._foreach_lerp_(means, weights, share)
+        steps += 1
+
+    follow_batches(answer, train, case, watch)
 
 
 def known_loss(cost: Tensor) -> tuple[float, float]:
@@ -109,7 +134,7 @@ def follow_loss(network: nn.Module, descend: Callable[[Tensor], None], case: Cas
 
 
 def follow_batches(network: nn.Module, train: Step, case: Case, watch: Watch) -> None:
-    """Mini-batches, epoch after epoch."""
+    """Mini-batches, epoch after epoch; `network` is the one that is evaluated."""
     loader = case.loader()
     step = 0
     while True:
@@ -120,9 +145,9 @@ def follow_batches(network: nn.Module, train: Step, case: Case, watch: Watch) ->
                 return
 
 
-def optimizer(kind: Callable[..., Any], options: dict[str, Any]) -> Train:
-    """Plain loop with one optimizer over all parameters."""
-    return partial(plain, lambda network, value: [kind(network.parameters(), lr=value, **options)])
+def optimizer(kind: Callable[..., Any], **options: Any) -> Make:
+    """One optimizer over all parameters."""
+    return lambda network, value: [kind(network.parameters(), lr=value, **options)]
 
 
 class Muon:
@@ -203,7 +228,7 @@ def curvature(make: Callable[[nn.Module, float, int], Step], case: Case, value: 
 
 # ------------------------------------------------------------------------------------------------------- all of them
 
-MOMENTUM = {"momentum": 0.9}
+MOMENTUM = optimizer(torch.optim.SGD, momentum=0.9)
 ADAM = {"loss": range(-6, -1), "accuracy": range(-7, -3)}
 
 METHODS = {
@@ -219,13 +244,29 @@ METHODS = {
         ),
         Method(
             "SGD",
-            optimizer(torch.optim.SGD, MOMENTUM),
+            partial(plain, MOMENTUM),
             {"loss": range(-7, -2), "accuracy": range(-4, 0)},
             about="momentum 0.9",
         ),
-        Method("Adagrad", optimizer(torch.optim.Adagrad, {}), {"loss": range(-4, 1), "accuracy": range(-5, -1)}),
-        Method("Adam", optimizer(torch.optim.Adam, {}), ADAM, all_raced="loss"),
-        Method("AdamW", optimizer(torch.optim.AdamW, {}), ADAM, about="weight decay 0.01"),
+        Method(
+            "SGD mean",
+            partial(averaged, MOMENTUM),
+            {"accuracy": range(-4, 1)},
+            only="accuracy",
+            about="momentum 0.9, evaluated at an average of the weights like that of E-MSA",
+        ),
+        Method(
+            "Adagrad", partial(plain, optimizer(torch.optim.Adagrad)), {"loss": range(-4, 1), "accuracy": range(-5, -1)}
+        ),
+        Method("Adam", partial(plain, optimizer(torch.optim.Adam)), ADAM, all_raced="loss"),
+        Method(
+            "Adam mean",
+            partial(averaged, optimizer(torch.optim.Adam)),
+            ADAM,
+            only="accuracy",
+            about="evaluated at an average of the weights like that of E-MSA",
+        ),
+        Method("AdamW", partial(plain, optimizer(torch.optim.AdamW)), ADAM, about="weight decay 0.01"),
         Method(
             "Muon",
             partial(plain, muon),
@@ -233,13 +274,14 @@ METHODS = {
             default=hasattr(torch.optim, "Muon"),
             about="torch.optim.Muon for hidden weights, scaled like AdamW and without decay; Adam for the rest",
         ),
-        Method("L-BFGS", quasi_newton, only="loss", about="full batch, strong Wolfe, history 100"),
+        Method("L-BFGS", quasi_newton, only="loss", first_order=False, about="full batch, strong Wolfe, history 100"),
         Method(
             "K-FAC",
             partial(curvature, _race_curvature.kfac),
             {"accuracy": range(-8, -3)},
             only="accuracy",
             default=_race_curvature.available("asdl"),
+            first_order=False,
             about=_race_curvature.ABOUT["asdl"],
         ),
         Method(
@@ -248,6 +290,7 @@ METHODS = {
             {"accuracy": range(-6, -2)},
             only="accuracy",
             default=_race_curvature.available("singd"),
+            first_order=False,
             about=_race_curvature.ABOUT["singd"],
         ),
     )

@@ -87,7 +87,7 @@ def ratio(theirs: float, ours: float) -> float:
 
 
 def at_threshold(races: Sequence[dict[str, Any]], threshold: float, hold: int) -> dict[str, Any]:
-    """All methods at one threshold, and the best competitor against E-MSA."""
+    """All methods at one threshold, and the best competitors against E-MSA."""
     names = list(family_runs(races[0]))
     arrivals = {
         name: {unit: [arrival(family_runs(race)[name], threshold, hold, unit) for race in races] for unit in UNITS}
@@ -97,17 +97,24 @@ def at_threshold(races: Sequence[dict[str, Any]], threshold: float, hold: int) -
     result: dict[str, Any] = {
         "methods": {name: {unit: spread(values) for unit, values in times.items()} for name, times in arrivals.items()}
     }
-    competitors = [name for name in names if not name.startswith(OURS)]
-    if OURS in names and competitors:
+    for group, competitors in groups_of(races[0]).items():
+        if OURS not in names or not competitors:
+            continue
         rival = min(competitors, key=lambda name: medians[name])
         theirs, ours = arrivals[rival], arrivals[OURS]
-        result["best_competitor"] = rival if math.isfinite(medians[rival]) else None
-        result["ratio"] = {
-            unit: ratio(statistics.median(theirs[unit]), statistics.median(ours[unit])) for unit in UNITS
+        result[group] = {
+            "competitor": rival if math.isfinite(medians[rival]) else None,
+            "ratio": {unit: ratio(statistics.median(theirs[unit]), statistics.median(ours[unit])) for unit in UNITS},
+            "by_seed": [ratio(a, b) for a, b in zip(theirs["seconds"], ours["seconds"], strict=True)],
         }
-        pairs = zip(theirs["seconds"], ours["seconds"], strict=True)
-        result["ratio_by_seed"] = [ratio(a, b) for a, b in pairs]
     return result
+
+
+def groups_of(race: dict[str, Any]) -> dict[str, list[str]]:
+    """Competitors of E-MSA that use gradients alone, and all of them."""
+    names = [name for name in family_runs(race) if not name.startswith(OURS)]
+    first_order = {run["family"] for run in race["runs"] if run["first_order"]}
+    return {"best_first_order": [name for name in names if name in first_order], "best_of_all": names}
 
 
 def at_equal_time(races: Sequence[dict[str, Any]], measure: str) -> dict[str, Any]:
@@ -181,12 +188,11 @@ def print_table(task: str, summary: dict[str, Any]) -> None:
             cells.append(f"{shown(part['seconds']['median'])} ({steps})")
         forward = shown(summary["forward_equivalents"][name], ".1f")
         print(f"{name:14s}{milliseconds:9.2f}{forward:>9s}" + "".join(f"{cell:>19s}" for cell in cells))
-    if any("ratio" in level for level in levels.values()):
-        rivals = [
-            f"{shown(level['ratio']['seconds'])} {level['best_competitor'] or ''}" if "ratio" in level else ""
-            for level in levels.values()
-        ]
-        print(f"{'best / E-MSA':32s}" + "".join(f"{rival:>19s}" for rival in rivals))
+    for group in ("best_first_order", "best_of_all"):
+        rivals = [level[group] for level in levels.values() if group in level]
+        if rivals:
+            cells = [f"{shown(rival['ratio']['seconds'])} {rival['competitor'] or ''}" for rival in rivals]
+            print(f"{group.replace('_', ' ') + ' / E-MSA':32s}" + "".join(f"{cell:>19s}" for cell in cells))
     if summary["equal_time"]:
         equal = summary["equal_time"]
         parts = "   ".join(f"{name} {shown(part['median'], '.4g')}" for name, part in equal["methods"].items())

@@ -20,6 +20,9 @@ from scripts._training import half_decade, tune
 __all__ = ["Racer", "SettingsError", "Study", "level", "settings_of"]
 
 
+TURN = 0.02  # seconds that a turn lasts at least
+
+
 class SettingsError(Exception):
     """The file holds races of other settings."""
 
@@ -186,14 +189,20 @@ class Study:
         racers = self.racers(task)
         forward = {racer.name: forward_equivalents(racer.method, case, racer.value) for racer in racers}
         rules = Rules(task.measure, task.thresholds, task.due, task.hold, task.leave_early)
+        turn = 0.0 if self.quick else TURN
         watches = [
-            Watch(racer.name, rules, min(task.limit, racer.method.limit or task.limit), task.seconds)
+            Watch(racer.name, rules, min(task.limit, racer.method.limit or task.limit), task.seconds, turn)
             for racer in racers
         ]
         turns = race(watches, {racer.name: partial(racer.method.train, case, racer.value) for racer in racers})
         runs = [
             watch.record()
-            | {"family": racer.method.name, "value": racer.value, "forward_equivalents": forward[racer.name]}
+            | {
+                "family": racer.method.name,
+                "first_order": racer.method.first_order,
+                "value": racer.value,
+                "forward_equivalents": forward[racer.name],
+            }
             for watch, racer in zip(watches, racers, strict=True)
         ]
         own = sum(watch.seconds for watch in watches)
