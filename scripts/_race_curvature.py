@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
+import importlib.metadata
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -30,10 +30,12 @@ ABOUT = {
 }
 
 
-def available(package: str) -> bool:
-    """Whether an optional package and what it needs are installed."""
-    needed = (package, "einops", "einconv") if package == "singd" else (package,)
-    return all(importlib.util.find_spec(name) is not None for name in needed)
+NEEDED = {"asdl": ("asdfghjkl",), "singd": ("singd", "einops", "einconv")}  # module -> distributions
+
+
+def available(module: str) -> bool:
+    """Whether an optional module and what it needs are installed."""
+    return all(any(importlib.metadata.distributions(name=name)) for name in NEEDED[module])
 
 
 def optional(name: str) -> ModuleType:

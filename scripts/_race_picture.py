@@ -43,7 +43,8 @@ def draw(task: str, races: Sequence[dict[str, Any]]) -> Figure:
         axes[0].set_ylabel("loss" if rules["measure"] == "loss" else "test error, 1 − accuracy")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))), frameon=False)
-        figure.suptitle(f"{task}   (lines: median of {len(races)} seeds; bands: their range)", fontsize=10)
+        count = f"{len(races)} seed{'s' if len(races) > 1 else ''}"
+        figure.suptitle(f"{task}   (lines: median of {count}; bands: their range)", fontsize=10)
     return figure
 
 
@@ -61,9 +62,11 @@ def draw_panel(ax: Axes, races: Sequence[dict[str, Any]], rules: dict[str, Any],
         if not present.any():
             continue
         x, rows = grid[present], rows[:, present]
+        ours = name.startswith("E-MSA")
+        width = 1.8 if ours else 1.2
         color = COLORS.get(name, "black")
         ax.fill_between(x, np.nanmin(rows, 0), np.nanmax(rows, 0), color=color, alpha=0.15, linewidth=0)
-        ax.plot(x, np.nanmedian(rows, 0), color=color, linewidth=1.8 if name == "E-MSA" else 1.2, label=name)
+        ax.plot(x, np.nanmedian(rows, 0), color=color, linewidth=width, label=name, zorder=3 if ours else 2)
     for threshold in rules["thresholds"]:
         level = threshold if measure == "loss" else 1.0 - threshold
         ax.axhline(level, color="black", linewidth=0.5, linestyle=":")

@@ -20,7 +20,8 @@ import ocsolver as oc
 from scripts import _race_methods, _sine, benchmark_training
 from scripts._race import Rules, Watch, passage, race
 from scripts._race_curvature import available
-from scripts._race_methods import METHODS, Muon, forward_equivalents
+from scripts._race_loops import Muon
+from scripts._race_methods import METHODS, forward_equivalents
 from scripts._race_results import summarize, value_at
 from scripts._race_study import Study, level
 from scripts._race_tasks import Batches, all_tasks, evaluate
