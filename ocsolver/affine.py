@@ -22,6 +22,7 @@ __all__ = ["AffineView", "ConvolutionView", "LinearView", "Shape"]
 
 POSITIONS = 8  # times the columns of a convolution, from which its Gram matrix is estimated on mini-batches
 IMAGES = 10  # at least
+SAMPLES = 32  # times the columns of a linear map, from which the Gram matrices of its rows are estimated
 
 
 class Shape(NamedTuple):
@@ -98,8 +99,8 @@ class AffineView(ABC):
         """A = ⟨x̃x̃ᵀ⟩, summed over the positions of a kernel (K, a, a); an estimate may leave samples out."""
 
     @abstractmethod
-    def row_gram(self) -> Tensor:
-        """⟨s_j² x̃x̃ᵀ⟩ of every row, summed over the positions (K, r, a, a): ∂f_jᵀ∂f_j, exactly."""
+    def row_gram(self, *, estimate: bool = False) -> Tensor:
+        """⟨s_j² x̃x̃ᵀ⟩ of every row, summed over the positions (K, r, a, a): ∂f_jᵀ∂f_j; an estimate as above."""
 
     @abstractmethod
     def slope_square(self) -> Tensor:
@@ -132,10 +133,11 @@ class LinearView(AffineView):
         x = self._extended
         return x @ x.mT / x.shape[-1]
 
-    def row_gram(self) -> Tensor:
-        x = self._extended
+    def row_gram(self, *, estimate: bool = False) -> Tensor:
+        every = max(1, self.inputs.shape[1] // (SAMPLES * self.columns)) if estimate else 1
+        x, slopes = self._extended[..., ::every], self.slopes.mT[..., ::every]
         products = (x[:, :, None] * x[:, None]).flatten(1, 2)  # (K, a², B)
-        grams = self.slopes.mT.square() @ products.mT / x.shape[-1]
+        grams = slopes.square() @ products.mT / x.shape[-1]
         return grams.reshape(*grams.shape[:-1], x.shape[1], x.shape[1])
 
     def slope_square(self) -> Tensor:
@@ -193,7 +195,7 @@ class ConvolutionView(AffineView):
         corner = x.new_full((1, 1), float(len(x) * positions))
         return (torch.cat((torch.cat((weights, sums[:, None]), 1), torch.cat((sums[None], corner), 1))) * share)[None]
 
-    def row_gram(self) -> Tensor:
+    def row_gram(self, *, estimate: bool = False) -> Tensor:
         patches = self._patches()  # (B P, a)
         squares = self.slopes.flatten(2).square().transpose(1, 2).reshape(-1, self.rows)  # (B P, r)
         grams = [patches.mT @ (patches * column[:, None]) for column in squares.mT]

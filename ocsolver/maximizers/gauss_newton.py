@@ -137,7 +137,7 @@ class GaussNewton(Maximizer):
 
     Parameters
     ----------
-    damping : float, default 0.03
+    damping : float, default 0.1
         Added to the diagonal, relative to its mean. Without it the weights run away where ⟨FᵀF⟩ is nearly singular.
     form : {"auto", "rows", "inputs", "kronecker", "dense", "cg"}, default "auto"
         The way of inversion; "inputs" is "kronecker" without the second penalty.
@@ -153,13 +153,13 @@ class GaussNewton(Maximizer):
     GaussNewton(damping=0.01, form='auto')
     """
 
-    damping: float = 0.03
+    damping: float = 0.1
     form: str = "auto"
 
     def __post_init__(self) -> None:
         damping = self.damping
         if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not 0.0 < damping < float("inf"):
-            todo = "Leave it out for the default, 0.03."
+            todo = "Leave it out for the default, 0.1."
             raise InputError(
                 complaint("GaussNewton damping", expected="a positive number", got=repr(damping), todo=todo)
             )
@@ -189,7 +189,7 @@ class GaussNewton(Maximizer):
         return average.step(block.current_slope), average._replace(steps=average.steps + 1)._asdict()
 
     def inverse(self, block: HamiltonianBlock) -> Linear:
-        """The damped inverse of the Gauss–Newton matrix for ρ = 1, as a linear map.
+        """The damped inverse of the Gauss–Newton matrix for ρ = 1 as a linear map, perhaps estimated from some samples.
 
         Parameters
         ----------
@@ -204,7 +204,7 @@ class GaussNewton(Maximizer):
         penalty = Penalty.uniform(torch.ones_like(block.current[0, :, 0]))
         form = self._form(block)
         if form in AFFINE_FORMS:
-            return self._structured(block, form, penalty)
+            return self._structured(block, form, penalty, estimate=True)
         if form == "dense":
             factor, _ = torch.linalg.cholesky_ex(self._dense_matrix(block, penalty))
             return lambda slope: torch.cholesky_solve(slope[..., None], factor)[..., 0]
@@ -215,12 +215,13 @@ class GaussNewton(Maximizer):
         )  # the estimate is noisy: half of it is its mean
         return lambda slope: slope / scale
 
-    def _structured(self, block: HamiltonianBlock, form: str, penalty: Penalty) -> Linear:
+    def _structured(self, block: HamiltonianBlock, form: str, penalty: Penalty, *, estimate: bool = False) -> Linear:
         """The damped inverse for a block of affine layers."""
         view = block.affine
         assert view is not None
         solver_of = _rows if form == "rows" else _kronecker
-        solve, shape = solver_of(view, curvature_of(view, form), penalty, self.damping), view.shape
+        curvature, shape = curvature_of(view, form, estimate=estimate), view.shape
+        solve = solver_of(view, curvature, penalty, self.damping)
         return lambda slope: shape.vector(solve(shape.matrix(slope[:, 0]))).unsqueeze(1)
 
     def direction(self, block: HamiltonianBlock, penalty: Penalty) -> Tensor:
@@ -353,12 +354,12 @@ def affine_form(view: AffineView) -> str:
     return "rows" if isinstance(view, LinearView) and small else "kronecker"
 
 
-def curvature_of(view: AffineView, form: str) -> Curvature:
-    """Averages that a form needs."""
+def curvature_of(view: AffineView, form: str, *, estimate: bool = False) -> Curvature:
+    """Averages that a form needs; an estimate may leave samples out."""
     y = finite(view.sensitivity_gram())
     if form == "rows":
-        return Curvature(finite(view.row_gram()), None, None, y)
-    a, slopes = finite(view.gram()), finite(view.slope_square())
+        return Curvature(finite(view.row_gram(estimate=estimate)), None, None, y)
+    a, slopes = finite(view.gram(estimate=estimate)), finite(view.slope_square())
     return Curvature(None, a, slopes, torch.zeros_like(y) if form == "inputs" else y)
 
 

@@ -178,6 +178,18 @@ class Trace:
         """Costates p_1 … p_K (B, n)."""
         return list(self.p[1:].mT.unbind())
 
+    def hamiltonian(self, u: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """H (K, 1, B), rates and ∇ₓH (K, 1, B, n) for a control (K, 1, m); None stands for the present one."""
+        p = self.p[1:]
+        if u is None:
+            f, slope = self.f, (self.p[:-1] - p) / self.chain.step
+        else:
+            act, derivative = ACTIVATIONS[self.chain.activation]
+            weights, bias = self.chain.split(u[:, 0])
+            f = act(torch.baddbmm(bias, weights, self.x[:-1]))
+            slope = torch.bmm(weights.mT, derivative(f).mul_(p))
+        return (p * f).sum(1)[:, None], f.mT[:, None], slope.mT[:, None]
+
     @property
     def view(self) -> LinearView:
         """Inputs and sensitivities of the affine maps."""

@@ -189,6 +189,7 @@ class LayeredTranscription:
                     slope=-(gradient + problem.weight_decay * current) / layers[0].weight,
                     view=self._view(forward, members, trace),
                     layered=True,
+                    formula=trace.hamiltonian if trace is not None and not problem.weight_decay else None,
                     constant_input=layers[0].step is None and not any(problem.layers[k].m for k in range(members[0])),
                 )
             )

@@ -14,6 +14,7 @@ from ocsolver.maximizers import GaussNewton, Maximizer, second_order
 from ocsolver.solvers.acceleration import CurvaturePairs
 from ocsolver.solvers.averaged import AveragedMemory, averaged_step
 from ocsolver.solvers.base import Iterate, Step, SweepSolver, Timed
+from ocsolver.solvers.coupled import coupled_step
 from ocsolver.solvers.msa import check_maximizer, estimated_constant, freeze, step_terms, take
 from ocsolver.solvers.penalty import (
     AdaptivePenalty,
@@ -100,10 +101,18 @@ class EMSA(SweepSolver):
 
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         if isinstance(self.rho, AdaptivePenalty):
-            step = self._sampled_step if transcription.sampled else self._adaptive_step
-            return step(transcription, iterate, self.rho)
+            if transcription.sampled:
+                return self._sampled_step(transcription, iterate, self.rho)
+            if self._couples(iterate):
+                return coupled_step(self.maximizer or GaussNewton(), transcription, iterate, self.rho)  # type: ignore[arg-type]
+            return self._adaptive_step(transcription, iterate, self.rho)
         rho = torch.full_like(iterate.cost, self.rho)
         return take(transcription, iterate, self._argmax(transcription, iterate, rho), rho)
+
+    def _couples(self, iterate: Iterate) -> bool:
+        """Whether the blocks are layers that Gauss–Newton steps and their quasi-Newton coupling serve."""
+        ours = self.maximizer is None or isinstance(self.maximizer, GaussNewton)
+        return self.accelerate and ours and all(block.layered and block.groups == 1 for block in iterate.sweep.blocks)
 
     def _argmax(self, transcription: Timed, iterate: Iterate, rho: Tensor) -> Control:
         penalty = Penalty.uniform(rho)
