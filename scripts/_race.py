@@ -31,6 +31,7 @@ class Baton:
         self.waiting = {name: threading.Semaphore(0) for name in names}
         self.order = list(self.waiting)
         self.turns = 0
+        self.over = threading.Event()  # everybody has left
         self.stopped = False  # set from outside: whoever gets the baton next gives up
 
     def start(self) -> None:
@@ -50,6 +51,8 @@ class Baton:
             self.order.remove(name)
         if self.order:
             self.waiting[following].release()
+        else:
+            self.over.set()
 
 
 @dataclass(frozen=True)
@@ -213,22 +216,23 @@ def race(watches: Sequence[Watch], runs: Mapping[str, Callable[[Watch], None]]) 
             thread.start()
         baton.start()
         try:
-            join(threads)
+            wait(baton)
         except KeyboardInterrupt:
             baton.stopped = True
-            while any(thread.is_alive() for thread in threads):  # every run ends its step, however often one asks
+            while not baton.over.is_set():  # every run ends its step, however often one asks
                 with contextlib.suppress(KeyboardInterrupt):
-                    join(threads)
+                    wait(baton)
             raise
         finally:
+            for thread in threads:
+                thread.join()
             torch.set_rng_state(before)
     if errors:
         raise errors[0]
     return baton.turns
 
 
-def join(threads: Sequence[threading.Thread]) -> None:
-    """Wait for all threads, open to Ctrl-C."""
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.2)
+def wait(baton: Baton) -> None:
+    """Wait for the end, open to Ctrl-C; not by joining threads, which Ctrl-C makes pass for dead before Python 3.13."""
+    while not baton.over.wait(0.2):
+        pass

@@ -20,7 +20,7 @@ from scripts._race_tasks import Case
 __all__ = ["EMSA", "METHODS", "SUCCESSIVE", "Method", "forward_equivalents"]
 
 SUCCESSIVE = "E-MSA"
-EMSA: oc.Solver = oc.EMSA(oc.GaussNewton())  # what is measured as E-MSA
+EMSA: oc.Solver = oc.EMSA()  # what is measured as E-MSA
 WARM_UP = 6  # steps before the race that are not measured: imports, caches, and the count of operations
 
 Train = Callable[[Case, float, Watch], None]

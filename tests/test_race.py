@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import math
+import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -264,6 +266,25 @@ def test_an_error_ends_the_race() -> None:
     with pytest.raises(RuntimeError, match="no"):
         race([Watch("a", EVERY, 9), other], {"a": fail, "b": partial(busy, 0.0, 1000, [])})
     assert other.status == "INTERRUPTED"
+
+
+def test_ctrl_c_lets_every_run_end_its_step() -> None:
+    """Nothing is left running when the race hands over the interrupt."""
+    watches = [Watch(name, EVERY, 10_000) for name in "ab"]
+
+    def interrupted(watch: Watch) -> None:
+        watch.begin()
+        for step in range(1, 10_000):
+            if step == 3:
+                signal.raise_signal(signal.SIGINT)  # only the main thread hears it
+            if watch.tick(step, lambda: (1.0, math.nan)):
+                return
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        race(watches, {"a": interrupted, "b": partial(busy, 0.001, 10_000, [])})
+    assert {watch.status for watch in watches} == {"INTERRUPTED"}
+    assert threading.active_count() == before
 
 
 def test_a_passage_must_be_held() -> None:
