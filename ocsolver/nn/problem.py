@@ -269,6 +269,10 @@ def _gather(layers: Sequence[Layer], families: Sequence[Sequence[int]]) -> Contr
 
 def load(layers: Sequence[Layer], families: Sequence[Sequence[int]], control: Control) -> None:
     """Write control blocks into the weights of the layers."""
-    for members, block in zip(families, control, strict=True):
-        for n, row in zip(members, block, strict=True):
-            layers[n].load(row[0])
+    with torch.no_grad():
+        for members, block in zip(families, control, strict=True):
+            parameters = [layers[n].parameters.values() for n in members]
+            sizes = [value.numel() for value in parameters[0]]
+            for values, part in zip(zip(*parameters, strict=True), torch.split(block[:, 0], sizes, 1), strict=True):
+                for value, new in zip(values, part.reshape(-1, *values[0].shape), strict=True):
+                    value.copy_(new)
