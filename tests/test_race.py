@@ -455,3 +455,16 @@ def test_summary_compares_medians() -> None:
     assert summary["equal_time"]["seconds"] == 5.0
     assert summary["equal_time"]["methods"]["SGD"]["median"] == 0.9
     assert math.isnan(value_at(races[0]["runs"][0], "accuracy", "seconds", 0.5))
+
+
+def test_the_loss_of_our_runs_is_that_of_the_network() -> None:
+    """What E-MSA reports on the full batch is what the trained network computes by itself."""
+    case = all_tasks(quick=True, epochs=None, seconds=1.0)["sine-good-sin"].make(0, False)
+    watch = Watch("E-MSA", EVERY, 20)
+    METHODS["E-MSA"].train(case, math.nan, watch)
+    problem = oc.nn.NetworkProblem(case.build(), case.loss, *case.train)
+    solution = oc.solve(problem, _race_methods.EMSA, max_iterations=20, tolerance=None)
+    with torch.no_grad():
+        loss = float(case.loss(problem.network(solution)(case.train[0]), case.train[1]).mean())
+    assert watch.points[-1][0] == 20
+    assert watch.points[-1][-2] == pytest.approx(loss, rel=1e-3)
