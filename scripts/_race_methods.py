@@ -37,7 +37,7 @@ class Method:
     only: str = ""  # measure that it is restricted to
     limit: int | None = None  # steps, if fewer than those of the task
     default: bool = True  # whether it takes part without being named
-    first_order: bool = True
+    first_order: bool = True  # of the usual optimizers, without an average of the weights
     about: str = ""
 
 
@@ -68,6 +68,7 @@ METHODS = {
             partial(averaged, MOMENTUM),
             {"accuracy": range(-4, 1)},
             only="accuracy",
+            first_order=False,
             about="momentum 0.9, evaluated at an average of the weights like that of E-MSA",
         ),
         Method(
@@ -79,6 +80,7 @@ METHODS = {
             partial(averaged, optimizer(torch.optim.Adam)),
             ADAM,
             only="accuracy",
+            first_order=False,
             about="evaluated at an average of the weights like that of E-MSA",
         ),
         Method("AdamW", partial(plain, optimizer(torch.optim.AdamW)), ADAM, about="weight decay 0.01"),

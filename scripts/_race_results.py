@@ -42,11 +42,11 @@ def value_at(run: dict[str, Any], measure: str, unit: str, place: float) -> floa
 
 
 def target_of(races: Sequence[dict[str, Any]], step: int) -> float | None:
-    """Median over the seeds of the accuracy after some steps, for the competitor that is best there."""
+    """Median over the seeds of the accuracy after some steps, for the usual optimizer that is best there."""
     levels: dict[str, list[float]] = {}
     for race in races:
         for name, runs in family_runs(race).items():
-            if not name.startswith(OURS):
+            if not name.startswith(OURS) and runs[0]["first_order"]:
                 accuracy = value_at(runs[0], "accuracy", "step", step)
                 levels.setdefault(name, []).append(0.0 if math.isnan(accuracy) else accuracy)
     return max((statistics.median(level) for level in levels.values()), default=None)
@@ -111,7 +111,7 @@ def at_threshold(races: Sequence[dict[str, Any]], threshold: float, hold: int) -
 
 
 def groups_of(race: dict[str, Any]) -> dict[str, list[str]]:
-    """Competitors of E-MSA that use gradients alone, and all of them."""
+    """Competitors of E-MSA: the usual optimizers, and all, with those that average weights or know a curvature."""
     names = [name for name in family_runs(race) if not name.startswith(OURS)]
     first_order = {run["family"] for run in race["runs"] if run["first_order"]}
     return {"best_first_order": [name for name in names if name in first_order], "best_of_all": names}
