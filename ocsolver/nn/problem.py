@@ -238,7 +238,7 @@ def _check_dtype(layers: Sequence[Layer], inputs: Tensor) -> None:
 
 def _signature(layer: Layer, x: Tensor) -> tuple[Any, ...]:
     """What equal layers share."""
-    shapes = tuple((name, tuple(value.shape)) for name, value in layer.module.named_parameters())
+    shapes = tuple((name, value.requires_grad, tuple(value.shape)) for name, value in layer.module.named_parameters())
     return type(layer.module), repr(layer.module), layer.step, shapes, tuple(x.shape)
 
 
