@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,14 @@ from torch import Tensor
 from ocsolver._shapes import as_tensor, check_finite, group_mean, per_row
 from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
 from ocsolver.errors import InputError, ShapeError, complaint
-from ocsolver.hamiltonian import HamiltonianBlock, augmented_field, call, terminal_cost, terminal_costate
+from ocsolver.hamiltonian import (
+    HamiltonianBlock,
+    augmented_field,
+    call,
+    terminal_cost,
+    terminal_costate,
+    terminal_curvature,
+)
 from ocsolver.integrators import RK4, Integrator
 from ocsolver.intervals import Intervals, Linearization, run_forward
 from ocsolver.mesh import Mesh
@@ -26,6 +33,7 @@ __all__ = ["ContinuousForward", "ContinuousTranscription"]
 DEFAULT_INTERVALS = 100
 NEWTON_SWEEPS = 8  # time-parallel corrections before falling back to the interval-by-interval sweep
 GAUSS_POINTS = 4  # quadrature nodes of the averaged Hamiltonian, exact to order 8
+COUPLING_LIMIT = 1_000_000  # entries that second derivatives of all interval maps may fill
 ELEMENT_COST = 1e-3 / 5.0  # cost of one more tensor element relative to the overhead of one call (measured)
 
 
@@ -224,7 +232,9 @@ class ContinuousTranscription:
         if forward.linearization is None and self.adjoint.linearizes(self.intervals, x):
             forward = replace(forward, linearization=self.intervals.linearize(x[:-1], u))
         p = self.adjoint.costates(self.intervals, x, u, end, forward.linearization)
-        return Sweep(forward, (self._block(x, p, u),), p)
+        block = self._block(x, p, u)
+        terminal = partial(terminal_curvature, self.problem, x[-1]) if block.coupled else None
+        return Sweep(forward, (block,), p, terminal)
 
     def _block(self, x: Tensor, p: Tensor, u: Tensor) -> HamiltonianBlock:
         if self.integrator.differentiable:
@@ -256,7 +266,15 @@ class ContinuousTranscription:
             current=u,
             control_set=self.problem.control_set,
             t=t,
+            coupled=self._couples,
         )
+
+    @cached_property
+    def _couples(self) -> bool:
+        """Whether second derivatives of all interval maps in (x, u) are affordable."""
+        N, (B, n), m = self.mesh.intervals, self.problem.initial_state.shape, self.problem.m
+        fits = self.integrator.differentiable and not self.integrator.adaptive
+        return fits and (m + n) * N * B * (n + 1) <= COUPLING_LIMIT
 
     def merge(self, mask: Tensor, new: ContinuousForward, old: ContinuousForward) -> ContinuousForward:
         """Take the groups in `mask` (G,) from `new`, the others from `old`."""
