@@ -11,13 +11,41 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import ceil, prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["AffineView", "ConvolutionView", "LinearView"]
+__all__ = ["AffineView", "ConvolutionView", "LinearView", "Shape"]
+
+POSITIONS = 8  # times the columns of a convolution, from which its Gram matrix is estimated on mini-batches
+IMAGES = 10  # at least
+SAMPLES = 32  # times the columns of a linear map, from which the Gram matrices of its rows are estimated
+
+
+class Shape(NamedTuple):
+    """Shape of Θ = [W b], and its relation to a control vector, which has the rows of W first and then b."""
+
+    rows: int  # r
+    width: int  # columns of W
+    bias: bool
+
+    @property
+    def plain(self) -> tuple[int, int, bool]:
+        """As plain data."""
+        return self.rows, self.width, self.bias
+
+    def matrix(self, u: Tensor) -> Tensor:
+        """Θ from control vectors: (*l, m) -> (*l, r, a)."""
+        weights = u[..., : self.rows * self.width].reshape(*u.shape[:-1], self.rows, self.width)
+        return torch.cat((weights, u[..., self.rows * self.width :, None]), -1) if self.bias else weights
+
+    def vector(self, matrix: Tensor) -> Tensor:
+        """Control vectors from Θ: (*l, r, a) -> (*l, m)."""
+        weights = matrix[..., : self.width].flatten(-2)
+        return torch.cat((weights, matrix[..., self.width]), -1) if self.bias else weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +89,18 @@ class AffineView(ABC):
         """Number a of columns of Θ, that of the bias included."""
         return self.width + self.bias
 
-    def matrix(self, u: Tensor) -> Tensor:
-        """Θ from control vectors: (*l, m) -> (*l, r, a)."""
-        weights = u[..., : self.rows * self.width].reshape(*u.shape[:-1], self.rows, self.width)
-        return torch.cat((weights, u[..., self.rows * self.width :, None]), -1) if self.bias else weights
-
-    def vector(self, matrix: Tensor) -> Tensor:
-        """Control vectors from Θ: (*l, r, a) -> (*l, m)."""
-        weights = matrix[..., : self.width].flatten(-2)
-        return torch.cat((weights, matrix[..., self.width]), -1) if self.bias else weights
+    @property
+    def shape(self) -> Shape:
+        """Shape of Θ."""
+        return Shape(self.rows, self.width, self.bias)
 
     @abstractmethod
-    def gram(self) -> Tensor:
-        """A = ⟨x̃x̃ᵀ⟩, summed over the positions of a kernel (K, a, a)."""
+    def gram(self, *, estimate: bool = False) -> Tensor:
+        """A = ⟨x̃x̃ᵀ⟩, summed over the positions of a kernel (K, a, a); an estimate may leave samples out."""
 
     @abstractmethod
-    def row_gram(self) -> Tensor:
-        """⟨s_j² x̃x̃ᵀ⟩ of every row, summed over the positions (K, r, a, a): ∂f_jᵀ∂f_j, exactly."""
+    def row_gram(self, *, estimate: bool = False) -> Tensor:
+        """⟨s_j² x̃x̃ᵀ⟩ of every row, summed over the positions (K, r, a, a): ∂f_jᵀ∂f_j; an estimate as above."""
 
     @abstractmethod
     def slope_square(self) -> Tensor:
@@ -102,19 +125,20 @@ class LinearView(AffineView):
 
     @property
     def _extended(self) -> Tensor:
-        """x̃ (K, B, a)."""
-        ones = torch.ones_like(self.inputs[..., :1])
-        return torch.cat((self.inputs, ones), -1) if self.bias else self.inputs
+        """x̃ (K, a, B)."""
+        x = self.inputs.mT
+        return torch.cat((x, torch.ones_like(x[:, :1])), 1) if self.bias else x
 
-    def gram(self) -> Tensor:
+    def gram(self, *, estimate: bool = False) -> Tensor:
         x = self._extended
-        return x.mT @ x / x.shape[1]
+        return x @ x.mT / x.shape[-1]
 
-    def row_gram(self) -> Tensor:
-        x = self._extended
-        products = (x[..., :, None] * x[..., None, :]).flatten(2)  # (K, B, a²)
-        grams = self.slopes.square().mT @ products / x.shape[1]
-        return grams.reshape(*grams.shape[:-1], x.shape[-1], x.shape[-1])
+    def row_gram(self, *, estimate: bool = False) -> Tensor:
+        every = max(1, self.inputs.shape[1] // (SAMPLES * self.columns)) if estimate else 1
+        x, slopes = self._extended[..., ::every], self.slopes.mT[..., ::every]
+        products = (x[:, :, None] * x[:, None]).flatten(1, 2)  # (K, a², B)
+        grams = slopes.square() @ products.mT / x.shape[-1]
+        return grams.reshape(*grams.shape[:-1], x.shape[1], x.shape[1])
 
     def slope_square(self) -> Tensor:
         return self.slopes.square().mean(1)
@@ -146,7 +170,7 @@ class ConvolutionView(AffineView):
     def width(self) -> int:
         return self.inputs.shape[1] * prod(self.kernel)
 
-    def gram(self) -> Tensor:
+    def gram(self, *, estimate: bool = False) -> Tensor:
         """A by autocorrelation: no patch is written out.
 
         The inputs are extended by zeros and the kernel takes all positions at which it sees any of them, so that the
@@ -154,6 +178,8 @@ class ConvolutionView(AffineView):
         out, only its expectation).
         """
         x = self.inputs
+        if estimate:
+            x = x[: max(IMAGES, ceil(POSITIONS * self.columns / prod(x.shape[2:])))]
         channels, taps = x.shape[1], prod(self.kernel)
         reach = tuple((k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True))
         convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[len(self.kernel)]
@@ -169,7 +195,7 @@ class ConvolutionView(AffineView):
         corner = x.new_full((1, 1), float(len(x) * positions))
         return (torch.cat((torch.cat((weights, sums[:, None]), 1), torch.cat((sums[None], corner), 1))) * share)[None]
 
-    def row_gram(self) -> Tensor:
+    def row_gram(self, *, estimate: bool = False) -> Tensor:
         patches = self._patches()  # (B P, a)
         squares = self.slopes.flatten(2).square().transpose(1, 2).reshape(-1, self.rows)  # (B P, r)
         grams = [patches.mT @ (patches * column[:, None]) for column in squares.mT]

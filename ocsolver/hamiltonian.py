@@ -212,6 +212,8 @@ class HamiltonianBlock:
         Whether candidates come from a fine grid whatever it costs (certificates).
     coupled : bool
         Whether the expansion at the current control also yields the second derivatives in x (sites with one point).
+    formula : callable or None
+        H, rates and ∇ₓH for a control (K, G, m), or for None those at the current one, where the sweep has formulas.
     """
 
     rates: Callable[[Tensor, Tensor], Tensor]
@@ -229,6 +231,7 @@ class HamiltonianBlock:
     constant_input: bool = False
     fine: bool = False
     coupled: bool = False
+    formula: Callable[[Tensor | None], tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
     def groups(self) -> int:
@@ -243,6 +246,8 @@ class HamiltonianBlock:
     def _evaluate(self, u: Tensor, *, costate: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """H (*l, K, Q, B), rates (*l, K, Q, B, d) and ∇ₓH (*l, K, Q, B, n) or None."""
         lead = u.shape[:-3]
+        if costate and self.formula is not None and not lead and not u.requires_grad:
+            return self.formula(u)
         x = self.x.expand(*lead, *self.x.shape)
         points = u.unsqueeze(-3).expand(*lead, *self.x.shape[:2], *u.shape[-2:])
         if not costate:
@@ -262,6 +267,8 @@ class HamiltonianBlock:
 
     @cached_property
     def _evaluated(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self.formula is not None:
+            return self.formula(None)
         value, rates, slope = self._evaluate(self.current, costate=True)
         assert slope is not None
         return value, rates, slope

@@ -63,9 +63,9 @@ def test_steps_are_those_of_the_averaged_system() -> None:
         a, slopes = view.gram(), view.slope_square()
         mean = a.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         k = (slopes + 0.05 * slopes.mean(-1, keepdim=True))[..., None]
-        theta = view.matrix(step[:, 0])
+        theta = view.shape.matrix(step[:, 0])
         product = k * (theta @ a + 0.05 * mean * theta)
-        torch.testing.assert_close(product, view.matrix(block.current_slope[:, 0]), rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(product, view.shape.matrix(block.current_slope[:, 0]), rtol=1e-8, atol=1e-10)
 
 
 def test_no_step_promises_more_than_the_cost() -> None:

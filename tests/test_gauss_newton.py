@@ -78,7 +78,7 @@ def blocks(name: str) -> tuple[HamiltonianBlock, ...]:
 
 def positions(view: AffineView, m: int) -> Tensor:
     """Index in the control vector of every entry of Θ (r, a)."""
-    return view.matrix(torch.arange(m, dtype=torch.float64)).long()
+    return view.shape.matrix(torch.arange(m, dtype=torch.float64)).long()
 
 
 # ----------------------------------------------------------------------------------------- what a view says of a layer
@@ -101,8 +101,8 @@ def test_matrix_and_vector_are_inverse(blocks: tuple[HamiltonianBlock, ...]) -> 
     for block in blocks:
         view = block.affine
         assert view is not None
-        assert view.matrix(block.current).shape[-2:] == (view.rows, view.columns)
-        assert torch.equal(view.vector(view.matrix(block.current)), block.current)
+        assert view.shape.matrix(block.current).shape[-2:] == (view.rows, view.columns)
+        assert torch.equal(view.shape.vector(view.shape.matrix(block.current)), block.current)
 
 
 @every_network
@@ -203,9 +203,9 @@ def test_structured_step_solves_its_dense_system(blocks: tuple[HamiltonianBlock,
         units = torch.eye(m, dtype=torch.float64).reshape(m, 1, view.rows, view.columns)
         columns = [apply(view, form, unit.expand(len(block.current), -1, -1)).flatten(1) for unit in units]
         dense = torch.stack(columns, -1)  # (K, m, m)
-        right = view.matrix(block.current_slope[:, 0]).flatten(1)
+        right = view.shape.matrix(block.current_slope[:, 0]).flatten(1)
         expected = torch.linalg.solve(dense, right).reshape(-1, view.rows, view.columns)
-        step = view.matrix(oc.GaussNewton(damping=DAMPING, form=form).direction(block, penalty())[:, 0])
+        step = view.shape.matrix(oc.GaussNewton(damping=DAMPING, form=form).direction(block, penalty())[:, 0])
         torch.testing.assert_close(step, expected, rtol=1e-8, atol=1e-10)
 
 

@@ -133,7 +133,7 @@ def test_training_goes_on_after_a_perfect_fit() -> None:
     for sign in (1.0, -1.0):
         y = sign * x.sum(-1, keepdim=True)
         trainer.fit(list(zip(x.split(20), y.split(20), strict=True)), epochs=10)
-        assert trainer.evaluate([(x, y)]).loss < 1e-6
+        assert trainer.evaluate([(x, y)]).loss < 1e-4  # of averaged weights; the second time it starts at 12
         assert trainer.history.steps[-1].rho < 1e6
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf
-from ocsolver.affine import AffineView, LinearView
+from ocsolver.affine import AffineView, LinearView, Shape
 from ocsolver.errors import InputError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock, Penalty
 from ocsolver.maximizers.base import Maximizer, Maximum, keep_best, unsupported
@@ -22,9 +23,13 @@ __all__ = ["GaussNewton"]
 SHORTENINGS = 8  # of a step that does not ascend, each to a third
 CG_ITERATIONS = 20
 CG_ACCURACY = 0.05  # of the residual of the linear system
-REFRESH = 10  # mini-batches between two updates of averages
+LONGEST_PAUSE = 25  # mini-batches between two updates of averages
 DECAY = 0.9  # of averages, per update
+INVERSE_COLUMNS = 600  # up to which A is inverted; a larger factor is cheaper to solve with than to invert
 ROW_ENTRIES = 2_000_000  # multiplications per sample up to which the Gram matrix of every row is formed
+
+
+Linear = Callable[[Tensor], Tensor]
 
 
 class Curvature(NamedTuple):
@@ -37,31 +42,81 @@ class Curvature(NamedTuple):
 
 
 class Average(NamedTuple):
-    """A = ⟨x̃x̃ᵀ⟩ and ⟨s²⟩ of affine layers, averaged over mini-batches without bias, and the factors made of them."""
+    """A = ⟨x̃x̃ᵀ⟩ and ⟨s²⟩ of affine layers, averaged over mini-batches without bias, and what is made of them."""
 
     steps: int
+    due: int  # step of the next update
     weight: float  # that the averages have gathered
-    inputs: Tensor | None  # (K, a, a)
-    slopes: Tensor | None  # (K, r)
-    factor: Tensor | None  # Cholesky factor of A + damping (K, a, a)
-    roots: Tensor | None  # K^{-1/2} (K, r, 1)
+    shape: tuple[int, int, bool]  # of Θ
+    inputs: Tensor  # (K, a, a)
+    slopes: Tensor  # (K, r)
+    factor: Tensor  # (A + damping)⁻¹, or its Cholesky factor where a is large (K, a, a)
+    inverse_slopes: Tensor  # K⁻¹, damped (K, r, 1)
 
-    @property
-    def due(self) -> bool:
-        """Whether this batch counts: every tenth one does, and more of them in the beginning."""
-        return self.steps % REFRESH == 0 or self.steps in (1, 2, 4)
+    @classmethod
+    def start(cls, view: AffineView) -> Average:
+        """Nothing gathered yet."""
+        none = view.inputs.new_zeros(())
+        return cls(0, 0, 0.0, view.shape.plain, none, none, none, none)
 
     def update(self, view: AffineView, damping: float) -> Average:
-        """Averages with another batch."""
+        """Averages with another batch, and when the next one is due."""
         weight = DECAY * self.weight + (1.0 - DECAY)
-        inputs, slopes = (1.0 - DECAY) * finite(view.gram()), (1.0 - DECAY) * finite(view.slope_square())
-        if self.inputs is not None:
-            inputs, slopes = inputs + DECAY * self.inputs, slopes + DECAY * self.slopes  # type: ignore[operator]
-        a, roots = inputs / weight, whitening(slopes / weight, damping)
-        mean = a.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        factor, _ = torch.linalg.cholesky_ex(a + (damping * mean + tiny(a)) * eye)
-        return Average(self.steps, weight, inputs, slopes, factor, roots)
+        inputs = DECAY * self.inputs + (1.0 - DECAY) * finite(view.gram(estimate=True))
+        slopes = DECAY * self.slopes + (1.0 - DECAY) * finite(view.slope_square())
+        factor = damped_factor(inputs / weight, damping)
+        factor = torch.cholesky_inverse(factor) if factor.shape[-1] <= INVERSE_COLUMNS else factor
+        inverse_slopes = whitening(slopes / weight, damping).square()
+        return Average(
+            self.steps, next_due(self.steps), weight, view.shape.plain, inputs, slopes, factor, inverse_slopes
+        )
+
+    def step(self, slope: Tensor) -> Tensor:
+        """Step for ρ = 1 from ∂H/∂u (K, 1, m)."""
+        shape = Shape(*self.shape)
+        gradient = self.inverse_slopes * shape.matrix(slope[:, 0])
+        inverted = self.factor.shape[-1] <= INVERSE_COLUMNS
+        step = gradient @ self.factor if inverted else torch.cholesky_solve(gradient.mT, self.factor).mT
+        return shape.vector(step).unsqueeze(1)
+
+
+class DenseAverage(NamedTuple):
+    """⟨FᵀF⟩ + ⟨QᵀQ⟩ of other layers with few parameters, averaged like the above."""
+
+    steps: int
+    due: int
+    weight: float
+    matrix: Tensor  # (K, G, m, m)
+    factor: Tensor  # Cholesky factor, damped
+
+    @classmethod
+    def start(cls, block: HamiltonianBlock) -> DenseAverage:
+        """Nothing gathered yet."""
+        none = block.current.new_zeros(())
+        return cls(0, 0, 0.0, none, none)
+
+    def update(self, block: HamiltonianBlock, damping: float) -> DenseAverage:
+        """Averages with another batch, and when the next one is due."""
+        expansion, weight = block.current_expansion, DECAY * self.weight + (1.0 - DECAY)
+        matrix = DECAY * self.matrix + (1.0 - DECAY) * finite(expansion.state_gram + expansion.costate_gram)
+        return DenseAverage(self.steps, next_due(self.steps), weight, matrix, damped_factor(matrix / weight, damping))
+
+    def step(self, slope: Tensor) -> Tensor:
+        """Step for ρ = 1 from ∂H/∂u (K, 1, m)."""
+        return torch.cholesky_solve(slope[..., None], self.factor)[..., 0]
+
+
+def next_due(steps: int) -> int:
+    """Step of the next update: the pauses grow with the number of steps."""
+    return steps + min(max(steps // 2, 1), LONGEST_PAUSE)
+
+
+def damped_factor(matrix: Tensor, damping: float) -> Tensor:
+    """Cholesky factor of a positive semidefinite matrix (*l, a, a), damped relative to its mean diagonal."""
+    mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    factor: Tensor = torch.linalg.cholesky_ex(matrix + (damping * mean + tiny(matrix)) * eye)[0]
+    return factor
 
 
 @dataclass(frozen=True)
@@ -82,7 +137,7 @@ class GaussNewton(Maximizer):
 
     Parameters
     ----------
-    damping : float, default 0.1
+    damping : float, default 0.03
         Added to the diagonal, relative to its mean. Without it the weights run away where ⟨FᵀF⟩ is nearly singular.
     form : {"auto", "rows", "inputs", "kronecker", "dense", "cg"}, default "auto"
         The way of inversion; "inputs" is "kronecker" without the second penalty.
@@ -98,13 +153,13 @@ class GaussNewton(Maximizer):
     GaussNewton(damping=0.01, form='auto')
     """
 
-    damping: float = 0.1
+    damping: float = 0.03
     form: str = "auto"
 
     def __post_init__(self) -> None:
         damping = self.damping
         if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not 0.0 < damping < float("inf"):
-            todo = "Leave it out for the default, 0.1."
+            todo = "Leave it out for the default, 0.03."
             raise InputError(
                 complaint("GaussNewton damping", expected="a positive number", got=repr(damping), todo=todo)
             )
@@ -120,19 +175,54 @@ class GaussNewton(Maximizer):
         return _shortened(block, penalty, step, memory)
 
     def averages(self, block: HamiltonianBlock) -> bool:
-        return block.view is not None and block.groups == 1
+        return block.layered and block.groups == 1 and (block.view is not None or second_order(block))
 
     def sampled_step(self, block: HamiltonianBlock, memory: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
+        average: Average | DenseAverage
+        if block.view is None:
+            average = DenseAverage.start(block) if memory is None else DenseAverage(**memory)
+            average = average.update(block, self.damping) if average.steps >= average.due else average
+        else:
+            average = Average.start(block.affine) if memory is None else Average(**memory)  # type: ignore[arg-type]
+            if average.steps >= average.due:
+                average = average.update(block.affine, self.damping)  # type: ignore[arg-type]
+        return average.step(block.current_slope), average._replace(steps=average.steps + 1)._asdict()
+
+    def inverse(self, block: HamiltonianBlock) -> Linear:
+        """The damped inverse of the Gauss–Newton matrix for ρ = 1 as a linear map, perhaps estimated from some samples.
+
+        Parameters
+        ----------
+        block : HamiltonianBlock
+            A block of layers without bounds.
+
+        Returns
+        -------
+        callable
+            (K, 1, m) -> (K, 1, m); times 1/ρ it is the inverse for another ρ.
+        """
+        penalty = Penalty.uniform(torch.ones_like(block.current[0, :, 0]))
+        form = self._form(block)
+        if form in AFFINE_FORMS:
+            return self._structured(block, form, penalty, estimate=True)
+        if form == "dense":
+            factor, _ = torch.linalg.cholesky_ex(self._dense_matrix(block, penalty))
+            return lambda slope: torch.cholesky_solve(slope[..., None], factor)[..., 0]
+        diagonal = finite(_Products(block, penalty).diagonal()).clamp_min(0.0)
+        mean = diagonal.mean(-1, keepdim=True)
+        scale = (
+            0.5 * (diagonal + mean) + self.damping * mean + tiny(mean)
+        )  # the estimate is noisy: half of it is its mean
+        return lambda slope: slope / scale
+
+    def _structured(self, block: HamiltonianBlock, form: str, penalty: Penalty, *, estimate: bool = False) -> Linear:
+        """The damped inverse for a block of affine layers."""
         view = block.affine
         assert view is not None
-        average = Average(0, 0.0, None, None, None, None) if memory is None else Average(**memory)
-        if average.due:
-            average = average.update(view, self.damping)
-        assert average.roots is not None
-        assert average.factor is not None
-        gradient = average.roots.square() * view.matrix(block.current_slope[:, 0])
-        step = torch.cholesky_solve(gradient.mT, average.factor).mT
-        return view.vector(step).unsqueeze(1), average._replace(steps=average.steps + 1)._asdict()
+        solver_of = _rows if form == "rows" else _kronecker
+        curvature, shape = curvature_of(view, form, estimate=estimate), view.shape
+        solve = solver_of(view, curvature, penalty, self.damping)
+        return lambda slope: shape.vector(solve(shape.matrix(slope[:, 0]))).unsqueeze(1)
 
     def direction(self, block: HamiltonianBlock, penalty: Penalty) -> Tensor:
         """Damped Gauss–Newton step, before anything has tested whether it raises H̃.
@@ -154,11 +244,7 @@ class GaussNewton(Maximizer):
             return self._dense(block, penalty)
         if form == "cg":
             return self._conjugate(block, penalty)
-        view = block.affine
-        assert view is not None
-        gradient = view.matrix(block.current_slope[:, 0])
-        solve = _rows if form == "rows" else _kronecker
-        return view.vector(solve(view, curvature_of(view, form), gradient, penalty, self.damping)).unsqueeze(1)
+        return self._structured(block, form, penalty)(block.current_slope)
 
     def _form(self, block: HamiltonianBlock) -> str:
         affine = block.view is not None and block.groups == 1
@@ -173,14 +259,18 @@ class GaussNewton(Maximizer):
 
     def _dense(self, block: HamiltonianBlock, penalty: Penalty) -> Tensor:
         """Solve with the Gram matrices and the concave part of H, within the bounds."""
+        matrix, slope = self._dense_matrix(block, penalty), block.current_expansion.gradient
+        lower, upper = bounds_of(block)
+        return bounded_step(slope, matrix, lower - block.current, upper - block.current, block.current)[0]
+
+    def _dense_matrix(self, block: HamiltonianBlock, penalty: Penalty) -> Tensor:
+        """Gram matrices and the concave part of H, damped (K, G, m, m)."""
         expansion = block.current_expansion
         rho_f, rho_q, epsilon = (weight[:, None, None] for weight in penalty)
         matrix = rho_f * expansion.state_gram + rho_q * expansion.costate_gram + concave_part(expansion.hessian)
         mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
         eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        matrix = matrix + (2.0 * epsilon + self.damping * mean + tiny(matrix)) * eye
-        lower, upper = bounds_of(block)
-        return bounded_step(expansion.gradient, matrix, lower - block.current, upper - block.current, block.current)[0]
+        return matrix + (2.0 * epsilon + self.damping * mean + tiny(matrix)) * eye
 
     def _conjugate(self, block: HamiltonianBlock, penalty: Penalty) -> Tensor:
         """Conjugate gradients, all rows at once; components that the gradient pushes out of the set are held."""
@@ -264,29 +354,30 @@ def affine_form(view: AffineView) -> str:
     return "rows" if isinstance(view, LinearView) and small else "kronecker"
 
 
-def curvature_of(view: AffineView, form: str) -> Curvature:
-    """Averages that a form needs."""
+def curvature_of(view: AffineView, form: str, *, estimate: bool = False) -> Curvature:
+    """Averages that a form needs; an estimate may leave samples out."""
     y = finite(view.sensitivity_gram())
     if form == "rows":
-        return Curvature(finite(view.row_gram()), None, None, y)
-    a, slopes = finite(view.gram()), finite(view.slope_square())
+        return Curvature(finite(view.row_gram(estimate=estimate)), None, None, y)
+    a, slopes = finite(view.gram(estimate=estimate)), finite(view.slope_square())
     return Curvature(None, a, slopes, torch.zeros_like(y) if form == "inputs" else y)
 
 
-def _rows(view: AffineView, curvature: Curvature, gradient: Tensor, penalty: Penalty, damping: float) -> Tensor:
+def _rows(view: AffineView, curvature: Curvature, penalty: Penalty, damping: float) -> Linear:
     """(ρ⟨s_j² x̃x̃ᵀ⟩ + ρ⟨y_j²⟩ on the weights + damping) dΘ_j = g_j, for all rows of all layers: (K, r, a)."""
     assert curvature.rows is not None
     rho_f, rho_q, epsilon = penalty  # (1,) each
-    diagonal = curvature.sensitivities.diagonal(dim1=-2, dim2=-1)[..., None].expand_as(gradient)
+    diagonal = curvature.sensitivities.diagonal(dim1=-2, dim2=-1)[..., None].expand(*curvature.rows.shape[:-1])
     if view.bias:
         diagonal = torch.cat((diagonal[..., :-1], torch.zeros_like(diagonal[..., :1])), -1)
     mean = (rho_f * curvature.rows.diagonal(dim1=-2, dim2=-1) + rho_q * diagonal).mean((-2, -1), keepdim=True)
-    shift = rho_q * diagonal + 2.0 * epsilon + damping * mean + tiny(gradient)
+    shift = rho_q * diagonal + 2.0 * epsilon + damping * mean + tiny(diagonal)
     factor, _ = torch.linalg.cholesky_ex(rho_f * curvature.rows + torch.diag_embed(shift))
-    return torch.cholesky_solve(gradient[..., None], factor)[..., 0]
+    inverse = torch.cholesky_inverse(factor)
+    return lambda gradient: (inverse @ gradient[..., None])[..., 0]
 
 
-def _kronecker(view: AffineView, curvature: Curvature, gradient: Tensor, penalty: Penalty, damping: float) -> Tensor:
+def _kronecker(view: AffineView, curvature: Curvature, penalty: Penalty, damping: float) -> Linear:
     """ρ K dΘ A + ρ B [dW 0] + ε K dΘ = g, a generalized Sylvester equation (K, r, a).
 
     The bias is eliminated, both sides are whitened by K, and what is left is diagonal between the eigenvectors of the
@@ -301,18 +392,23 @@ def _kronecker(view: AffineView, curvature: Curvature, gradient: Tensor, penalty
     b = root * curvature.sensitivities * root.mT
     mean = rho_f * a.diagonal(dim1=-2, dim2=-1).mean(-1) + rho_q * b.diagonal(dim1=-2, dim2=-1).mean(-1)
     shift = (damping * mean + 2.0 * epsilon + tiny(a))[:, None, None]  # (K, 1, 1)
-    right = root * gradient
     if view.bias:
         column, corner = rho_f * a[..., :-1, -1:], rho_f * a[..., -1:, -1:] + shift
         a = a[..., :-1, :-1] - column @ column.mT / (corner * rho_f.clamp_min(tiny(a)))
-        right, last = right[..., :-1] - right[..., -1:] @ (column / corner).mT, right[..., -1:] / corner
     values_b, vectors_b = torch.linalg.eigh(b)
     values_a, vectors_a = torch.linalg.eigh(a)
     spectrum = rho_f * values_a.clamp_min(0.0)[..., None, :] + rho_q * values_b.clamp_min(0.0)[..., :, None] + shift
-    step: Tensor = vectors_b @ ((vectors_b.mT @ right @ vectors_a) / spectrum) @ vectors_a.mT
-    if view.bias:
-        step = torch.cat((step, last - step @ (column / corner)), -1)
-    return root * step
+
+    def solve(gradient: Tensor) -> Tensor:
+        right = root * gradient
+        if view.bias:
+            right, last = right[..., :-1] - right[..., -1:] @ (column / corner).mT, right[..., -1:] / corner
+        step: Tensor = vectors_b @ ((vectors_b.mT @ right @ vectors_a) / spectrum) @ vectors_a.mT
+        if view.bias:
+            step = torch.cat((step, last - step @ (column / corner)), -1)
+        return root * step
+
+    return solve
 
 
 class _Products:
@@ -344,8 +440,12 @@ class _Products:
             total = total + rho[:, None] * back
         return total
 
-    def mean_diagonal(self) -> Tensor:
-        """Mean diagonal (K, G), estimated with one vector of random signs."""
+    def diagonal(self) -> Tensor:
+        """Diagonal (K, G, m), estimated with one vector of random signs."""
         generator = torch.Generator().manual_seed(0)  # the global one belongs to the user
         signs = 2.0 * torch.randint(2, self.u.shape, generator=generator).to(self.u) - 1.0
-        return ((signs * self.apply(signs)).mean(-1)).detach().clamp_min(0.0)
+        return (signs * self.apply(signs)).detach()
+
+    def mean_diagonal(self) -> Tensor:
+        """Mean diagonal (K, G)."""
+        return self.diagonal().mean(-1).clamp_min(0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -14,6 +15,7 @@ from ocsolver._shapes import check_finite
 from ocsolver.affine import AffineView
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock, call
+from ocsolver.nn.chain import Chain, Trace
 from ocsolver.nn.layers import Layer
 from ocsolver.nn.loss import sample_losses
 from ocsolver.nn.problem import NetworkProblem, load
@@ -30,49 +32,61 @@ class LayeredForward:
     """States of all layers for one control; the costates and ∂H/∂u come from the same graph."""
 
     control: Control
-    graph: tuple[Tensor, ...]  # states with their graph, one more than layers
+    graph: tuple[Tensor | None, ...]  # states with their graph, one more than layers; None inside a chain
     leaves: Control  # the control as leaves of the graph
-    taps: dict[int, Tap]  # of the layers with an affine map
+    taps: dict[int, Tap]  # of the layers with an affine map outside of chains
+    traces: tuple[Trace, ...]  # of the chains
     losses: Tensor  # (B,), with their graph
     decay: Tensor  # (1,), Σ ½ λ ‖θ‖²
 
     @cached_property
-    def x(self) -> list[Tensor]:
+    def x(self) -> list[Any]:
         """States (B, …), one more than layers."""
-        return [state.detach() for state in self.graph]
+        return self._with_chains([None if state is None else state.detach() for state in self.graph], "states")
 
     @cached_property
-    def _slopes(self) -> tuple[Tensor, ...]:
-        """Derivatives of Σ loss_i by states, control and outputs of affine maps, in one backward pass."""
-        outputs = (tap.outputs for tap in self.taps.values())
-        return gradients(self.losses, (*self.graph, *self.leaves, *outputs), retain_graph=bool(self.taps))
+    def _slopes(self) -> dict[int, Tensor]:
+        """Derivatives of −Σ loss_i by states, control and outputs of affine maps, in one backward pass, by id."""
+        states = [state for state in self.graph if state is not None and state.requires_grad]
+        variables = [*states, *self.leaves, *(tap.outputs for tap in self.taps.values())]
+        cotangent = torch.full_like(self.losses, -1.0)
+        slopes = gradients(self.losses, variables, cotangent, retain_graph=bool(self.taps))
+        for trace in self.traces:
+            trace.rest()
+        return {id(variable): slope for variable, slope in zip(variables, slopes, strict=True)}
 
     @cached_property
-    def p(self) -> list[Tensor]:
-        """Costates p_n = −∂loss_i/∂x_n (B, …)."""
-        return [-slope for slope in self._slopes[: len(self.graph)]]
+    def p(self) -> list[Any]:
+        """Costates p_n = −∂loss_i/∂x_n (B, …); None where the inputs are constants and nothing lies before them."""
+        slopes = self._slopes
+        return self._with_chains([slopes.get(id(state)) for state in self.graph], "costates")
+
+    def _with_chains(self, values: list[Any], name: str) -> list[Any]:
+        for trace in self.traces:
+            first = trace.chain.first + 1
+            values[first : first + trace.chain.count] = getattr(trace, name)
+        return values
 
     @cached_property
     def gradient(self) -> Control:
         """Derivative of the mean loss by the control, without weight decay."""
-        n = len(self.graph)
-        return tuple(slope / len(self.losses) for slope in self._slopes[n : n + len(self.leaves)])
+        return tuple(self._slopes[id(leaf)] / -len(self.losses) for leaf in self.leaves)
 
     @cached_property
     def sensitivities(self) -> dict[int, Tensor]:
         """−∂loss_i/∂z of the layers with an affine map."""
-        n = len(self.graph) + len(self.leaves)
-        return {k: -slope for k, slope in zip(self.taps, self._slopes[n:], strict=True)}
+        return {k: self._slopes[id(tap.outputs)] for k, tap in self.taps.items()}
 
     @property
     def outputs(self) -> Tensor:
         """Output of the network (B, …)."""
-        return self.x[-1]
+        outputs: Tensor = self.x[-1]
+        return outputs
 
     @cached_property
     def cost(self) -> Tensor:
         """J (1,), inf where the simulation failed."""
-        cost = self.losses.detach().mean() + self.decay
+        cost: Tensor = self.losses.detach().mean() + self.decay
         return torch.where(torch.isfinite(cost), cost, torch.inf)
 
     @cached_property
@@ -92,6 +106,7 @@ class LayeredTranscription:
 
     problem: NetworkProblem
     groups: int = 1
+    sampled: bool = False  # a mini-batch: nobody asks for the costate of the inputs
 
     @cached_property
     def seeds(self) -> tuple[int | None, ...]:
@@ -117,36 +132,53 @@ class LayeredTranscription:
     def forward(self, control: Control, near: Any = None) -> LayeredForward:
         """States and losses of a control."""
         problem = self.problem
+        chains = {chain.first: chain for chain in problem.chains}
         with torch.enable_grad(), tapped(problem.maps, problem.layers) as taps:
             leaves = tuple(leaf(block) for block in control)
             thetas: dict[int, Tensor] = {}
             for members, block in zip(problem.families, leaves, strict=True):
-                thetas |= zip(members, block[:, 0].unbind(), strict=True)
-            states = [leaf(problem.inputs)]
-            for n, (layer, seed) in enumerate(zip(problem.layers, self.seeds, strict=True)):
-                theta = thetas.get(n)
-                states.append(call(lambda x, f=layer, t=theta, s=seed: f(x, t, s), layer.name, states[-1]))
-            losses = sample_losses(problem.loss, states[-1], problem.targets)
+                thetas |= {members[0]: block[:, 0]} if members[0] in chains else zip(members, block[:, 0], strict=True)
+            state = problem.inputs.detach() if self.sampled else leaf(problem.inputs)
+            states: list[Tensor | None] = [state]
+            traces: list[Trace] = []
+            while len(states) <= len(problem.layers):
+                n = len(states) - 1
+                if n in chains:
+                    state, trace = chains[n].run(state, thetas[n])
+                    traces.append(trace)
+                    states += [None] * (trace.chain.count - 1)
+                else:
+                    layer, theta, seed = problem.layers[n], thetas.get(n), self.seeds[n]
+                    state = call(lambda x, f=layer, t=theta, s=seed: f(x, t, s), layer.name, state)
+                states.append(state)
+            losses = sample_losses(problem.loss, state, problem.targets)
         decay = losses.new_zeros(1)
         if problem.weight_decay:
             decay = decay + 0.5 * problem.weight_decay * sum(block.square().sum() for block in control)
-        return LayeredForward(control, tuple(states), leaves, taps, losses, decay)
+        return LayeredForward(control, tuple(states), leaves, taps, tuple(traces), losses, decay)
 
     def backward(self, forward: LayeredForward) -> Sweep:
         """Costates and blocks of a forward sweep."""
         problem, p = self.problem, forward.p
+        traces = {trace.chain.first: trace for trace in forward.traces}
+        chains = {chain.first: chain for chain in problem.chains}
         blocks = []
         for members, current, gradient in zip(problem.families, forward.control, forward.gradient, strict=True):
             layers = [problem.layers[n] for n in members]
-            x = torch.stack([forward.x[n].flatten(1) for n in members]).unsqueeze(1)
-            v = torch.stack([p[n + 1].flatten(1) for n in members]).unsqueeze(1)
+            trace = traces.get(members[0])
+            if trace is not None:
+                x, v = trace.x[:-1].mT.unsqueeze(1), trace.p[1:].mT.unsqueeze(1)
+            else:
+                x, v = (_stacked([each[n + k] for n in members]) for k, each in enumerate((forward.x, p)))
             components = v.shape[-1]
             if problem.weight_decay:
                 v = torch.cat((v, torch.full_like(v[..., :1], -1.0)), -1)
             seeds = tuple(self.seeds[n] for n in members)
             blocks.append(
                 HamiltonianBlock(
-                    rates=Rates(layers, seeds, forward.x[members[0]].shape, problem.weight_decay),
+                    rates=Rates(
+                        layers, seeds, forward.x[members[0]].shape, problem.weight_decay, chains.get(members[0])
+                    ),
                     x=x,
                     sensitivity=v,
                     state_components=components,
@@ -155,18 +187,26 @@ class LayeredTranscription:
                     current=current,
                     control_set=Unconstrained(current.shape[-1]),
                     slope=-(gradient + problem.weight_decay * current) / layers[0].weight,
-                    view=partial(self._view, forward, members) if members[0] in forward.taps else None,
+                    view=self._view(forward, members, trace),
                     layered=True,
+                    formula=trace.hamiltonian if trace is not None and not problem.weight_decay else None,
                     constant_input=layers[0].step is None and not any(problem.layers[k].m for k in range(members[0])),
                 )
             )
         return Sweep(forward, tuple(blocks), p)
 
-    def _view(self, forward: LayeredForward, members: tuple[int, ...]) -> AffineView:
-        """Inputs and sensitivities of a family of affine layers."""
+    def _view(
+        self, forward: LayeredForward, members: tuple[int, ...], trace: Trace | None
+    ) -> Callable[[], AffineView] | None:
+        """Inputs and sensitivities of a family of affine layers, when somebody asks for them."""
+        if trace is not None:
+            return lambda: trace.view
+        if members[0] not in forward.taps:
+            return None
         maps, taps = [self.problem.maps[n] for n in members], [forward.taps[n] for n in members]
-        following, falls = [forward.graph[n + 1] for n in members], [forward.sensitivities[n] for n in members]
-        return view_of(maps, taps, following, falls, self.problem.layers[members[0]].weight)
+        following: list[Any] = [forward.graph[n + 1] for n in members]
+        falls = [forward.sensitivities[n] for n in members]
+        return partial(view_of, maps, taps, following, falls, self.problem.layers[members[0]].weight)
 
     def merge(self, mask: Tensor, new: LayeredForward, old: LayeredForward) -> LayeredForward:
         """The one group is taken as a whole."""
@@ -182,6 +222,15 @@ class LayeredTranscription:
         return Failure(Status.NONFINITE, "the weight decay is not finite")
 
 
+def _stacked(values: list[Tensor]) -> Tensor:
+    """Values (B, …) of K layers as (K, 1, B, n), without a copy of a single one."""
+    return (
+        torch.stack([value.flatten(1) for value in values])[:, None]
+        if len(values) > 1
+        else values[0].flatten(1)[None, None]
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Rates:
     """Rates of equal layers at given states and parameters; a family is evaluated as one stack."""
@@ -190,12 +239,16 @@ class Rates:
     seeds: tuple[int | None, ...]
     shape: torch.Size  # (B, …) of a state
     weight_decay: float
+    chain: Chain | None = None
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
         K, lead = len(self.layers), x.shape[:-2]  # (*l, K, 1)
-        states, thetas = x.reshape(-1, *self.shape), u.reshape(-1, u.shape[-1])
-        rates = self.layers[0].bodies(states, thetas, stacked=K > 1, seed=self.seeds[0])
-        rates = rates.reshape(*lead, self.shape[0], -1)
+        if self.chain is not None:
+            rates = self.chain.rates(x[..., 0, :, :], u[..., 0, 0, :]).unsqueeze(-3)
+        else:
+            states, thetas = x.reshape(-1, *self.shape), u.reshape(-1, u.shape[-1])
+            rates = self.layers[0].bodies(states, thetas, stacked=K > 1, seed=self.seeds[0])
+            rates = rates.reshape(*lead, self.shape[0], -1)
         if not self.weight_decay:
             return rates
         decay = 0.5 * self.weight_decay / self.layers[0].weight * u.square().sum(-1, keepdim=True)  # (*l, K, 1, 1, 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ocsolver.errors import InputError, ShapeError, complaint
 from ocsolver.hamiltonian import call
+from ocsolver.nn.chain import Chain
 from ocsolver.nn.layers import Layer, layers_of, refuse_coupled
 from ocsolver.nn.loss import Loss, check_objective, check_uncoupled
 from ocsolver.nn.taps import affine_module
@@ -75,7 +76,8 @@ class NetworkProblem:
     weight_decay: float
     layers: tuple[Layer, ...]
     families: tuple[tuple[int, ...], ...]  # indices of the layers of each block
-    maps: tuple[nn.Module | None, ...]  # affine map of each layer that consists of one and an activation
+    maps: tuple[nn.Module | None, ...]  # affine map of each layer outside of chains that has one and an activation
+    chains: tuple[Chain, ...]  # families that are swept by formulas
 
     def __init__(
         self,
@@ -91,12 +93,15 @@ class NetworkProblem:
         _check_dtype(layers, inputs)
         check_objective(loss, weight_decay)
         module = network if isinstance(network, nn.Module) else nn.Sequential(*network)
-        values = (module, loss, inputs, targets, float(weight_decay), layers, (), ())
+        values = (module, loss, inputs, targets, float(weight_decay), layers, (), (), ())
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name, value)
         families, maps = self._probe()
+        chains = tuple(chain for chain in (Chain.of(members, layers) for members in families) if chain is not None)
+        inside = {n for chain in chains for n in range(chain.first, chain.first + chain.count)}
         object.__setattr__(self, "families", families)
-        object.__setattr__(self, "maps", maps)
+        object.__setattr__(self, "maps", tuple(None if n in inside else each for n, each in enumerate(maps)))
+        object.__setattr__(self, "chains", chains)
 
     @classmethod
     def from_modules(

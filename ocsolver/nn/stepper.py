@@ -101,15 +101,16 @@ class _SweepStepper(Stepper):
         if self.problem is None:
             probe = inputs.nan_to_num(0.0, 0.0, 0.0) if inputs.is_floating_point() else inputs
             self.problem = NetworkProblem(self.network, self.loss, probe, targets, self.weight_decay)
-        inner: Any = LayeredTranscription(self.problem.on(inputs, targets))
+        inner: Any = LayeredTranscription(self.problem.on(inputs, targets), sampled=True)
         control = self.control = self._start(inner) if self.control is None else self.control
         timed = Timed(inner, sampled=True)
         old = self.solver.init(timed, control, self._memory)
         retreat = None if bool(old.sweep.forward.finite) else self.solver.retreat(self._memory)
         if retreat is not None:
-            self.control, self._memory = retreat
-            inner.load(self.control)
-            old = self.solver.init(timed, self.control, self._memory)
+            back = self.solver.init(timed, *retreat)
+            if bool(back.sweep.forward.finite):  # otherwise it is the batch that is bad
+                old, (self.control, self._memory) = back, retreat
+                self._leave(inner)
         forward = old.sweep.forward
         numbers = _numbers(forward.losses.detach(), forward.outputs, targets)
         if not bool(forward.finite):
@@ -126,15 +127,21 @@ class _SweepStepper(Stepper):
             accepted, failure = False, failure or "the Hamiltonian is not finite"
         if accepted:
             self.control = new.control
-            inner.load(new.control)
+            self._leave(inner)
         return Outcome(numbers | {"accepted": accepted}, failure)
 
+    def _leave(self, inner: LayeredTranscription) -> None:
+        """Write what the solver answers with into the network."""
+        assert self.control is not None
+        self.left = self.solver.answer(self._memory, self.control)
+        inner.load(self.left)
+
     def _start(self, inner: LayeredTranscription) -> Control:
-        """Weights of the network; what is remembered of the last step belongs to them only if nobody changed them."""
+        """Control to go on from; what is remembered belongs to it only if nobody has changed the weights since."""
         control = inner.start(None)
         if self.left is not None and not _same(self.left, control):
             self._memory = self.solver.moved(self._memory, control)
-        return control
+        return self.solver.origin(self._memory, control)
 
     def memory(self) -> Any:
         return self._memory
@@ -149,12 +156,12 @@ class _SweepStepper(Stepper):
         self.left = None
 
     def forget_control(self) -> None:
-        self.left = self.left if self.control is None else self.control
         self.problem = self.control = None
 
     def restore(self, saved: Snapshot) -> None:
         self.network.load_state_dict(saved.network)
         self._memory = saved.memory
+        self.left = None if self.problem is None else self.problem.blocks(None)
         self.forget_control()
 
 

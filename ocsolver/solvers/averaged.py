@@ -6,6 +6,14 @@ cost of the next batch, the fall of J′ from the old to the new weights (one mo
 at the new ones (free: the gradient is there) determine a parabola a s − c s². Together with the slope g that the own
 batch promised they give ρ by the rule of `sampling`. A step after which J′ is far above the usual is judged at once,
 and taken back if it did harm.
+
+No step promises more than twice the cost: on a parabola whose minimum is zero that is the step to the minimum, for any
+metric, so it calibrates ρ before anything was judged (the step size of Polyak [1]_). Steps of this length keep up with
+the noise of the batches rather than average it out. So what training answers with is an average of the weights that
+were visited, over a window that grows with the number of steps [2]_.
+
+.. [1] B. Polyak, *Introduction to Optimization*, 1987, Section 5.3.
+.. [2] O. Shamir, T. Zhang, *Stochastic Gradient Descent for Non-smooth Optimization*, ICML 2013 (polynomial decay).
 """
 
 from __future__ import annotations
@@ -26,16 +34,25 @@ from ocsolver.transcription import Control, Sweep
 __all__ = ["AveragedMemory", "averaged_step"]
 
 FIRST_GAIN = 0.1  # of the cost, that the first step promises
-LARGEST_GAIN = 1.0  # of the cost, that a step may promise; the best step on a parabola promises twice what it gains
-EARLY = 20  # steps that are all judged
-JUDGE = 5  # afterwards every so manieth
+LARGEST_GAIN = 2.0  # of the cost, that a step may promise; the best step on a parabola promises twice what it gains
+EARLY = 10  # steps that are all judged
+CALIBRATION = 0.1  # smallest factor of ρ from one of them to the next
+JUDGE = 10  # afterwards every so manieth
+DECAY = 8.0  # of the averaged weights: they are those of the last k / DECAY steps, about
 USUAL = 20.0  # steps over which the usual cost is averaged
 ALARM = 2.0  # times the usual cost
 RETREAT = 4.0  # factor of ρ after a step that was taken back
 
 
+CONTROLS = ("previous", "current", "mean", "earlier")
+
+
+def _listed(control: Control | None) -> list[Tensor] | None:
+    return None if control is None else list(control)
+
+
 class AveragedMemory(NamedTuple):
-    """What crosses mini-batches, each (1,) but the last two."""
+    """What crosses mini-batches, each (1,) but the controls and the averages of the maximizer."""
 
     rho: Tensor
     taken: Tensor  # ρ of the last step, which may have been larger
@@ -47,24 +64,28 @@ class AveragedMemory(NamedTuple):
     usual: Tensor  # cost
     gain: Tensor  # fall of the own batch's cost that the last step promised, to first order
     previous: Control | None  # control before the last step
+    current: Control | None  # control after it
+    mean: Control | None  # average of the controls, that of the last step included
+    earlier: Control | None  # average before it
     averages: tuple[Any, ...]  # of the maximizer, block by block
 
     def pack(self) -> dict[str, Any]:
         """Plain data."""
-        previous = None if self.previous is None else list(self.previous)
-        return self._asdict() | {"previous": previous, "averages": list(self.averages)}
+        controls = {name: _listed(getattr(self, name)) for name in CONTROLS}
+        return self._asdict() | controls | {"averages": list(self.averages)}
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> AveragedMemory:
         """Memory from plain data."""
-        previous = None if packed["previous"] is None else tuple(packed["previous"])
-        return cls(**packed | {"previous": previous, "averages": tuple(packed["averages"])})
+        controls = {name: None if packed[name] is None else tuple(packed[name]) for name in CONTROLS}
+        return cls(**packed | controls | {"averages": tuple(packed["averages"])})
 
-    def moved(self, like: Tensor) -> AveragedMemory:
+    def moved(self, control: Control) -> AveragedMemory:
         """Memory for weights that were changed from outside: the last step cannot be judged any more."""
-        kept = ("previous", "averages")
-        numbers = {name: value.to(like) for name, value in self._asdict().items() if name not in kept}
-        return AveragedMemory(**numbers, previous=None, averages=(None,) * len(self.averages))
+        kept = (*CONTROLS, "averages")
+        numbers = {name: value.to(control[0]) for name, value in self._asdict().items() if name not in kept}
+        none: dict[str, Any] = dict.fromkeys(CONTROLS)
+        return AveragedMemory(**numbers, **none, averages=(None,) * len(control))
 
     def last(self, control: Control) -> Control | None:
         """Control before the last step, or None if there is none to be judged, or it was one of other weights."""
@@ -75,13 +96,16 @@ class AveragedMemory(NamedTuple):
         """Control before the last step, and the memory with which to try again from there."""
         if self.previous is None:
             return None
-        return self.previous, self._replace(rho=RETREAT * self.taken, previous=None)
+        memory = self._replace(rho=RETREAT * self.taken, previous=None, current=self.previous, mean=self.earlier)
+        return self.previous, memory
 
 
 def first_memory(cost: Tensor, blocks: int) -> AveragedMemory:
     """Nothing known."""
     zero = torch.zeros_like(cost)
-    return AveragedMemory(zero, zero, zero, zero, zero, zero, zero, cost, zero, None, (None,) * blocks)
+    return AveragedMemory(
+        zero, zero, zero, zero, zero, zero, zero, cost, zero, None, None, None, None, (None,) * blocks
+    )
 
 
 def averaged_step(maximizer: Maximizer, transcription: Timed, iterate: Iterate, initial: float | None) -> Iterate:
@@ -95,28 +119,40 @@ def averaged_step(maximizer: Maximizer, transcription: Timed, iterate: Iterate, 
     ]
     steps, averages = zip(*served, strict=True)
     unit = first_order_fall(sweep.blocks, steps)
-    rho = memory.rho
+    rho, tiny = memory.rho, torch.finfo(unit.dtype).tiny
     if not bool(rho > 0):
-        rho = unit / (FIRST_GAIN * forward.scale) if initial is None else torch.full_like(unit, initial)
-    taken = torch.maximum(rho, unit / (LARGEST_GAIN * forward.scale))
+        rho = unit / (FIRST_GAIN * forward.scale).clamp_min(tiny) if initial is None else torch.full_like(unit, initial)
+    taken = torch.maximum(rho, unit / (LARGEST_GAIN * forward.scale).clamp_min(tiny)).clamp_min(tiny)
     gain = unit / taken
-    accepted = torch.isfinite(gain) & (gain > 0)
+    accepted = torch.isfinite(gain) & (gain >= 0)  # a step of length zero still averages
     moved = bool(accepted)
     share = 1.0 / (memory.steps + 1.0).clamp_max(USUAL)
+    control = forward.control
+    if moved:
+        control = tuple(block.current + step / taken for block, step in zip(sweep.blocks, steps, strict=True))
+        mean = _mean(memory, control)
+        memory = memory._replace(previous=forward.control, current=control, mean=mean, earlier=memory.mean)
     memory = memory._replace(
         rho=torch.where(accepted, rho, memory.rho),
         taken=taken,
         steps=memory.steps + 1.0,
         usual=torch.lerp(memory.usual, forward.cost, share),
         gain=gain,
-        previous=forward.control if moved else None,
         averages=averages if moved else memory.averages,
     )
-    control = tuple(block.current + step / taken for block, step in zip(sweep.blocks, steps, strict=True))
-    settled = replace(sweep, forward=replace(forward, control=control if moved else forward.control), blocks=())
+    memory = memory if moved else memory._replace(previous=None)
+    settled = replace(sweep, forward=replace(forward, control=control), blocks=())
     unknown, no = torch.full_like(gain, torch.nan), torch.zeros_like(accepted)
     step = Step(gain, unknown, unknown, unknown, taken, accepted, no, no)
     return replace(iterate, sweep=settled, step=step, memory=memory, trial=forward)
+
+
+def _mean(memory: AveragedMemory, control: Control) -> Control:
+    """Average of the controls so far, with the next one."""
+    if memory.mean is None:
+        return control
+    share = (DECAY + 1.0) / (float(memory.steps) + DECAY + 1.0)
+    return tuple(torch.lerp(mean, block, share) for mean, block in zip(memory.mean, control, strict=True))
 
 
 def _judge(transcription: Timed, iterate: Iterate, memory: AveragedMemory) -> tuple[Sweep, AveragedMemory]:
@@ -129,7 +165,7 @@ def _judge(transcription: Timed, iterate: Iterate, memory: AveragedMemory) -> tu
     back = transcription.forward(previous, forward)
     fall = back.cost - forward.cost
     if alarm and not bool(fall > 0):
-        return transcription.backward(back), memory._replace(rho=RETREAT * memory.taken)
+        return transcription.backward(back), memory._replace(rho=RETREAT * memory.taken, mean=memory.earlier)
     last = [new - old for old, new in zip(previous, forward.control, strict=True)]
     return sweep, _learn(memory, fall, first_order_fall(sweep.blocks, last))
 
@@ -153,5 +189,6 @@ def _learn(memory: AveragedMemory, fall: Tensor, slope: Tensor) -> AveragedMemor
     averages = torch.stack((memory.promised, memory.slope, memory.curvature))
     promised, a, curvature = torch.lerp(averages, seen, share)
     best = penalty_of(promised, a, curvature, memory.steps)
-    chosen = torch.minimum(torch.maximum(best, FASTEST * memory.rho), SLOWEST * memory.rho)
+    fastest = CALIBRATION if int(memory.steps) <= EARLY else FASTEST
+    chosen = torch.minimum(torch.maximum(best, fastest * memory.rho), SLOWEST * memory.rho)
     return memory._replace(rho=chosen, promised=promised, slope=a, curvature=curvature, judged=memory.judged + 1.0)

@@ -202,6 +202,14 @@ class SweepSolver(Solver):
         """Memory for a control that was changed from outside between two steps on mini-batches."""
         return memory
 
+    def answer(self, memory: Any, control: Control) -> Control:
+        """What training on mini-batches leaves in the network after a step to `control`: perhaps an average."""
+        return control
+
+    def origin(self, memory: Any, control: Control) -> Control:
+        """The control to go on from where a network holds `control`, which is what the last step left."""
+        return control
+
     def retreat(self, memory: Any) -> tuple[Control, Any] | None:
         """Control before the last step and a more careful memory, if that step was taken untested on a mini-batch."""
         return None

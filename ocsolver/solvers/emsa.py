@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ocsolver.errors import InputError, complaint
 from ocsolver.hamiltonian import Penalty, Terms
-from ocsolver.maximizers import Maximizer, second_order
+from ocsolver.maximizers import GaussNewton, Maximizer, second_order
 from ocsolver.solvers.acceleration import CurvaturePairs, Proposal
 from ocsolver.solvers.averaged import AveragedMemory, averaged_step
 from ocsolver.solvers.base import Iterate, Step, SweepSolver, Timed
+from ocsolver.solvers.coupled import coupled_step
 from ocsolver.solvers.msa import check_maximizer, estimated_constant, freeze, step_terms, take
 from ocsolver.solvers.newton import NewtonSteps
 from ocsolver.solvers.penalty import (
@@ -87,17 +88,33 @@ class EMSA(SweepSolver):
         return AveragedMemory.unpack(packed) if "averages" in packed else SampledMemory.unpack(packed)
 
     def moved(self, memory: SampledMemory | AveragedMemory | None, control: Control) -> Any:
-        return None if memory is None else memory.moved(control[0])
+        return None if memory is None else memory.moved(control)
+
+    def answer(self, memory: Any, control: Control) -> Control:
+        mean = memory.mean if isinstance(memory, AveragedMemory) else None
+        return control if mean is None else mean
+
+    def origin(self, memory: Any, control: Control) -> Control:
+        current = memory.current if isinstance(memory, AveragedMemory) else None
+        return control if current is None else current
 
     def retreat(self, memory: Any) -> tuple[Control, Any] | None:
         return memory.retreat() if isinstance(memory, AveragedMemory) else None
 
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         if isinstance(self.rho, AdaptivePenalty):
-            step = self._sampled_step if transcription.sampled else self._adaptive_step
-            return step(transcription, iterate, self.rho)
+            if transcription.sampled:
+                return self._sampled_step(transcription, iterate, self.rho)
+            if self._couples(iterate):
+                return coupled_step(self.maximizer or GaussNewton(), transcription, iterate, self.rho)  # type: ignore[arg-type]
+            return self._adaptive_step(transcription, iterate, self.rho)
         rho = torch.full_like(iterate.cost, self.rho)
         return take(transcription, iterate, self._argmax(transcription, iterate, rho), rho)
+
+    def _couples(self, iterate: Iterate) -> bool:
+        """Whether the blocks are layers that Gauss–Newton steps and their quasi-Newton coupling serve."""
+        ours = self.maximizer is None or isinstance(self.maximizer, GaussNewton)
+        return self.accelerate and ours and all(block.layered and block.groups == 1 for block in iterate.sweep.blocks)
 
     def _argmax(self, transcription: Timed, iterate: Iterate, rho: Tensor) -> Control:
         penalty = Penalty.uniform(rho)
@@ -194,8 +211,8 @@ class EMSA(SweepSolver):
 
     def _sampled_step(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
         """Step on a mini-batch, which first judges the last step, because that did not see its samples."""
-        maximizer = self.maximizer
-        if maximizer is not None and all(maximizer.averages(block) for block in iterate.sweep.blocks):
+        maximizer = GaussNewton() if self.maximizer is None else self.maximizer
+        if all(maximizer.averages(block) for block in iterate.sweep.blocks):
             return averaged_step(maximizer, transcription, iterate, rule.initial)
         memory: SampledMemory = iterate.memory or self._first_sampled_memory(iterate, rule)
         old = iterate.sweep.forward

@@ -55,9 +55,9 @@ class SampledMemory(NamedTuple):
         """Plain data."""
         return self._asdict() | {"previous": None if self.previous is None else list(self.previous)}
 
-    def moved(self, like: Tensor) -> SampledMemory:
+    def moved(self, control: Control) -> SampledMemory:
         """Memory for weights that were changed from outside: the last step cannot be judged any more."""
-        numbers = {name: value.to(like) for name, value in self._asdict().items() if name != "previous"}
+        numbers = {name: value.to(control[0]) for name, value in self._asdict().items() if name != "previous"}
         return SampledMemory(**numbers, previous=None)
 
     def judged(self, control: Control) -> Control | None:

@@ -1,0 +1,213 @@
+"""Sweeps of a run of equal residual layers x + δ φ(Wx + b) by formulas, without a graph; it knows no loss.
+
+Forward x_{k+1} = x_k + δ f_k with f_k = φ(z_k) and z_k = W_k x_k + b_k; backward p_k = p_{k+1} + δ W_kᵀ(s_k ∘ p_{k+1})
+with s = φ′(z), and ∂H_k/∂[W_k b_k] = (s_k ∘ p_{k+1}) [x_k; 1]ᵀ. Everything is stored for all layers at once, with the
+samples along the last axis, so that what a maximizer needs afterwards is there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ocsolver.affine import LinearView
+from ocsolver.nn.layers import Layer
+
+__all__ = ["Chain", "Trace"]
+
+Slope = Callable[[Tensor], Tensor]
+
+
+def _unit(f: Tensor) -> Tensor:
+    return torch.ones_like(f)
+
+
+# activations by formula: φ in place on z, and φ′ as a function of the value f = φ(z)
+ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Slope]] = {
+    nn.Identity: (lambda z: z, _unit),
+    nn.Tanh: (torch.tanh_, lambda f: 1.0 - f.square()),
+    nn.Sigmoid: (torch.sigmoid_, lambda f: f * (1.0 - f)),
+    nn.ReLU: (torch.relu_, lambda f: (f > 0).to(f.dtype)),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """K consecutive equal residual layers with an affine map of vectors and a known activation.
+
+    Attributes
+    ----------
+    first : int
+        Index of the first layer in the network.
+    count : int
+        K.
+    step : float
+        δ.
+    width : int
+        n.
+    bias : bool
+        Whether the layers have a bias.
+    activation : type
+        Class of the activation, a key of the table above.
+    """
+
+    first: int
+    count: int
+    step: float
+    width: int
+    bias: bool
+    activation: type[nn.Module]
+
+    @classmethod
+    def of(cls, members: Sequence[int], layers: Sequence[Layer]) -> Chain | None:
+        """The chain that a family of equal layers forms, or None."""
+        layer = layers[members[0]]
+        parts = list(layer.module) if isinstance(layer.module, nn.Sequential) else [layer.module]
+        consecutive = list(members) == list(range(members[0], members[0] + len(members)))
+        if len(members) < 2 or not consecutive or layer.step is None or not 1 <= len(parts) <= 2:
+            return None
+        linear, activation = parts[0], type(parts[1]) if len(parts) == 2 else nn.Identity
+        if type(linear) is not nn.Linear or activation not in ACTIVATIONS or any(_hooked(layers[n]) for n in members):
+            return None
+        parameters = [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
+        if linear.in_features != linear.out_features or not all(value.requires_grad for value in parameters):
+            return None
+        return cls(members[0], len(members), layer.step, linear.in_features, linear.bias is not None, activation)
+
+    def run(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Trace]:
+        """Last state (B, n), in the graph of x (B, n) and θ (K, m), and the trace that the sweeps fill."""
+        trace = Trace(self)
+        last: Tensor = _Run.apply(x, theta, trace)  # type: ignore[no-untyped-call]
+        return last, trace
+
+    def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """W (*l, n, n) and b (*l, n, 1) from control vectors (*l, m); b is zero without a bias."""
+        n = self.width
+        weights = theta[..., : n * n].reshape(*theta.shape[:-1], n, n)
+        bias = theta[..., n * n :, None] if self.bias else theta.new_zeros(()).expand(*theta.shape[:-1], n, 1)
+        return weights, bias
+
+    def rates(self, x: Tensor, theta: Tensor) -> Tensor:
+        """f for all layers: (*l, K, B, n), (*l, K, m) -> (*l, K, B, n), differentiable in both."""
+        weights, bias = self.split(theta)
+        z = x @ weights.mT + bias.mT
+        return z if self.activation is nn.Identity else self.activation()(z)
+
+
+def _hooked(layer: Layer) -> bool:
+    """Whether somebody listens to a module of a layer."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in layer.module.modules())
+
+
+@dataclass(eq=False)
+class Trace:
+    """What the sweeps through a chain left, samples last; the backward part is there once the graph was swept.
+
+    Autograd has to sweep −Σ loss_i, whose derivatives are the costates.
+
+    Attributes
+    ----------
+    chain : Chain
+        The layers.
+    x, f : Tensor, shapes (K + 1, n, B) and (K, n, B)
+        States and rates.
+    p : Tensor, shape (K + 1, n, B)
+        Costates −∂loss_i/∂x.
+    slopes : Tensor, shape (K, n, B)
+        s = φ′(z).
+    y : Tensor, shape (K, n, B)
+        s ∘ p_{k+1} = ∂H/∂z.
+    """
+
+    chain: Chain
+    x: Tensor = field(init=False)
+    f: Tensor = field(init=False)
+    p: Tensor = field(init=False)
+    slopes: Tensor = field(init=False)
+    y: Tensor = field(init=False)
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Fill x and f; returns the last state (n, B)."""
+        chain = self.chain
+        act, _ = ACTIVATIONS[chain.activation]
+        weights, bias = chain.split(theta)
+        self.x = x.new_empty(chain.count + 1, chain.width, len(x))
+        self.f = x.new_empty(chain.count, chain.width, len(x))
+        self.x[0] = x.mT
+        states = self.x.unbind()
+        for b, w, f, here, there in zip(
+            bias.unbind(), weights.unbind(), self.f.unbind(), states[:-1], states[1:], strict=True
+        ):
+            act(torch.addmm(b, w, here, out=f))
+            torch.add(here, f, alpha=chain.step, out=there)
+        return self.x[-1]
+
+    def backward(self, last: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Fill the rest from p_K (B, n); returns p_0 (n, B) and Σ_i w ∂H_i/∂θ (K, m)."""
+        chain = self.chain
+        weights, _ = chain.split(theta)
+        self.slopes = ACTIVATIONS[chain.activation][1](self.f)
+        self.p, self.y = torch.empty_like(self.x), torch.empty_like(self.f)
+        self.p[-1] = last.mT
+        p = self.p.unbind()
+        parts = zip(weights.mT.unbind(), self.slopes.unbind(), self.y.unbind(), p[:-1], p[1:], strict=True)
+        for w, s, y, here, there in reversed(list(parts)):
+            torch.mul(s, there, out=y)
+            torch.addmm(there, w, y, alpha=chain.step, out=here)
+        slope = torch.bmm(self.y, self.x[:-1].mT).flatten(1)
+        if chain.bias:
+            slope = torch.cat((slope, self.y.sum(-1)), 1)
+        return self.p[0], chain.step * slope
+
+    def rest(self) -> None:
+        """Fill the backward part with zeros, if no derivative came from the loss."""
+        if not hasattr(self, "p"):
+            self.p, self.y, self.slopes = torch.zeros_like(self.x), torch.zeros_like(self.f), torch.zeros_like(self.f)
+
+    @property
+    def states(self) -> list[Tensor]:
+        """States x_1 … x_K of the layers (B, n)."""
+        return list(self.x.mT[1:].unbind())
+
+    @property
+    def costates(self) -> list[Tensor]:
+        """Costates p_1 … p_K (B, n)."""
+        return list(self.p[1:].mT.unbind())
+
+    def hamiltonian(self, u: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """H (K, 1, B), rates and ∇ₓH (K, 1, B, n) for a control (K, 1, m); None stands for the present one."""
+        p = self.p[1:]
+        if u is None:
+            f, slope = self.f, (self.p[:-1] - p) / self.chain.step
+        else:
+            act, derivative = ACTIVATIONS[self.chain.activation]
+            weights, bias = self.chain.split(u[:, 0])
+            f = act(torch.baddbmm(bias, weights, self.x[:-1]))
+            slope = torch.bmm(weights.mT, derivative(f).mul_(p))
+        return (p * f).sum(1)[:, None], f.mT[:, None], slope.mT[:, None]
+
+    @property
+    def view(self) -> LinearView:
+        """Inputs and sensitivities of the affine maps."""
+        return LinearView(self.x[:-1].mT, lambda: self.slopes.mT, self.y.mT, self.chain.bias)
+
+
+class _Run(torch.autograd.Function):
+    """The chain as one node of autograd's graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, theta: Tensor, trace: Trace) -> Tensor:
+        ctx.save_for_backward(theta)
+        ctx.trace = trace
+        return trace.forward(x, theta).mT.contiguous()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, last: Tensor) -> tuple[Tensor, Tensor, None]:
+        (theta,) = ctx.saved_tensors
+        first, slope = ctx.trace.backward(last, theta)
+        return first.mT, slope, None

@@ -1,0 +1,165 @@
+"""Full-batch E-MSA on layers with a quasi-Newton coupling of the layers; it knows how ρ is judged, not what a layer is.
+
+A maximization of H̃ sees every layer alone. Its damped Gauss–Newton inverse M⁻¹/ρ, rebuilt in every iteration from the
+states and costates, is the initial matrix of a limited-memory BFGS model of J [1]_, which learns the coupling between
+the layers from the steps taken. ρ needs no search: the last pair (s, y) fixes it as ρ = ½ yᵀM⁻¹y / sᵀy, half of
+the scaling of Shanno and Phua [2]_ in the metric of H̃. A step that fails the test of J is shortened, and the next ones
+are not much longer than the last that passed; when that does not help, the pairs are dropped and the maximization of H̃
+alone takes over, with ρ from the ratio test. The gain that is recorded for a quasi-Newton step is its slope, and its
+feasibility errors are not computed (nan).
+
+.. [1] J. Nocedal, S. Wright, *Numerical Optimization*, 2006, Algorithm 7.4.
+.. [2] D. Shanno, K. Phua, *Matrix conditioning and nonlinear optimization*, Math. Programming 14 (1978).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ocsolver.hamiltonian import HamiltonianBlock, Penalty, Terms
+from ocsolver.maximizers import GaussNewton
+from ocsolver.solvers.base import Iterate, Step, Timed
+from ocsolver.solvers.msa import estimated_constant, step_terms
+from ocsolver.solvers.penalty import AdaptivePenalty, natural_penalty, rejected_rho
+from ocsolver.transcription import Control
+
+__all__ = ["CoupledMemory", "coupled_step"]
+
+HISTORY = 12  # pairs kept
+GROWTH, CAUTION = 4.0, 2.0  # longest step relative to the last one, after a good and after a fair one
+SCALE = 0.5  # of ρ: the secant value is the larger of the two that a pair offers
+SHORTEST = 0.01  # fraction of a quasi-Newton step below which its pairs are dropped
+CALIBRATION = 0.25  # ratio that the first step needs
+ROUNDING = 100.0  # units of the last place of the cost that mean nothing
+PATIENCE = 30  # rejections in a row after which no ρ is believed to help
+
+
+class CoupledMemory(NamedTuple):
+    """What crosses iterations; vectors hold all blocks one after the other."""
+
+    rho: Tensor  # (1,)
+    calibrated: bool  # a step was accepted
+    s: tuple[Tensor, ...]  # steps, newest last, each (D,)
+    y: tuple[Tensor, ...]  # what they did to the gradient of J
+    products: tuple[float, ...]  # sᵀy
+    direction: Tensor | None  # the quasi-Newton step that is being shortened
+    length: float
+    radius: float  # of the region of trust: longest step to try, in the norm of the last one
+    rejected: int  # in a row
+
+
+def first_memory(iterate: Iterate, rule: AdaptivePenalty) -> CoupledMemory:
+    """Nothing known but a first ρ."""
+    rho = natural_penalty(iterate) if rule.initial is None else torch.full_like(iterate.cost, rule.initial)
+    return CoupledMemory(rho, False, (), (), (), None, 1.0, math.inf, 0)
+
+
+def coupled_step(maximizer: GaussNewton, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
+    """One maximization or quasi-Newton step, and its test."""
+    blocks, old = iterate.sweep.blocks, iterate.sweep.forward
+    memory: CoupledMemory = iterate.memory or first_memory(iterate, rule)
+    if memory.direction is None and memory.s:
+        memory = transcription.clock.time("maximize", _direction, maximizer, blocks, memory)
+    fast, rho, unknown = memory.direction is not None, memory.rho, torch.full_like(old.cost, torch.nan)
+    if memory.direction is not None:
+        control = _moved(blocks, memory.length * memory.direction)
+    else:
+        penalty = Penalty.uniform(memory.rho)
+        control = tuple(transcription.maximize(maximizer, block, penalty).u for block in blocks)
+    slope = flat_slope(blocks)
+    if memory.direction is not None:
+        step = memory.length * memory.direction
+        terms = Terms((slope @ step)[None], unknown, unknown)
+    else:
+        step = torch.cat([(new - block.current).flatten() for new, block in zip(control, blocks, strict=True)])
+        terms = step_terms(iterate, control)
+    trial = transcription.forward(control, old)
+    drop, promised = float(old.cost - trial.cost), float(terms.gain)
+    ratio = drop / promised if promised > 0 and bool(trial.finite) else -math.inf
+    accepted = ratio >= (rule.accept if memory.calibrated else CALIBRATION)
+    constant = unknown if fast else estimated_constant(old.cost, trial.cost, terms)
+    new, stalled = iterate, False
+    if accepted:
+        sweep, value = transcription.settle(trial, iterate.first_gradient)
+        new = replace(iterate, sweep=sweep, residual=value)
+        memory = _learned(memory, fast, ratio, step, slope - flat_slope(sweep.blocks))
+    else:
+        memory = _rejected(memory, rule, fast, ratio, trial.finite, constant)
+        noise = ROUNDING * torch.finfo(slope.dtype).eps * float(old.scale)
+        stalled = memory.rejected >= PATIENCE or (not fast and promised <= noise)
+    flag, no = torch.full_like(trial.finite, accepted), torch.zeros_like(trial.finite)
+    record = Step(*terms, constant, rho, flag, no, torch.full_like(no, stalled))
+    return replace(new, step=record, memory=memory, trial=trial)
+
+
+def flat_slope(blocks: Sequence[HamiltonianBlock]) -> Tensor:
+    """−∇J by the whole control (D,): w ∂H/∂u of all sites."""
+    return torch.cat([(block.weights[:, None, None] * block.current_slope).flatten() for block in blocks])
+
+
+def _moved(blocks: Sequence[HamiltonianBlock], step: Tensor) -> Control:
+    """The present control plus a step (D,)."""
+    parts = torch.split(step, [block.current.numel() for block in blocks])
+    return tuple(block.current + part.view_as(block.current) for block, part in zip(blocks, parts, strict=True))
+
+
+def _direction(maximizer: GaussNewton, blocks: Sequence[HamiltonianBlock], memory: CoupledMemory) -> CoupledMemory:
+    """The quasi-Newton step by the two-loop recursion, and the ρ of its initial matrix."""
+    inverses = [maximizer.inverse(block) for block in blocks]
+    sizes = [block.current.numel() for block in blocks]
+
+    def initial(vector: Tensor) -> Tensor:
+        """M⁻¹ v: the weights turn a gradient of J into one of H."""
+        parts = torch.split(vector, sizes)
+        images = [
+            inverse(part.view_as(block.current) / block.weights[:, None, None]).flatten()
+            for inverse, part, block in zip(inverses, parts, blocks, strict=True)
+        ]
+        return torch.cat(images) if len(images) > 1 else images[0]
+
+    rho = SCALE * float(memory.y[-1] @ initial(memory.y[-1])) / memory.products[-1]
+    pairs = list(zip(memory.s, memory.y, memory.products, strict=True))
+    vector, factors = flat_slope(blocks), []
+    for s, y, product in reversed(pairs):
+        factors.append(float(s @ vector) / product)
+        vector = torch.sub(vector, y, alpha=factors[-1])
+    step = initial(vector) / rho
+    for (s, y, product), factor in zip(pairs, reversed(factors), strict=True):
+        step = torch.add(step, s, alpha=factor - float(y @ step) / product)
+    if not math.isfinite(rho * float(step @ step)):
+        return memory._replace(s=(), y=(), products=())
+    length = min(1.0, memory.radius / max(float(torch.linalg.vector_norm(step)), torch.finfo(step.dtype).tiny))
+    return memory._replace(rho=torch.full_like(memory.rho, rho), direction=step, length=length)
+
+
+def _learned(memory: CoupledMemory, fast: bool, ratio: float, step: Tensor, change: Tensor) -> CoupledMemory:
+    """Memory after an accepted step, which changed −∇J by −`change`."""
+    pairs_s, pairs_y, products = memory.s, memory.y, memory.products
+    product = float(step @ change)
+    if product > 1e-8 * math.sqrt(float(step @ step) * float(change @ change)):
+        pairs_s, pairs_y = (*pairs_s, step)[-HISTORY:], (*pairs_y, change)[-HISTORY:]
+        products = (*products, product)[-HISTORY:]
+    radius = float(torch.linalg.vector_norm(step)) * (GROWTH if ratio > 0.75 else CAUTION)
+    rho = memory.rho
+    if not fast:
+        rho = 0.5 * rho if ratio > 0.75 else 2.0 * rho if ratio < 0.25 else rho
+    return CoupledMemory(rho, True, pairs_s, pairs_y, products, None, 1.0, radius, 0)
+
+
+def _rejected(
+    memory: CoupledMemory, rule: AdaptivePenalty, fast: bool, ratio: float, finite: Tensor, constant: Tensor
+) -> CoupledMemory:
+    """Memory after a rejected step: a shorter one, no pairs, or a larger ρ."""
+    memory = memory._replace(rejected=memory.rejected + 1)
+    if not fast:
+        return memory._replace(rho=rejected_rho(rule, memory.rho, finite, constant))
+    length = memory.length * (min(0.5, max(0.1, 0.5 / (1.0 - ratio))) if ratio > -math.inf else 0.1)
+    if length >= SHORTEST:
+        return memory._replace(length=length)
+    return memory._replace(s=(), y=(), products=(), direction=None, length=1.0)
