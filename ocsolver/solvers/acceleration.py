@@ -47,6 +47,11 @@ class CurvaturePairs:
         none = block.current.new_zeros(0, *block.current.shape)
         return cls(none, none)
 
+    @property
+    def ready(self) -> bool:
+        """Whether there are pairs."""
+        return len(self.s) > 0
+
     def add(self, old_sweep: Sweep, new_sweep: Sweep) -> CurvaturePairs:
         """Append the pair of an accepted step; groups that did not move get a zero pair, which is ignored."""
         old, new = old_sweep.blocks[0], new_sweep.blocks[0]
@@ -70,8 +75,6 @@ class CurvaturePairs:
         boundary and the others solved for again.
         """
         block = sweep.blocks[0]
-        if self.s.shape[0] == 0:
-            return Proposal(torch.zeros_like(block.current), torch.zeros_like(active), rho, torch.zeros_like(rho))
         bounds = block.control_set.bounds(block.current)
         assert bounds is not None
         root = block.weights.sqrt()[:, None, None]

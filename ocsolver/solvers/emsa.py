@@ -138,10 +138,11 @@ class EMSA(SweepSolver):
         self, transcription: Timed, iterate: Iterate, memory: PenaltyMemory
     ) -> tuple[Control, Proposal | None, PenaltyMemory]:
         """Control to try, the (quasi-)Newton steps in it, and the memory with their ρ."""
-        if memory.pairs is None:
+        if memory.pairs is None or not memory.pairs.ready:
             return freeze(iterate, self._argmax(transcription, iterate, memory.rho)), None, memory
         block = iterate.sweep.blocks[0]
-        fast = memory.pairs.propose(iterate.sweep, memory.rho, iterate.active)
+        arguments = (iterate.sweep, memory.rho, iterate.active)
+        fast = transcription.clock.time("maximize", memory.pairs.propose, *arguments)
         u = block.control_set.project(block.current + memory.length[:, None] * fast.step)
         if not bool((fast.usable | ~iterate.active).all()):
             (plain,) = self._argmax(transcription, iterate, memory.rho)

@@ -43,6 +43,11 @@ class NewtonSteps:
         """None due: the first step is a maximization."""
         return cls(torch.zeros_like(iterate.active))
 
+    @property
+    def ready(self) -> bool:
+        """Whether some group is due."""
+        return bool(self.due.any())
+
     def add(self, old: Sweep, new: Sweep) -> NewtonSteps:
         """Newton steps after an accepted step."""
         moved = (new.blocks[0].current != old.blocks[0].current).any(-1).any(0)
@@ -54,10 +59,7 @@ class NewtonSteps:
 
     def propose(self, sweep: Sweep, rho: Tensor, active: Tensor) -> Proposal:
         """Steps of the groups that are due."""
-        due = active & self.due
-        if bool(due.any()):
-            return newton_step(sweep, rho, due)
-        return Proposal(torch.zeros_like(sweep.blocks[0].current), due, rho, torch.zeros_like(rho))
+        return newton_step(sweep, rho, active & self.due)
 
 
 def newton_step(sweep: Sweep, rho: Tensor, active: Tensor) -> Proposal:
