@@ -5,6 +5,7 @@ It knows how to step, differentiate and chain intervals; it knows nothing of cos
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -113,6 +114,15 @@ class Band:
     def solve(self, right: np.ndarray, transposed: bool) -> np.ndarray:
         """Solve for (N + 1, B, n) given the right-hand side (N + 1, B, n)."""
         return self.rows(np.ascontiguousarray(right.transpose(1, 0, 2)), transposed).transpose(1, 0, 2)
+
+    def take(self, rows: np.ndarray) -> Band:
+        """The chains of some trajectories (a mask or indices)."""
+        N, B, n = self.shape
+        band = self.band.reshape(2 * n, B, -1)[:, rows]
+        taken = copy(self)
+        taken.shape = (N, band.shape[1], n)
+        taken.band = np.asfortranarray(band.reshape(2 * n, -1))
+        return taken
 
     def rows(self, right: np.ndarray, transposed: bool) -> np.ndarray:
         """The same with trajectories first: (B, N + 1, n) -> (B, N + 1, n)."""

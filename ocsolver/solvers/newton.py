@@ -8,8 +8,9 @@ preconditioned by the curvature of H̃ at each time, are cheap. The penalty ρ o
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -68,190 +69,192 @@ def newton_step(sweep: Sweep, rho: Tensor, active: Tensor) -> Proposal:
     Where the model is not concave ρ is raised. Bounds are treated by a primal-dual active set method (Hintermüller,
     Ito and Kunisch, SIAM J. Optim. 13 (2002)).
     """
-    block = sweep.blocks[0]
-    model = _Model(sweep, active.detach().cpu().numpy())
-    r = rho.detach().cpu().numpy().astype(model.gradient.dtype)
-    step, usable, r, predicted = model.maximize(r)
-    like = block.current
+    like = sweep.blocks[0].current
+    mask = active.detach().cpu().numpy()
+    model = _Model(sweep)
+    used, usable = _array(rho).copy(), np.zeros_like(mask)
+    step, predicted = np.zeros_like(model.gradient), np.zeros_like(used)
+    chosen = np.flatnonzero(mask)
+    if len(chosen):
+        part = model.take(chosen)
+        d, rising, at, gain = part.maximize(used[chosen])
+        step[:, chosen], usable[chosen] = d, rising
+        used[chosen] = np.where(rising, at, used[chosen])
+        predicted[chosen] = gain
 
     def tensor(values: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(like.device)
 
-    return Proposal(
-        tensor(step.swapaxes(0, 1)).to(like), tensor(usable), tensor(r).to(like), tensor(predicted).to(like)
-    )
+    moved = tensor(step.transpose(2, 1, 0))
+    return Proposal(moved, tensor(usable), tensor(used), tensor(predicted))
 
 
-@dataclass
-class _Search:
-    """Result of conjugate gradients, per group (G,)."""
+class _Search(NamedTuple):
+    """Result of conjugate gradients."""
 
-    d: Array  # (G, K, m)
-    convex: Array  # bool: met a direction in which −J is not concave
-    needed: Array  # ρ that makes it concave there
+    d: Array  # (m, G, K)
+    concave: Array  # (G,), bool: no direction met in which the model is not
+    needed: Array  # (G,), ρ that makes it concave there
 
 
 class _Model:
-    """The model g·d − ½ d·(S + ρE)d of each group for d (G, K, m), with S = ∂²J/∂u² and ½ d·Ed = ½(E_f + E_q) in H̃."""
+    """The model g·d − ½ d·(S + ρE)d of each group for d (m, G, K), with S = ∂²J/∂u² and ½ d·Ed = ½(E_f + E_q) in H̃.
 
-    def __init__(self, sweep: Sweep, active: Array) -> None:
+    Components come first: sums over them then run over long contiguous vectors.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
         block: HamiltonianBlock = sweep.blocks[0]
         coupling, expansion = block.coupling, block.current_expansion
         assert coupling is not None
         assert sweep.terminal is not None
-        weights = _array(block.weights)
-        w = weights[:, None, None]
-        self.active = active
-        self.groups = block.groups
+        w = _array(block.weights)
         n = block.x.shape[-1]
-        rows = np.broadcast_to(active, (block.x.shape[2],))
-        # trajectories first: (B, K, …)
-        state, control, hessian, mixed = (_array(part).swapaxes(0, 1) for part in coupling)
-        state, control = state[:, :, :n], control[:, :, :n]
-        keep = rows[:, None, None, None]
-        jacobian = np.where(keep, np.eye(n, dtype=w.dtype) + w * state, 0.0)
-        self.band = Band(jacobian.swapaxes(0, 1))
-        self.f = np.where(keep, w * control, 0.0)  # (B, K, n, m)
-        self.xx = np.where(keep, -w * hessian, 0.0)  # (B, K, n, n)
-        self.xu = np.where(keep, -w * mixed, 0.0)  # (B, K, n, m)
-        self.end = np.where(rows[:, None, None], _array(sweep.terminal()), 0.0)  # (B, n, n)
-        mask = active[:, None, None]
-        self.gradient = np.where(mask, (w * _array(expansion.gradient)).swapaxes(0, 1), 0.0)
-        blocks = (-expansion.hessian, expansion.state_gram + expansion.costate_gram)
-        self.uu, self.e = (
-            np.where(mask[..., None], (w[..., None] * _array(part)).swapaxes(0, 1), 0.0) for part in blocks
-        )  # (G, K, m, m)
+        self.shared = block.groups == 1 and block.x.shape[2] > 1
+        # (K, B, i, j) -> (i, j, B, K); rows that failed belong to groups that do not move
+        state, control, hessian, mixed = (_clean(_array(part)) for part in coupling)
+        self.band = Band(np.eye(n, dtype=w.dtype) + w[:, None, None, None] * state[:, :, :n])
+        self.f = _components(w[:, None, None, None] * control[:, :, :n])  # (n, m, B, K)
+        self.xx = _components(-w[:, None, None, None] * hessian)  # (n, n, B, K)
+        self.xu = _components(-w[:, None, None, None] * mixed)  # (n, m, B, K)
+        self.end = _clean(_array(sweep.terminal()))  # (B, n, n)
+        self.uu = _components(-w[:, None, None, None] * _clean(_array(expansion.hessian)))  # (m, m, G, K)
+        gram = expansion.state_gram + expansion.costate_gram
+        self.e = _components(w[:, None, None, None] * _clean(_array(gram)))  # (m, m, G, K)
         bounds = block.control_set.bounds(block.current)
         assert bounds is not None
-        self.low, self.high = (
-            np.where(mask, _array((side - block.current).expand_as(block.current)).swapaxes(0, 1), 0.0)
-            for side in bounds
-        )
-        self.scalar = block.current.shape[-1] == 1
+        slope = w[:, None, None] * _clean(_array(expansion.gradient))
+        sides = (_array((side - block.current).expand_as(block.current)) for side in bounds)
+        self.gradient, self.low, self.high = (
+            np.ascontiguousarray(part.transpose(2, 1, 0)) for part in (slope, *sides)
+        )  # (m, G, K)
+
+    def take(self, groups: Array) -> _Model:
+        """The model of some groups (a mask or indices)."""
+        count = self.gradient.shape[1]
+        if (len(groups) == count and groups.dtype != bool) or (groups.dtype == bool and groups.all()):
+            return self
+        part = copy(self)
+        part.uu, part.e = self.uu[:, :, groups], self.e[:, :, groups]
+        part.gradient, part.low, part.high = (v[:, groups] for v in (self.gradient, self.low, self.high))
+        part.f, part.xx, part.xu = (v[:, :, groups] for v in (self.f, self.xx, self.xu))
+        part.end, part.band = self.end[groups], self.band.take(groups)
+        return part
 
     # ------------------------------------------------------------- products
 
-    def _blocks(self, matrix: Array, d: Array) -> Array:
-        scalar = matrix.shape[-1] == 1
-        product: Array = matrix[..., 0] * d if scalar else (matrix @ d[..., None])[..., 0]
-        return product
-
     def product(self, d: Array) -> Array:
-        """S d (G, K, m): one forward and one backward sweep."""
-        source = self._blocks(self.f, d)  # (B, K, n)
-        B, K, n = source.shape
-        right = np.zeros((B, K + 1, n), dtype=source.dtype)
-        right[:, 1:] = source
+        """S d (m, G, K): one forward and one backward sweep."""
+        n, _, B, K = self.f.shape
+        right = np.zeros((B, K + 1, n), dtype=d.dtype)
+        right[:, 1:] = _times(self.f, d).transpose(1, 2, 0)
         x = self.band.rows(right, False)
+        inner = np.ascontiguousarray(x[:, :-1].transpose(2, 0, 1))  # (n, B, K)
         right = np.empty_like(right)
-        right[:, :-1] = (self.xx @ x[:, :-1, :, None])[..., 0] + self._blocks(self.xu, d)
+        right[:, :-1] = (_times(self.xx, inner) + _times(self.xu, d)).transpose(1, 2, 0)
         right[:, -1] = (self.end @ x[:, -1, :, None])[..., 0]
         p = self.band.rows(right, True)
-        pulled = ((self.f * p[:, 1:, :, None]) + (self.xu * x[:, :-1, :, None])).sum(-2)  # (B, K, m)
-        if self.groups == 1 and B > 1:
-            pulled = pulled.mean(0, keepdims=True)
-        result: Array = pulled + self._blocks(self.uu, d)
-        return result
+        later = np.ascontiguousarray(p[:, 1:].transpose(2, 0, 1))
+        pulled = _transposed(self.f, later) + _transposed(self.xu, inner)  # (m, B, K)
+        if self.shared:
+            pulled = pulled.mean(1, keepdims=True)
+        return pulled + _times(self.uu, d)
 
-    def _all(self, rho: Array, d: Array) -> Array:
-        image: Array = self.product(d) + rho[:, None, None] * self._blocks(self.e, d)
+    def augmented(self, rho: Array, d: Array) -> Array:
+        """(S + ρE) d."""
+        image: Array = self.product(d) + rho[:, None] * _times(self.e, d)
         return image
 
     # ------------------------------------------------------- maximization
 
     def maximize(self, rho: Array) -> tuple[Array, Array, Array, Array]:
-        """Step (G, K, m), whether it is usable, the ρ used and the predicted decrease of J, each (G,)."""
-        done = ~self.active
-        step, used = np.zeros_like(self.gradient), rho.copy()
+        """Step (m, G, K), whether it is usable, the ρ used and the predicted decrease of J, each (G,)."""
         rho = rho.copy()
+        step, left = np.zeros_like(self.gradient), np.arange(len(rho))
         for _ in range(INCREASES):
-            d, convex, needed = self._box(rho, ~done)
-            good = ~done & convex
-            step[good], used[good] = d[good], rho[good]
-            done = done | convex
-            if done.all():
+            d, concave, needed = self.take(left)._box(rho[left])
+            step[:, left[concave]] = d[:, concave]
+            left, needed = left[~concave], needed[~concave]
+            if not len(left):
                 break
-            higher = np.clip(1.5 * needed, 2.0 * rho, 100.0 * rho)
-            rho = np.where(done, rho, higher)
-        usable = done & self.active
-        predicted = _dot(self.gradient, step) - 0.5 * _dot(step, self.product(step))
-        usable = usable & np.isfinite(predicted) & (_dot(self.gradient, step) > 0)
-        step[~usable] = 0.0
-        return step, usable, np.where(usable, used, rho), np.where(usable, predicted, 0.0)
+            rho[left] = np.clip(1.5 * needed, 2.0 * rho[left], 100.0 * rho[left])
+        slope = _dot(self.gradient, step)
+        predicted = slope - 0.5 * _dot(step, self.product(step))
+        usable = np.isfinite(predicted) & (slope > 0)
+        usable[left] = False
+        step[:, ~usable] = 0.0
+        return step, usable, rho, np.where(usable, predicted, 0.0)
 
-    def _box(self, rho: Array, wanted: Array) -> tuple[Array, Array, Array]:
+    def _box(self, rho: Array) -> tuple[Array, Array, Array]:
         """Primal-dual active set method: step, whether the model is concave, and the ρ needed where not."""
         g, low, high = self.gradient, self.low, self.high
-        matrix = _positive_definite(self.uu + rho[:, None, None, None] * self.e)
-        diagonal = np.diagonal(matrix, axis1=-2, axis2=-1)
+        matrix = _positive_definite(self.uu + rho[:, None] * self.e)
+        diagonal = np.moveaxis(np.diagonal(matrix), -1, 0)
         below, above = (low >= 0) & (g <= 0), (high <= 0) & (g >= 0)
         d = np.where(below, low, np.where(above, high, 0.0))
-        best, value = np.zeros_like(d), np.zeros(len(d), dtype=d.dtype)
-        convex, needed = np.ones(len(d), dtype=bool), np.zeros(len(d), dtype=d.dtype)
-        running = wanted
+        best, value = np.zeros_like(d), np.zeros_like(rho)
+        concave, needed = np.ones(len(rho), dtype=bool), np.zeros_like(rho)
+        running = np.arange(len(rho))
         for _ in range(ROUNDS):
-            free = ~(below | above)
-            trial = np.where(below, low, np.where(above, high, d))
-            search = self._conjugate_gradients(matrix, g - self._all(rho, trial), free, rho, running)
-            needed = np.where(running & ~search.convex, search.needed, needed)
-            convex = convex & (search.convex | ~running)
-            running = running & convex
-            if not running.any():
+            part, r = self.take(running), rho[running]
+            lo, hi = part.low, part.high
+            at_low, at_high = below[:, running], above[:, running]
+            free = ~(at_low | at_high)
+            trial = np.where(at_low, lo, np.where(at_high, hi, d[:, running]))
+            inverse = _inverse(matrix[:, :, running], free)
+            search = part._conjugate_gradients(inverse, part.gradient - part.augmented(r, trial), free, r)
+            concave[running], needed[running] = search.concave, search.needed
+            trial = trial + search.d
+            clipped, image = np.clip(trial, lo, hi), part.augmented(r, trial)
+            multiplier = np.where(free, 0.0, part.gradient - image)
+            image = image if (clipped == trial).all() else part.augmented(r, clipped)
+            gain = _dot(part.gradient, clipped) - 0.5 * _dot(clipped, image)
+            better = search.concave & (gain > value[running])
+            chosen = running[better]
+            best[:, chosen], value[chosen] = clipped[:, better], gain[better]
+            shifted = trial + multiplier / diagonal[:, running]
+            new_low, new_high = (shifted < lo) | (lo >= hi), (shifted > hi) & (lo < hi)
+            changed = ((new_low != at_low) | (new_high != at_high)).any((0, 2)) & search.concave
+            d[:, running], below[:, running], above[:, running] = trial, new_low, new_high
+            running = running[changed]
+            if not len(running):
                 break
-            d = np.where(running[:, None, None], trial + search.d, d)
-            clipped, image = np.clip(d, low, high), self._all(rho, d)
-            multiplier = np.where(free, 0.0, g - image)
-            image = image if (clipped == d).all() else self._all(rho, clipped)
-            gain = _dot(g, clipped) - 0.5 * _dot(clipped, image)
-            better = running & (gain > value)
-            best[better], value[better] = clipped[better], gain[better]
-            shifted = d + multiplier / diagonal
-            new_below, new_above = (shifted < low) | (low >= high), (shifted > high) & (low < high)
-            running = running & ((new_below != below) | (new_above != above)).any((1, 2))
-            mask = running[:, None, None]
-            below, above = np.where(mask, new_below, below), np.where(mask, new_above, above)
-            if not running.any():
-                break
-        return best, convex, needed
+        return best, concave, needed
 
-    def _conjugate_gradients(self, matrix: Array, right: Array, free: Array, rho: Array, wanted: Array) -> _Search:
-        inverse = self._inverse(matrix, free)
-        r = np.where(free & wanted[:, None, None], right, 0.0)
-        d = np.zeros_like(r)
-        z = self._blocks(inverse, r)
+    def _conjugate_gradients(self, inverse: Array, right: Array, free: Array, rho: Array) -> _Search:
+        """Solve (S + ρE) d = right on the free components; groups that are done are left out of the products."""
+        model, left = self, np.arange(len(rho))
+        solution, r = np.zeros_like(right), np.where(free, right, 0.0)
+        concave, needed = np.ones(len(rho), dtype=bool), np.zeros_like(rho)
+        d, z = np.zeros_like(r), _times(inverse, r)
         p, rz = z, _dot(r, z)
         goal = ACCURACY**2 * rz
-        convex, needed = np.ones(len(r), dtype=bool), np.zeros(len(r), dtype=r.dtype)
-        running = wanted & (rz > 0)
-        for _ in range(min(PRODUCTS, 2 * r[0].size)):
-            if not running.any():
-                break
-            plain, penalty = self.product(p), self._blocks(self.e, p)
-            image = np.where(free, plain + rho[:, None, None] * penalty, 0.0)
+        running = rz > 0
+        for _ in range(min(PRODUCTS, 2 * right[:, 0].size)):
+            if 2 * running.sum() <= len(running):
+                solution[:, left] = d
+                model, left = model.take(np.flatnonzero(running)), left[running]
+                inverse, rho, goal, rz = inverse[:, :, running], rho[running], goal[running], rz[running]
+                d, r, p, free = d[:, running], r[:, running], p[:, running], free[:, running]
+                running = running[running]
+                if not len(left):
+                    break
+            plain, penalty = model.product(p), _times(model.e, p)
+            image = np.where(free, plain + rho[:, None] * penalty, 0.0)
             curvature = _dot(p, image)
             bad = running & ~(curvature > 0)
             if bad.any():
-                size = _dot(p, penalty)
-                quotient = -_dot(p, plain) / np.maximum(size, np.finfo(r.dtype).tiny)
-                needed = np.where(bad, quotient, needed)
-                convex, running = convex & ~bad, running & ~bad
-            alpha = np.where(running, rz / np.where(running, curvature, 1.0), 0.0)
-            d = d + alpha[:, None, None] * p
-            r = r - alpha[:, None, None] * image
-            z = self._blocks(inverse, r)
+                quotient = -_dot(p, plain) / np.maximum(_dot(p, penalty), np.finfo(r.dtype).tiny)
+                needed[left[bad]], concave[left[bad]] = quotient[bad], False
+                running = running & ~bad
+            alpha = np.where(running, rz / np.where(running, curvature, 1.0), 0.0)[:, None]
+            d, r = d + alpha * p, r - alpha * image
+            z = _times(inverse, r)
             fresh = _dot(r, z)
             running = running & (fresh > goal)
-            beta = np.where(running, fresh / np.where(running, rz, 1.0), 0.0)
-            p, rz = z + beta[:, None, None] * p, fresh
-        return _Search(d, convex, needed)
-
-    def _inverse(self, matrix: Array, free: Array) -> Array:
-        """Inverse of the free parts of the blocks, zero elsewhere (G, K, m, m)."""
-        if self.scalar:
-            return np.where(free[..., None], 1.0 / matrix, 0.0)
-        both = free[..., :, None] & free[..., None, :]
-        inverse = np.linalg.inv(np.where(both, matrix, np.eye(matrix.shape[-1], dtype=matrix.dtype)))
-        return np.where(both, inverse, 0.0)
+            p, rz = z + np.where(running, fresh / np.where(running, rz, 1.0), 0.0)[:, None] * p, fresh
+        solution[:, left] = d
+        return _Search(solution, concave, needed)
 
 
 def _array(tensor: Tensor) -> Array:
@@ -259,21 +262,52 @@ def _array(tensor: Tensor) -> Array:
     return array
 
 
+def _clean(values: Array) -> Array:
+    """Zero where not finite: such rows belong to groups that do not move."""
+    return values if np.isfinite(values.sum()) else np.where(np.isfinite(values), values, 0.0)
+
+
+def _components(matrices: Array) -> Array:
+    """(K, B, i, j) -> (i, j, B, K)."""
+    return np.ascontiguousarray(matrices.transpose(2, 3, 1, 0))
+
+
+def _times(matrix: Array, vector: Array) -> Array:
+    """Products at every site: (i, j, *s), (j, *s) -> (i, *s)."""
+    if matrix.shape[1] == 1:
+        product: Array = matrix[:, 0] * vector
+        return product
+    return np.asarray(np.einsum("ijbk,jbk->ibk", matrix, vector))
+
+
+def _transposed(matrix: Array, vector: Array) -> Array:
+    """Products with the transposes: (i, j, *s), (i, *s) -> (j, *s)."""
+    return np.asarray(np.einsum("ijbk,ibk->jbk", matrix, vector))
+
+
 def _dot(a: Array, b: Array) -> Array:
     """Inner products per group (G,)."""
-    product: Array = np.einsum("gkm,gkm->g", a, b)
-    return product
+    return np.asarray(np.einsum("mgk,mgk->g", a, b))
+
+
+def _inverse(matrix: Array, free: Array) -> Array:
+    """Inverses of the free parts of the blocks, zero elsewhere (m, m, G, K)."""
+    if len(matrix) == 1:
+        return np.where(free, 1.0 / matrix, 0.0)
+    both = free[:, None] & free[None]
+    eye = np.eye(len(matrix), dtype=matrix.dtype)[..., None, None]
+    inverse = np.linalg.inv(np.moveaxis(np.where(both, matrix, eye), (0, 1), (-2, -1)))
+    return np.where(both, np.moveaxis(inverse, (-2, -1), (0, 1)), 0.0)
 
 
 def _positive_definite(matrix: Array) -> Array:
     """Reflect negative eigenvalues and lift tiny ones, relative to the largest of the group."""
-    if matrix.shape[-1] == 1:
+    tiny = np.finfo(matrix.dtype).tiny ** 0.5
+    if len(matrix) == 1:
         size = np.abs(matrix)
-        floor = 1e-10 * size.max(axis=(1, 2, 3), keepdims=True) + np.finfo(matrix.dtype).tiny ** 0.5
-        lifted: Array = np.maximum(size, floor)
-        return lifted
-    values, vectors = np.linalg.eigh(matrix)
+        return np.asarray(np.maximum(size, 1e-10 * size.max(axis=-1, keepdims=True) + tiny))
+    values, vectors = np.linalg.eigh(np.moveaxis(matrix, (0, 1), (-2, -1)))  # (G, K, m), (G, K, m, m)
     size = np.abs(values)
-    floor = 1e-10 * size.max(axis=(1, 2), keepdims=True) + np.finfo(matrix.dtype).tiny ** 0.5
-    lifted = (vectors * np.maximum(size, floor)[..., None, :]) @ vectors.swapaxes(-1, -2)
-    return lifted
+    size = np.maximum(size, 1e-10 * size.max(axis=(1, 2), keepdims=True) + tiny)
+    lifted = (vectors * size[..., None, :]) @ vectors.swapaxes(-1, -2)
+    return np.ascontiguousarray(np.moveaxis(lifted, (-2, -1), (0, 1)))
