@@ -90,6 +90,11 @@ class AffineView(ABC):
         return self.width + self.bias
 
     @property
+    @abstractmethod
+    def samples(self) -> int:
+        """Number of samples B."""
+
+    @property
     def shape(self) -> Shape:
         """Shape of Θ."""
         return Shape(self.rows, self.width, self.bias)
@@ -114,6 +119,10 @@ class AffineView(ABC):
 @dataclass(frozen=True, eq=False)
 class LinearView(AffineView):
     """Fully connected layers: inputs (K, B, a), slopes and sensitivities (K, B, r)."""
+
+    @property
+    def samples(self) -> int:
+        return self.inputs.shape[1]
 
     @property
     def rows(self) -> int:
@@ -161,6 +170,10 @@ class ConvolutionView(AffineView):
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
+
+    @property
+    def samples(self) -> int:
+        return len(self.inputs)
 
     @property
     def rows(self) -> int:

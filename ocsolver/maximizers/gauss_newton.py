@@ -64,6 +64,7 @@ class Average(NamedTuple):
         weight = DECAY * self.weight + (1.0 - DECAY)
         inputs = DECAY * self.inputs + (1.0 - DECAY) * finite(view.gram(estimate=True))
         slopes = DECAY * self.slopes + (1.0 - DECAY) * finite(view.slope_square())
+        damping = damping + uncertainty(weight, view.samples)
         factor = damped_factor(inputs / weight, damping)
         factor = torch.cholesky_inverse(factor) if factor.shape[-1] <= INVERSE_COLUMNS else factor
         inverse_slopes = whitening(slopes / weight, damping).square()
@@ -99,16 +100,22 @@ class DenseAverage(NamedTuple):
         """Averages with another batch, and when the next one is due."""
         expansion, weight = block.current_expansion, DECAY * self.weight + (1.0 - DECAY)
         matrix = DECAY * self.matrix + (1.0 - DECAY) * finite(expansion.state_gram + expansion.costate_gram)
-        return DenseAverage(self.steps, next_due(self.steps), weight, matrix, damped_factor(matrix / weight, damping))
+        factor = damped_factor(matrix / weight, damping + uncertainty(weight, block.x.shape[2]))
+        return DenseAverage(self.steps, next_due(self.steps), weight, matrix, factor)
 
     def step(self, slope: Tensor) -> Tensor:
         """Step for ρ = 1 from ∂H/∂u (K, 1, m)."""
         return torch.cholesky_solve(slope[..., None], self.factor)[..., 0]
 
 
+def uncertainty(weight: float, samples: int) -> float:
+    """Relative error of averages with this weight over batches of some samples, below which no damping makes sense."""
+    return math.sqrt((1.0 - DECAY) / (1.0 + DECAY) * (2.0 - weight) / weight / samples)
+
+
 def next_due(steps: int) -> int:
     """Step of the next update: the pauses grow with the number of steps."""
-    return steps + min(max(steps // 2, 1), LONGEST_PAUSE)
+    return steps + min(steps + 1, LONGEST_PAUSE)
 
 
 def damped_factor(matrix: Tensor, damping: float) -> Tensor:
@@ -137,7 +144,7 @@ class GaussNewton(Maximizer):
 
     Parameters
     ----------
-    damping : float, default 0.03
+    damping : float, default 0.1
         Added to the diagonal, relative to its mean. Without it the weights run away where ⟨FᵀF⟩ is nearly singular.
     form : {"auto", "rows", "inputs", "kronecker", "dense", "cg"}, default "auto"
         The way of inversion; "inputs" is "kronecker" without the second penalty.
@@ -153,13 +160,13 @@ class GaussNewton(Maximizer):
     GaussNewton(damping=0.01, form='auto')
     """
 
-    damping: float = 0.03
+    damping: float = 0.1
     form: str = "auto"
 
     def __post_init__(self) -> None:
         damping = self.damping
         if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not 0.0 < damping < float("inf"):
-            todo = "Leave it out for the default, 0.03."
+            todo = "Leave it out for the default, 0.1."
             raise InputError(
                 complaint("GaussNewton damping", expected="a positive number", got=repr(damping), todo=todo)
             )

@@ -14,7 +14,7 @@ from ocsolver.errors import InputError, ShapeError, complaint
 from ocsolver.nn.layers import Layer
 from ocsolver.nn.loss import Loss
 from ocsolver.nn.network import ResidualNetwork, check_block
-from ocsolver.nn.problem import NetworkProblem
+from ocsolver.nn.problem import NetworkProblem, load
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Unconstrained
 
@@ -142,8 +142,7 @@ class ResidualFlow:
         midpoints = solution.t[0, 0] + delta * (torch.arange(count).to(h) + 0.5)
         control = solution.u if depth is None else solution.control(midpoints)
         network = ResidualNetwork(self.block, count, delta).to(control)
-        for body, row in zip(network.layers, control, strict=True):
-            Layer(body, "block").load(row[0])
+        load([Layer(body, "block") for body in network.layers], [range(count)], (control,))
         return network
 
     def control(self, network: ResidualNetwork) -> Tensor:

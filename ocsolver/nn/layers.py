@@ -60,12 +60,6 @@ class Layer:
         """Parameters as one vector (m,)."""
         return torch.cat([value.detach().reshape(-1) for value in self.parameters.values()])
 
-    def load(self, theta: Tensor) -> None:
-        """Write a vector (m,) into the module."""
-        with torch.no_grad():
-            for name, value in self._split(theta).items():
-                self.parameters[name].copy_(value)
-
     def _split(self, theta: Tensor) -> dict[str, Tensor]:
         values = torch.split(theta, [value.numel() for value in self.parameters.values()])
         shapes = [value.shape for value in self.parameters.values()]
@@ -104,10 +98,14 @@ class Layer:
             return torch.vmap(self.body)(x, theta)
         return torch.stack([self.body(each, t, seed) for each, t in zip(x, theta, strict=True)])
 
+    @cached_property
+    def _randoms(self) -> tuple[nn.Module, ...]:
+        kinds = (nn.modules.dropout._DropoutNd, nn.RReLU)
+        return tuple(part for part in self.module.modules() if isinstance(part, kinds))
+
     def random(self) -> bool:
         """Whether the layer draws masks in its present mode."""
-        kinds = (nn.modules.dropout._DropoutNd, nn.RReLU)
-        return any(isinstance(part, kinds) and part.training for part in self.module.modules())
+        return any(part.training for part in self._randoms)
 
 
 def layers_of(network: Any) -> tuple[Layer, ...]:

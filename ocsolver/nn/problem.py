@@ -96,12 +96,8 @@ class NetworkProblem:
         values = (module, loss, inputs, targets, float(weight_decay), layers, (), (), ())
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name, value)
-        families, maps = self._probe()
-        chains = tuple(chain for chain in (Chain.of(members, layers) for members in families) if chain is not None)
-        inside = {n for chain in chains for n in range(chain.first, chain.first + chain.count)}
-        object.__setattr__(self, "families", families)
-        object.__setattr__(self, "maps", tuple(None if n in inside else each for n, each in enumerate(maps)))
-        object.__setattr__(self, "chains", chains)
+        for name, found in zip(("families", "maps", "chains"), self._probe(), strict=True):
+            object.__setattr__(self, name, found)
 
     @classmethod
     def from_modules(
@@ -183,29 +179,36 @@ class NetworkProblem:
             raise ShapeError(complaint("control of a network", expected=expected, got=shapes, todo=todo))
         return tuple(block.to(like).detach().clone() for block, like in zip(blocks, own, strict=True))
 
-    def _probe(self) -> tuple[tuple[tuple[int, ...], ...], tuple[nn.Module | None, ...]]:
-        """Run a few samples through every layer and the loss: families of equal layers on vectors, and affine maps."""
+    def _probe(self) -> tuple[tuple[tuple[int, ...], ...], tuple[nn.Module | None, ...], tuple[Chain, ...]]:
+        """Run a few samples through layers and loss: families of equal layers on vectors, affine maps, chains."""
         x = self.inputs[:PROBE]
-        maps: list[nn.Module | None] = []
+        states: list[Tensor] = []
         families: list[tuple[int, ...]] = []
-        alone: list[tuple[int, Layer, Tensor]] = []
+        chains: list[Chain] = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for n, layer in enumerate(self.layers):
+            for layer in self.layers:
                 following = call(lambda state, f=layer: f(state, None), layer.name, x)
                 if following.shape[:1] != x.shape[:1]:
                     expected, got = f"{len(x)} samples on the first axis", f"shape {tuple(following.shape)}"
                     todo = "Let layers keep the batch axis, e.g. torch.nn.Flatten(1)."
                     raise ShapeError(complaint(f"output of {layer.name}", expected=expected, got=got, todo=todo))
-                alone.append((n, layer, x))
-                maps.append(affine_module(layer, x))
+                states.append(x)
                 x = following
             check_uncoupled(self.loss, x, self.targets[:PROBE])
-            trainable = [part for part in alone if part[1].m]
+            trainable = [(n, layer, states[n]) for n, layer in enumerate(self.layers) if layer.m]
             for _, group in groupby(trainable, key=lambda part: _signature(part[1], part[2])):
                 members = list(group)
                 indices = [n for n, _, _ in members]
-                families += [tuple(indices)] if _stackable(members) else [(n,) for n in indices]
-        return tuple(families), tuple(maps)
+                chain = Chain.of(indices, self.layers) if members[0][2].ndim == 2 else None
+                chains += [] if chain is None else [chain]
+                together = chain is not None or _stackable(members)
+                families += [tuple(indices)] if together else [(n,) for n in indices]
+            inside = {n for chain in chains for n in range(chain.first, chain.first + chain.count)}
+            maps = [
+                None if n in inside else affine_module(layer, state)
+                for n, (layer, state) in enumerate(zip(self.layers, states, strict=True))
+            ]
+        return tuple(families), tuple(maps), tuple(chains)
 
 
 def _check_data(inputs: Any, targets: Any) -> None:
@@ -235,7 +238,7 @@ def _check_dtype(layers: Sequence[Layer], inputs: Tensor) -> None:
 
 def _signature(layer: Layer, x: Tensor) -> tuple[Any, ...]:
     """What equal layers share."""
-    shapes = tuple((name, tuple(value.shape)) for name, value in layer.module.named_parameters())
+    shapes = tuple((name, value.requires_grad, tuple(value.shape)) for name, value in layer.module.named_parameters())
     return type(layer.module), repr(layer.module), layer.step, shapes, tuple(x.shape)
 
 
@@ -266,6 +269,10 @@ def _gather(layers: Sequence[Layer], families: Sequence[Sequence[int]]) -> Contr
 
 def load(layers: Sequence[Layer], families: Sequence[Sequence[int]], control: Control) -> None:
     """Write control blocks into the weights of the layers."""
-    for members, block in zip(families, control, strict=True):
-        for n, row in zip(members, block, strict=True):
-            layers[n].load(row[0])
+    with torch.no_grad():
+        for members, block in zip(families, control, strict=True):
+            parameters = [layers[n].parameters.values() for n in members]
+            sizes = [value.numel() for value in parameters[0]]
+            for values, part in zip(zip(*parameters, strict=True), torch.split(block[:, 0], sizes, 1), strict=True):
+                for value, new in zip(values, part.reshape(-1, *values[0].shape), strict=True):
+                    value.copy_(new)

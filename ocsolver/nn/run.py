@@ -271,7 +271,7 @@ class Run:
 
     def _write_checkpoint(self) -> None:
         if self.options.checkpoint is not None:
-            stepper, (network, memory), position = self.stepper, self.saved.state, self.saved.position
-            packed = stepper.pack(memory)
+            stepper, memory, position = self.stepper, self.saved.state.memory, self.saved.position
+            packed, network = stepper.pack(memory), stepper.network.state_dict()  # which holds the last whole step
             content = Checkpoint(network, stepper.kind, stepper.settings, packed, self.history, position)
             content.write(self.options.checkpoint)

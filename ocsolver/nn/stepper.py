@@ -16,7 +16,7 @@ from ocsolver.nn.batches import accuracy_of
 from ocsolver.nn.layered import LayeredTranscription
 from ocsolver.nn.layers import layers_of
 from ocsolver.nn.loss import Loss, sample_losses
-from ocsolver.nn.problem import NetworkProblem
+from ocsolver.nn.problem import NetworkProblem, load
 from ocsolver.solvers import SweepSolver
 from ocsolver.solvers.base import Timed
 from ocsolver.transcription import Control
@@ -27,8 +27,9 @@ __all__ = ["Outcome", "Snapshot", "Stepper", "stepper_for"]
 class Snapshot(NamedTuple):
     """Weights (and buffers) and memory between two steps; never changed afterwards."""
 
-    network: dict[str, Any]
+    network: dict[str, Any]  # empty if a control says it all
     memory: Any
+    control: Control | None = None
 
 
 class Outcome(NamedTuple):
@@ -158,8 +159,16 @@ class _SweepStepper(Stepper):
     def forget_control(self) -> None:
         self.problem = self.control = None
 
+    def snapshot(self) -> Snapshot:
+        if self.problem is None or self.left is None:
+            return super().snapshot()
+        return Snapshot({}, self.memory(), self.left)  # what a step leaves is never written to
+
     def restore(self, saved: Snapshot) -> None:
-        self.network.load_state_dict(saved.network)
+        if saved.control is None:
+            self.network.load_state_dict(saved.network)
+        elif self.problem is not None:
+            load(self.problem.layers, self.problem.families, saved.control)
         self._memory = saved.memory
         self.left = None if self.problem is None else self.problem.blocks(None)
         self.forget_control()

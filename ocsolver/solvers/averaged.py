@@ -35,12 +35,13 @@ __all__ = ["AveragedMemory", "averaged_step"]
 
 FIRST_GAIN = 0.1  # of the cost, that the first step promises
 LARGEST_GAIN = 2.0  # of the cost, that a step may promise; the best step on a parabola promises twice what it gains
-EARLY = 10  # steps that are all judged
+EARLY = 5  # steps that are all judged
 CALIBRATION = 0.1  # smallest factor of ρ from one of them to the next
 JUDGE = 10  # afterwards every so manieth
 DECAY = 8.0  # of the averaged weights: they are those of the last k / DECAY steps, about
 USUAL = 20.0  # steps over which the usual cost is averaged
 ALARM = 2.0  # times the usual cost
+BLAME = 0.5  # share of the excess that a step must have caused to be taken back; the rest may be the batch
 RETREAT = 4.0  # factor of ρ after a step that was taken back
 
 
@@ -164,7 +165,7 @@ def _judge(transcription: Timed, iterate: Iterate, memory: AveragedMemory) -> tu
         return sweep, memory
     back = transcription.forward(previous, forward)
     fall = back.cost - forward.cost
-    if alarm and not bool(fall > 0):
+    if alarm and bool(-fall > BLAME * (forward.cost - memory.usual)):
         return transcription.backward(back), memory._replace(rho=RETREAT * memory.taken, mean=memory.earlier)
     last = [new - old for old, new in zip(previous, forward.control, strict=True)]
     return sweep, _learn(memory, fall, first_order_fall(sweep.blocks, last))

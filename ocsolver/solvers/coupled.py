@@ -1,6 +1,6 @@
 """Full-batch E-MSA on layers with a quasi-Newton coupling of the layers; it knows how ρ is judged, not what a layer is.
 
-A maximization of H̃ sees every layer alone. Its damped Gauss–Newton inverse M⁻¹/ρ, rebuilt in every iteration from the
+A maximization of H̃ sees every layer alone. Its damped Gauss–Newton inverse M⁻¹/ρ, rebuilt every few steps from the
 states and costates, is the initial matrix of a limited-memory BFGS model of J [1]_, which learns the coupling between
 the layers from the steps taken. ρ needs no search: the last pair (s, y) fixes it as ρ = ½ yᵀM⁻¹y / sᵀy, half of
 the scaling of Shanno and Phua [2]_ in the metric of H̃. A step that fails the test of J is shortened, and the next ones
@@ -15,7 +15,7 @@ feasibility errors are not computed (nan).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from ocsolver.transcription import Control
 
 __all__ = ["CoupledMemory", "coupled_step"]
 
+REFRESH = 2  # quasi-Newton steps with one M
 HISTORY = 12  # pairs kept
 GROWTH, CAUTION = 4.0, 2.0  # longest step relative to the last one, after a good and after a fair one
 SCALE = 0.5  # of ρ: the secant value is the larger of the two that a pair offers
@@ -52,6 +53,8 @@ class CoupledMemory(NamedTuple):
     length: float
     radius: float  # of the region of trust: longest step to try, in the norm of the last one
     rejected: int  # in a row
+    inverses: tuple[Callable[[Tensor], Tensor], ...] = ()  # M⁻¹ of the blocks
+    age: int = 0  # quasi-Newton steps computed
 
 
 def first_memory(iterate: Iterate, rule: AdaptivePenalty) -> CoupledMemory:
@@ -111,7 +114,9 @@ def _moved(blocks: Sequence[HamiltonianBlock], step: Tensor) -> Control:
 
 def _direction(maximizer: GaussNewton, blocks: Sequence[HamiltonianBlock], memory: CoupledMemory) -> CoupledMemory:
     """The quasi-Newton step by the two-loop recursion, and the ρ of its initial matrix."""
-    inverses = [maximizer.inverse(block) for block in blocks]
+    if memory.age % REFRESH == 0:
+        memory = memory._replace(inverses=tuple(maximizer.inverse(block) for block in blocks))
+    inverses = memory.inverses
     sizes = [block.current.numel() for block in blocks]
 
     def initial(vector: Tensor) -> Tensor:
@@ -133,9 +138,9 @@ def _direction(maximizer: GaussNewton, blocks: Sequence[HamiltonianBlock], memor
     for (s, y, product), factor in zip(pairs, reversed(factors), strict=True):
         step = torch.add(step, s, alpha=factor - float(y @ step) / product)
     if not math.isfinite(rho * float(step @ step)):
-        return memory._replace(s=(), y=(), products=())
+        return memory._replace(s=(), y=(), products=(), age=0)
     length = min(1.0, memory.radius / max(float(torch.linalg.vector_norm(step)), torch.finfo(step.dtype).tiny))
-    return memory._replace(rho=torch.full_like(memory.rho, rho), direction=step, length=length)
+    return memory._replace(rho=torch.full_like(memory.rho, rho), direction=step, length=length, age=memory.age + 1)
 
 
 def _learned(memory: CoupledMemory, fast: bool, ratio: float, step: Tensor, change: Tensor) -> CoupledMemory:
@@ -149,7 +154,7 @@ def _learned(memory: CoupledMemory, fast: bool, ratio: float, step: Tensor, chan
     rho = memory.rho
     if not fast:
         rho = 0.5 * rho if ratio > 0.75 else 2.0 * rho if ratio < 0.25 else rho
-    return CoupledMemory(rho, True, pairs_s, pairs_y, products, None, 1.0, radius, 0)
+    return CoupledMemory(rho, True, pairs_s, pairs_y, products, None, 1.0, radius, 0, memory.inverses, memory.age)
 
 
 def _rejected(
@@ -162,4 +167,4 @@ def _rejected(
     length = memory.length * (min(0.5, max(0.1, 0.5 / (1.0 - ratio))) if ratio > -math.inf else 0.1)
     if length >= SHORTEST:
         return memory._replace(length=length)
-    return memory._replace(s=(), y=(), products=(), direction=None, length=1.0)
+    return memory._replace(s=(), y=(), products=(), direction=None, length=1.0, age=0)
