@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,28 @@ from torch import Tensor
 from ocsolver._shapes import as_tensor, check_finite, group_mean, per_row
 from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
 from ocsolver.errors import InputError, ShapeError, complaint
-from ocsolver.hamiltonian import HamiltonianBlock, augmented_field, call, terminal_cost, terminal_costate
+from ocsolver.hamiltonian import (
+    HamiltonianBlock,
+    augmented_field,
+    call,
+    terminal_cost,
+    terminal_costate,
+    terminal_curvature,
+)
 from ocsolver.integrators import RK4, Integrator
-from ocsolver.intervals import Intervals, Linearization, run_forward
+from ocsolver.intervals import Intervals, Linearization
 from ocsolver.mesh import Mesh
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.status import Status
+from ocsolver.timeparallel import newton_sweep, sweep_by_windows
 from ocsolver.transcription import Control, Discretization, Failure, Sweep, transcribe
 
 __all__ = ["ContinuousForward", "ContinuousTranscription"]
 
 DEFAULT_INTERVALS = 100
-NEWTON_SWEEPS = 8  # time-parallel corrections before falling back to the interval-by-interval sweep
 GAUSS_POINTS = 4  # quadrature nodes of the averaged Hamiltonian, exact to order 8
+MANY_INTERVALS = 200  # from which on a sweep that fails as a whole is tried in parts before stepping
+COUPLING_LIMIT = 1_000_000  # entries that second derivatives of all interval maps may fill
 ELEMENT_COST = 1e-3 / 5.0  # cost of one more tensor element relative to the overhead of one call (measured)
 
 
@@ -187,32 +196,21 @@ class ContinuousTranscription:
 
         The last linearization is that of the solution itself, so the backward sweep needs no other.
         """
-        x = near.x
-        dead = ~torch.isfinite(x).all(-1).all(0)  # (B,): rows that failed before
+        dead = ~torch.isfinite(near.x).all(-1).all(0)  # (B,): rows that failed before
         changed = per_row((u != near.u).any(-1).any(0), dead.numel())
         if bool(dead.all()) or bool((dead & changed).any()):
             return None  # a row that failed tells nothing about another control
-        tolerance = 100 * torch.finfo(x.dtype).eps
-        accurate = 1e3 * tolerance if x.dtype == torch.float64 else 10 * tolerance
-        previous = torch.inf
-        for _ in range(NEWTON_SWEEPS):
-            step = self.intervals.linearize(x[:-1], u)
-            correction = run_forward(step.jacobian, torch.zeros_like(x[0]), step.x_next - x[1:])
-            size = correction.abs() / (x.abs().amax(0) + x[:, ~dead].abs().mean() * 1e-3 + 1e-300)
-            size = torch.where(dead[:, None], 0.0, size)
-            change = float(size.max())
-            if not np.isfinite(change):
-                return None
-            moved = correction[:-1] if change > tolerance else torch.zeros_like(correction[:-1])
-            running = step.running + (step.slope * moved).sum(-1)
-            x = x + correction
-            if change <= accurate:
-                x, running = torch.where(dead[:, None], near.x, x), torch.where(dead, near.running, running)
-                return self._finish(u, x, running, step)
-            if change > 0.5 * previous and change > 1.0:
-                return None
-            previous = change
-        return None
+        start = self.problem.initial_state
+        windows = self.mesh.intervals >= MANY_INTERVALS and not bool(dead.any())
+        if windows:
+            found = sweep_by_windows(self.intervals, near.x, start, u)
+        else:
+            found = newton_sweep(self.intervals, near.x, start, u, dead if bool(dead.any()) else None)
+        if found is None:
+            return None
+        x, linearization, running = found
+        x, running = torch.where(dead[:, None], near.x, x), torch.where(dead, near.running, running)
+        return self._finish(u, x, running, linearization)
 
     # --------------------------------------------------------------- backward
 
@@ -224,7 +222,9 @@ class ContinuousTranscription:
         if forward.linearization is None and self.adjoint.linearizes(self.intervals, x):
             forward = replace(forward, linearization=self.intervals.linearize(x[:-1], u))
         p = self.adjoint.costates(self.intervals, x, u, end, forward.linearization)
-        return Sweep(forward, (self._block(x, p, u),), p)
+        block = self._block(x, p, u)
+        terminal = partial(terminal_curvature, self.problem, x[-1]) if block.coupled else None
+        return Sweep(forward, (block,), p, terminal)
 
     def _block(self, x: Tensor, p: Tensor, u: Tensor) -> HamiltonianBlock:
         if self.integrator.differentiable:
@@ -256,7 +256,15 @@ class ContinuousTranscription:
             current=u,
             control_set=self.problem.control_set,
             t=t,
+            coupled=self._couples,
         )
+
+    @cached_property
+    def _couples(self) -> bool:
+        """Whether second derivatives of all interval maps in (x, u) are affordable."""
+        N, (B, n), m = self.mesh.intervals, self.problem.initial_state.shape, self.problem.m
+        fits = self.integrator.differentiable and not self.integrator.adaptive
+        return fits and (m + n) * N * B * (n + 1) <= COUPLING_LIMIT
 
     def merge(self, mask: Tensor, new: ContinuousForward, old: ContinuousForward) -> ContinuousForward:
         """Take the groups in `mask` (G,) from `new`, the others from `old`."""

@@ -22,7 +22,17 @@ from ocsolver.sets import ControlSet
 CHUNK_ENTRIES = 4_000_000  # entries of the rates evaluated at once when many controls are tried
 FINE_ENTRIES = 300_000  # entries of the rates up to which a fine grid of candidates is tried in every iteration
 
-__all__ = ["Expansion", "HamiltonianBlock", "Penalty", "Terms", "augmented_field", "hamiltonian", "terminal_costate"]
+__all__ = [
+    "Coupling",
+    "Expansion",
+    "HamiltonianBlock",
+    "Penalty",
+    "Terms",
+    "augmented_field",
+    "hamiltonian",
+    "terminal_costate",
+    "terminal_curvature",
+]
 
 
 def call(function: Callable[..., Any], name: str, *arguments: Tensor) -> Any:
@@ -77,6 +87,18 @@ def terminal_costate(problem: OptimalControlProblem, x: Tensor) -> Tensor:
         x = leaf(x)
         (slope,) = gradients(terminal_cost(problem, x), (x,))
     return -slope
+
+
+def terminal_curvature(problem: OptimalControlProblem, x: Tensor) -> Tensor:
+    """Evaluate ∂²Φ/∂x² at x(t1) (B, n): (B, n, n)."""
+    n = x.shape[-1]
+    if problem.terminal_cost is None:
+        return x.new_zeros(*x.shape, n)
+    with torch.enable_grad():
+        x = leaf(replicate(x, n))
+        (slope,) = gradients(terminal_cost(problem, x), (x,), create_graph=True)
+        (rows,) = gradients(slope.diagonal(dim1=0, dim2=-1), (x,))
+    return rows.movedim(0, -1)
 
 
 def augmented_field(problem: OptimalControlProblem) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -141,6 +163,15 @@ class Expansion(NamedTuple):
         return gradient, curvature + 2 * epsilon[..., None] * eye
 
 
+class Coupling(NamedTuple):
+    """Derivatives of the sites at the current control that say how a change at one site acts on the next ones."""
+
+    state: Tensor  # (K, B, s, n)   ∂f/∂x
+    control: Tensor  # (K, B, s, m)  F = ∂f/∂u
+    hessian: Tensor  # (K, B, n, n)  ∂²H/∂x²
+    mixed: Tensor  # (K, B, n, m)  Q = ∂²H/∂x∂u
+
+
 @dataclass(frozen=True, eq=False)
 class HamiltonianBlock:
     """K decoupled maximizations of equal shape, everything but the control frozen.
@@ -179,6 +210,8 @@ class HamiltonianBlock:
         Whether x is data that no control changes. The costate error belongs to a variation of x, so it counts as zero.
     fine : bool
         Whether candidates come from a fine grid whatever it costs (certificates).
+    coupled : bool
+        Whether the expansion at the current control also yields the second derivatives in x (sites with one point).
     formula : callable or None
         H, rates and ∇ₓH for a control (K, G, m), or for None those at the current one, where the sweep has formulas.
     """
@@ -197,6 +230,7 @@ class HamiltonianBlock:
     layered: bool = False
     constant_input: bool = False
     fine: bool = False
+    coupled: bool = False
     formula: Callable[[Tensor | None], tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
@@ -325,29 +359,44 @@ class HamiltonianBlock:
         """Expansion at the current control; kept, because a rejected step maximizes again from the same point."""
         return self._expanded[0]
 
+    @property
+    def coupling(self) -> Coupling | None:
+        """Derivatives that couple the sites, a by-product of the expansion where the block is `coupled`."""
+        return self._expanded[2]
+
     @cached_property
-    def _expanded(self) -> tuple[Expansion, tuple[Tensor, Tensor, Tensor]]:
+    def _expanded(self) -> tuple[Expansion, tuple[Tensor, Tensor, Tensor], Coupling | None]:
         return self._expand(None)
 
-    def _expand(self, u: Tensor | None) -> tuple[Expansion, tuple[Tensor, Tensor, Tensor]]:
+    def _expand(self, u: Tensor | None) -> tuple[Expansion, tuple[Tensor, Tensor, Tensor], Coupling | None]:
         """Expansion at u (None: at the current control), with H, rates and ∇ₓH there, by one double backward pass.
 
         On m replicas with the sensitivity v as a third input, the derivative of ∂H/∂u_j with respect to (u, x, v) is at
-        once the row of ∂²H/∂u², the column of Q = ∂²H/∂x∂u and the column of F = ∂f/∂u.
+        once the row of ∂²H/∂u², the column of Q = ∂²H/∂x∂u and the column of F = ∂f/∂u. On n more replicas, that of
+        ∂H/∂x_i is the row of ∂²H/∂x² and the column of ∂f/∂x.
         """
-        m, s = self.current.shape[-1], self.state_components
+        m, n, s = self.current.shape[-1], self.x.shape[-1], self.state_components
+        copies = m + n if self.coupled and u is None else m
         with torch.enable_grad():
-            us = leaf(replicate(self.current if u is None else u, m))
-            x = leaf(replicate(self.x, m))
-            v = leaf(replicate(self.sensitivity, m))
-            rates = self.rates(x, us.unsqueeze(-3).expand(m, *self.x.shape[:2], *us.shape[-2:]))
+            us = leaf(replicate(self.current if u is None else u, copies))
+            x = leaf(replicate(self.x, copies))
+            v = leaf(replicate(self.sensitivity, copies))
+            rates = self.rates(x, us.unsqueeze(-3).expand(copies, *self.x.shape[:2], *us.shape[-2:]))
             value = (v * rates).sum(-1)
             slope, costate_slope = gradients(self._average(value), (us, x), create_graph=True)
-            own = slope.diagonal(dim1=0, dim2=-1)  # (K, G, m): replica j, component j
-            hessian, mixed, jacobian = gradients(own, (us, x, v))
+            own = slope[:m].diagonal(dim1=0, dim2=-1)  # (K, G, m): replica j, component j
+            rows = own.sum()
+            if copies > m:
+                rows = rows + costate_slope[m:].diagonal(dim1=0, dim2=-1).sum()
+            hessian, mixed, jacobian = gradients(rows, (us, x, v))
         # x- and v-derivatives of the averaged H carry the factors of the average: divide them out
         share = self.points[:, None, None] / (self.x.shape[2] if self.groups == 1 else 1)
-        f, q = jacobian[..., :s] / share, mixed / share  # (m, K, Q, B, s), (m, K, Q, B, n)
+        f, q = jacobian[..., :s] / share, mixed / share  # (m [+ n], K, Q, B, s), (m [+ n], K, Q, B, n)
+        coupling = None
+        if copies > m:
+            parts = (f[m:], f[:m], q[m:], q[:m])
+            coupling = Coupling(*(part[:, :, 0].movedim(0, -1) for part in parts))
+            hessian, f, q = hessian[:m], f[:m], q[:m]
         q = torch.zeros_like(q) if self.constant_input else q
         here = (value[0].detach(), rates[0].detach(), costate_slope[0].detach() / share)
         if u is None:
@@ -363,7 +412,7 @@ class HamiltonianBlock:
             state_gram=self._gram(f),
             costate_gram=self._gram(q),
         )
-        return expansion, here
+        return expansion, here, coupling
 
     def best_of(self, trials: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor]:
         """Best of C trial controls per site and group: (C, K | 1, G | 1, m) -> u (K, G, m), its value (K, G)."""

@@ -5,6 +5,7 @@ It knows how to step, differentiate and chain intervals; it knows nothing of cos
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from ocsolver.hamiltonian import augmented_field
 from ocsolver.integrators import Integrator
 from ocsolver.problem import OptimalControlProblem
 
-__all__ = ["Intervals", "Linearization", "run_backward", "run_forward"]
+__all__ = ["Band", "Intervals", "Linearization", "run_backward", "run_forward"]
 
 REPLICATION_LIMIT = 20_000  # state entries from which one pass per output is cheaper than replicas (measured)
 
@@ -95,7 +96,7 @@ class Intervals:
         return slope
 
 
-class _Band:
+class Band:
     """The chain x_{k+1} = A_k x_k + d_k as one unit lower triangular banded system, all rows in one BLAS call."""
 
     def __init__(self, jacobian: np.ndarray) -> None:  # (N, B, n, n)
@@ -107,15 +108,26 @@ class _Band:
         r, c = np.indices((n, n))
         # entry (row (k+1, r), column (k, c)) lies n + r − c below the diagonal
         band[n + r - c, :, :-1, c] = -jacobian.transpose(2, 3, 1, 0)
-        self.band = band.reshape(2 * n, B * (N + 1) * n)
+        self.band = np.asfortranarray(band.reshape(2 * n, B * (N + 1) * n))  # as BLAS wants it: no copy in each call
         self.solver = blas.stbsv if jacobian.dtype == np.float32 else blas.dtbsv
 
     def solve(self, right: np.ndarray, transposed: bool) -> np.ndarray:
         """Solve for (N + 1, B, n) given the right-hand side (N + 1, B, n)."""
+        return self.rows(np.ascontiguousarray(right.transpose(1, 0, 2)), transposed).transpose(1, 0, 2)
+
+    def take(self, rows: np.ndarray) -> Band:
+        """The chains of some trajectories (a mask or indices)."""
         N, B, n = self.shape
-        flat = np.ascontiguousarray(right.transpose(1, 0, 2)).reshape(-1)
-        x = self.solver(self.width, self.band, flat, lower=1, diag=1, trans=int(transposed))
-        return np.asarray(x).reshape(B, N + 1, n).transpose(1, 0, 2)
+        band = self.band.reshape(2 * n, B, -1)[:, rows]
+        taken = copy(self)
+        taken.shape = (N, band.shape[1], n)
+        taken.band = np.asfortranarray(band.reshape(2 * n, -1))
+        return taken
+
+    def rows(self, right: np.ndarray, transposed: bool) -> np.ndarray:
+        """The same with trajectories first: (B, N + 1, n) -> (B, N + 1, n)."""
+        x = self.solver(self.width, self.band, right.reshape(-1), lower=1, diag=1, trans=int(transposed))
+        return np.asarray(x).reshape(right.shape)
 
 
 def _recursion(jacobian: Tensor, right: Tensor, *, transposed: bool) -> Tensor:
@@ -124,7 +136,7 @@ def _recursion(jacobian: Tensor, right: Tensor, *, transposed: bool) -> Tensor:
     if bool(bad.any()):
         jacobian = torch.where(bad[:, None, None], 0.0, jacobian)
         right = torch.where(bad[:, None], 0.0, right)
-    x = _Band(jacobian.detach().cpu().numpy()).solve(right.detach().cpu().numpy(), transposed)
+    x = Band(jacobian.detach().cpu().numpy()).solve(right.detach().cpu().numpy(), transposed)
     solution = torch.from_numpy(np.ascontiguousarray(x)).to(right)
     return torch.where(bad[:, None], torch.nan, solution) if bool(bad.any()) else solution
 

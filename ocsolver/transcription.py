@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ class Sweep:
     forward: Any
     blocks: tuple[HamiltonianBlock, ...]
     p: Any  # costates, (N + 1, B, n) for a continuous problem
+    terminal: Callable[[], Tensor] | None = None  # ∂²Φ/∂x² (B, n, n), if the block tells how its sites are coupled
 
 
 @dataclass(frozen=True)

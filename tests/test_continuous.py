@@ -28,7 +28,9 @@ from torch import Tensor
 import ocsolver as oc
 from ocsolver.continuous import ContinuousForward
 from ocsolver.status import Status
+from ocsolver.timeparallel import newton_sweep
 from ocsolver.transcription import Discretization, transcribe
+from problems import van_der_pol_bounded
 
 FIXED = [oc.Euler(), oc.Heun(), oc.RK4()]
 ADAPTIVE = [oc.TorchDiffEq("dopri5"), oc.SolveIVP("DOP853")]
@@ -264,6 +266,35 @@ def test_one_failed_row_does_not_end_the_fast_sweep() -> None:
     fast = chain._forward_parallel(v, near)
     assert fast is not None
     assert_same(fast, chain._forward_sequential(v), 1e-12)
+
+
+@pytest.mark.parametrize("value", [-0.75, 1.0, 2.0])
+def test_long_sweeps_from_far_away_go_by_windows(value: float) -> None:
+    """The oscillator forgets nothing: from a far guess Newton's method solves it from the left, part by part."""
+    problem = van_der_pol_bounded.build(control_bounds=None).problem
+    chain = transcription(problem, 400)
+    zero = torch.zeros(400, 1, 1, dtype=torch.float64)
+    near = chain.forward((zero,))
+    u = zero + value
+    assert newton_sweep(chain.intervals, near.x, problem.initial_state, u) is None
+    parallel = chain._forward_parallel(u, near)
+    assert parallel is not None
+    assert parallel.linearization is not None
+    assert_same(parallel, chain._forward_sequential(u), 1e-11)
+    torch.testing.assert_close(parallel.linearization.jacobian, chain.intervals.linearize(parallel.x[:-1], u).jacobian)
+
+
+def test_windows_give_up_where_the_trajectory_ends() -> None:
+    problem = statement(
+        lambda t, x, u: x**3 + u[..., :1],
+        lambda t, x, u: x.square().sum(-1),
+        initial_state=torch.full((B, STATES), 0.1).double(),
+    )
+    chain = transcription(problem, 250)
+    good = torch.zeros(250, B, CONTROLS).double()
+    near = chain.forward((good,))
+    assert chain._forward_parallel(good + 50.0, near) is None
+    assert not bool(chain.forward((good + 50.0,), near).finite.any())
 
 
 # --------------------------------------------------------------------------------------------------------------- merge

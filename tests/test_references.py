@@ -84,11 +84,32 @@ def test_smooth_references_are_solved_from_zero(name: str) -> None:
     assert error(REFERENCES[name], solution) <= 16e-4
 
 
+@pytest.mark.parametrize("name", SMOOTH)
+def test_smooth_references_take_few_iterations(name: str) -> None:
+    assert solved(name, 100).stats.iterations <= 40
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *(scalar_lqr.build(horizon=T) for T in (2.0, 5.0)),
+        *(hypersensitive.build(horizon=T) for T in (5.0, 20.0)),
+        oscillator_lqr.build(initial_state=[1.0, 0.0]),
+    ],
+    ids=["scalar-lqr 2", "scalar-lqr 5", "hypersensitive 5", "hypersensitive 20", "oscillator-lqr (1, 0)"],
+)
+def test_variants_of_smooth_references_take_few_iterations(reference: Reference) -> None:
+    solution = oc.solve(reference.problem)
+    assert bool(solution.success.all())
+    assert solution.stats.iterations <= 40
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMOOTH)
 def test_smooth_references_on_a_fine_mesh(name: str) -> None:
     solution = solved(name, 400)
     assert solution.status == [oc.Status.CONVERGED] * len(solution.status)
+    assert solution.stats.iterations <= 40
     assert error(REFERENCES[name], solution) <= 1e-4
 
 
@@ -116,7 +137,7 @@ def test_status_says_the_truth(name: str) -> None:
 
 def test_local_minimum_is_left_by_a_better_start() -> None:
     reference = luus_reactor.build()
-    low, high = (oc.solve(reference.problem, initial_control=[u]) for u in (0.0, 5.0))
+    low, high = (oc.solve(reference.problem, initial_control=[u]) for u in (0.0, 3.0))
     assert sorted(reference.local_costs) == list(reference.local_costs)
     assert float(low.cost) == pytest.approx(reference.local_costs[1], abs=16e-4)
     assert float(high.cost) == pytest.approx(reference.local_costs[0], abs=16e-4)

@@ -69,6 +69,27 @@ def test_benchmark_of_the_solvers(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "times those on one" in printed
 
 
+def test_benchmark_of_the_sweeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, record = run("benchmark_sweeps", tmp_path)
+    printed = capsys.readouterr().out
+    assert code == 0
+    check_record(record, tmp_path)
+    assert (tmp_path / "benchmark_sweeps.png").stat().st_size > 10_000
+    for row in record["intervals"]:
+        assert row["disagreement"]["state"] <= 1e-12
+        assert row["disagreement"]["costate"] <= 1e-9  # of the linearization, one power less
+        assert row["cost"]["parallel"] == pytest.approx(row["cost"]["intervals"], rel=1e-6)
+        assert len(row["seconds"]["parallel"]) == record["repeats"]
+        assert row["ratio"] > 0.0
+    for family in record["growth"].values():
+        for row in family:
+            assert sum(row["parts"].values()) == pytest.approx(row["median_seconds"], rel=1e-6)
+            assert row["newton"] is True
+    assert record["memory"][0]["megabytes"] >= 0.0
+    for text in ("growth", "ratio", "memory"):
+        assert text in printed, text
+
+
 @pytest.mark.slow
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, record = run("demo", tmp_path)

@@ -9,23 +9,35 @@ the inner product is that of L².
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ocsolver.hamiltonian import HamiltonianBlock, Penalty
 from ocsolver.maximizers.newton import positive_definite, solve_free
+from ocsolver.transcription import Sweep
 
-__all__ = ["CurvaturePairs"]
+__all__ = ["CurvaturePairs", "Proposal"]
 
 HISTORY = 8  # pairs kept
 ACTIVE_SET_ROUNDS = 3
+
+
+class Proposal(NamedTuple):
+    """A step of the control and what its model says."""
+
+    step: Tensor  # (K, G, m)
+    usable: Tensor  # (G,), bool: there is a model and the step ascends
+    rho: Tensor  # (G,), the ρ that the model took
+    predicted: Tensor  # (G,), decrease of J that the step promises
 
 
 @dataclass(frozen=True, eq=False)
 class CurvaturePairs:
     """Steps s of the control and changes y of the gradient of J, scaled by √w, newest last."""
 
+    exact: ClassVar[bool] = False
     s: Tensor  # (h, K, G, m)
     y: Tensor  # (h, K, G, m)
 
@@ -35,8 +47,14 @@ class CurvaturePairs:
         none = block.current.new_zeros(0, *block.current.shape)
         return cls(none, none)
 
-    def add(self, old: HamiltonianBlock, new: HamiltonianBlock) -> CurvaturePairs:
+    @property
+    def ready(self) -> bool:
+        """Whether there are pairs."""
+        return len(self.s) > 0
+
+    def add(self, old_sweep: Sweep, new_sweep: Sweep) -> CurvaturePairs:
         """Append the pair of an accepted step; groups that did not move get a zero pair, which is ignored."""
+        old, new = old_sweep.blocks[0], new_sweep.blocks[0]
         root = old.weights.sqrt()[:, None, None]
         s = root * (new.current - old.current)
         y = root * (old.current_expansion.gradient - new.current_expansion.gradient)
@@ -49,13 +67,14 @@ class CurvaturePairs:
         keep = ~groups[:, None]
         return replace(self, s=self.s * keep, y=self.y * keep)
 
-    def step(self, block: HamiltonianBlock, rho: Tensor) -> tuple[Tensor, Tensor]:
-        """Step (K, G, m) that maximizes the model within the bounds, and the groups (G,) that have a model.
+    def propose(self, sweep: Sweep, rho: Tensor, active: Tensor) -> Proposal:
+        """Step that maximizes the model within the bounds, in the groups that have a model; it promises its slope.
 
         The model is g·d − ½ d·Bd with B the compact BFGS matrix (Nocedal and Wright, Numerical Optimization, Eq.
         (7.24)) whose initial matrix is the curvature of H̃ at ρ. Components that would leave the box are set on its
         boundary and the others solved for again.
         """
+        block = sweep.blocks[0]
         bounds = block.control_set.bounds(block.current)
         assert bounds is not None
         root = block.weights.sqrt()[:, None, None]
@@ -64,7 +83,7 @@ class CurvaturePairs:
         low, high = (root * (side - block.current) for side in bounds)
         model = _Model(positive_definite(curvature), self.s, self.y)
         if not bool(model.useful.any()):
-            return torch.zeros_like(gradient), torch.zeros_like(rho, dtype=torch.bool)
+            return Proposal(torch.zeros_like(gradient), torch.zeros_like(active), rho, torch.zeros_like(rho))
         fixed = ((low >= 0) & (gradient <= 0)) | ((high <= 0) & (gradient >= 0))
         d = model.solve(gradient, ~fixed)
         for _ in range(ACTIVE_SET_ROUNDS):
@@ -76,9 +95,9 @@ class CurvaturePairs:
             d = torch.where(fixed, d, 0.0)
             d = d + model.solve(gradient - model.apply(d), ~fixed)
         d = d.clamp(low, high)
-        ascent = (gradient * d).sum((0, 2)) > 0
-        usable = model.useful.any(-1) & ascent & torch.isfinite(d).all(-1).all(0)
-        return torch.where(usable[:, None], d, 0.0) / root, usable
+        ascent = (gradient * d).sum((0, 2))
+        usable = active & model.useful.any(-1) & (ascent > 0) & torch.isfinite(d).all(-1).all(0)
+        return Proposal(torch.where(usable[:, None], d, 0.0) / root, usable, rho, torch.where(usable, ascent, 0.0))
 
 
 class _Model:

@@ -11,11 +11,12 @@ from torch import Tensor
 from ocsolver.errors import InputError, complaint
 from ocsolver.hamiltonian import Penalty, Terms
 from ocsolver.maximizers import GaussNewton, Maximizer, second_order
-from ocsolver.solvers.acceleration import CurvaturePairs
+from ocsolver.solvers.acceleration import CurvaturePairs, Proposal
 from ocsolver.solvers.averaged import AveragedMemory, averaged_step
 from ocsolver.solvers.base import Iterate, Step, SweepSolver, Timed
 from ocsolver.solvers.coupled import coupled_step
 from ocsolver.solvers.msa import check_maximizer, estimated_constant, freeze, step_terms, take
+from ocsolver.solvers.newton import NewtonSteps
 from ocsolver.solvers.penalty import (
     AdaptivePenalty,
     Outcome,
@@ -39,8 +40,9 @@ WILD = 10.0  # largest penalty of a quasi-Newton step relative to its predicted 
 class EMSA(SweepSolver):
     """Extended method of successive approximations: maximize the augmented Hamiltonian of Eq. (7) (Algorithm 2).
 
-    With an adaptive penalty on problems whose second derivatives are cheap, plain steps alternate with quasi-Newton
-    steps that use the curvature of H̃ as initial matrix; both pass the same test, so J never rises.
+    With an adaptive penalty, a maximization that lowered J is followed by steps that maximize H̃ at all times together:
+    Newton steps where the second derivatives of all interval maps are cheap, else quasi-Newton steps with the curvature
+    of H̃ as initial matrix. All pass the same test, so J never rises.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ class EMSA(SweepSolver):
     rho : float or AdaptivePenalty
         A float is the paper's fixed ρ ≥ 0 (per sample and per unit of time); the default adapts it.
     accelerate : bool, default True
-        Learn the coupling between different times by quasi-Newton steps; only with an adaptive penalty.
+        Take the coupling between different times into account; only with an adaptive penalty.
 
     References
     ----------
@@ -127,36 +129,38 @@ class EMSA(SweepSolver):
     def _first_memory(self, iterate: Iterate, rule: AdaptivePenalty) -> PenaltyMemory:
         rho, blocks = self._first_rho(iterate, rule), iterate.sweep.blocks
         fits = self.accelerate and len(blocks) == 1 and second_order(blocks[0])
-        pairs = CurvaturePairs.empty(blocks[0]) if fits else None
+        coupled = fits and iterate.sweep.terminal is not None
+        pairs = NewtonSteps.start(iterate) if coupled else CurvaturePairs.empty(blocks[0]) if fits else None
         none, zero = torch.zeros_like(iterate.active), torch.zeros_like(rho)
         return PenaltyMemory(rho, rho * 1e-12, none, pairs, zero + 1.0, zero, zero, zero + torch.inf)
 
-    def _trial(self, transcription: Timed, iterate: Iterate, memory: PenaltyMemory) -> tuple[Control, Tensor]:
-        """Control to try, and the groups (G,) in which it is a quasi-Newton step."""
-        fast = torch.zeros_like(iterate.active)
-        if memory.pairs is None or memory.pairs.s.shape[0] == 0:
-            return freeze(iterate, self._argmax(transcription, iterate, memory.rho)), fast
+    def _trial(
+        self, transcription: Timed, iterate: Iterate, memory: PenaltyMemory
+    ) -> tuple[Control, Proposal | None, PenaltyMemory]:
+        """Control to try, the (quasi-)Newton steps in it, and the memory with their ρ."""
+        if memory.pairs is None or not memory.pairs.ready:
+            return freeze(iterate, self._argmax(transcription, iterate, memory.rho)), None, memory
         block = iterate.sweep.blocks[0]
-        step, usable = memory.pairs.step(block, memory.rho)
-        fast = iterate.active & usable
-        u = block.control_set.project(block.current + memory.length[:, None] * step)
-        if not bool((fast | ~iterate.active).all()):
+        arguments = (iterate.sweep, memory.rho, iterate.active)
+        fast = transcription.clock.time("maximize", memory.pairs.propose, *arguments)
+        u = block.control_set.project(block.current + memory.length[:, None] * fast.step)
+        if not bool((fast.usable | ~iterate.active).all()):
             (plain,) = self._argmax(transcription, iterate, memory.rho)
-            u = torch.where(fast[:, None], u, plain)
-        return freeze(iterate, (u,)), fast
+            u = torch.where(fast.usable[:, None], u, plain)
+        return freeze(iterate, (u,)), fast, memory._replace(rho=fast.rho)
 
     def _adaptive_step(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
         memory: PenaltyMemory = iterate.memory or self._first_memory(iterate, rule)
         old = iterate.sweep.forward
-        control, fast = self._trial(transcription, iterate, memory)
+        control, fast, memory = self._trial(transcription, iterate, memory)
         terms = step_terms(iterate, control)
         trial = transcription.forward(control, old)
-        outcome = self._outcome(rule, memory, iterate, control, fast, terms, trial)
+        outcome = self._outcome(rule, memory, iterate, fast, terms, trial)
 
         new, pairs = iterate, memory.pairs
         # steps below rounding are judged by the residual, unless there is nothing left to improve
         eps = torch.finfo(old.cost.dtype).eps
-        unsure = iterate.active & outcome.tiny & trial.finite & (iterate.residual > 1e3 * eps)
+        unsure = iterate.active & outcome.tiny & trial.finite & (outcome.fast | (iterate.residual > 1e3 * eps))
         trying = outcome.accepted | unsure
         if bool(trying.any()):
             forward = transcription.merge(trying, trial, old)
@@ -168,7 +172,7 @@ class EMSA(SweepSolver):
             outcome = outcome._replace(accepted=accepted)
             if bool(accepted.any()):
                 new = replace(iterate, sweep=sweep, residual=torch.where(accepted, value, iterate.residual))
-                pairs = None if pairs is None else pairs.add(iterate.sweep.blocks[0], sweep.blocks[0])
+                pairs = None if pairs is None else pairs.add(iterate.sweep, sweep)
 
         next_memory, stalled = remember(rule, memory, outcome, pairs, iterate.active)
         taken = outcome.accepted | ~iterate.active
@@ -180,17 +184,15 @@ class EMSA(SweepSolver):
         rule: AdaptivePenalty,
         memory: PenaltyMemory,
         iterate: Iterate,
-        control: Control,
-        fast: Tensor,
+        proposal: Proposal | None,
         terms: Terms,
         trial: Any,
     ) -> Outcome:
-        """Compare the decrease of J with what the step promised: ∫ΔH, or the slope for a quasi-Newton step."""
-        old, predicted = iterate.sweep.forward, terms.gain
-        if bool(fast.any()):
-            block = iterate.sweep.blocks[0]
-            slope = block.weights[:, None, None] * block.current_expansion.gradient
-            predicted = torch.where(fast, (slope * (control[0] - block.current)).sum((0, 2)), predicted)
+        """Compare the decrease of J with what the step promised: ∫ΔH, or the model of a (quasi-)Newton step."""
+        old, predicted, fast = iterate.sweep.forward, terms.gain, torch.zeros_like(iterate.active)
+        if proposal is not None:
+            fast = proposal.usable
+            predicted = torch.where(fast, memory.length * proposal.predicted, predicted)
         still = ~(predicted > 0)
         tiny = ~still & (predicted <= rounding_of(old))
         ratio = (old.cost - trial.cost) / predicted
@@ -199,7 +201,8 @@ class EMSA(SweepSolver):
         threshold = torch.where(memory.calibrated, rule.accept, CALIBRATION)  # until a step was accepted
         accepted = iterate.active & trial.finite & ~still & ~tiny & ~wild & (ratio >= threshold)
         constant = estimated_constant(old.cost, trial.cost, terms)
-        return Outcome(accepted, fast, still, tiny, wild, trial.finite, ratio, constant)
+        binding = predicted / (terms.state_error + terms.costate_error).clamp_min(torch.finfo(predicted.dtype).tiny)
+        return Outcome(accepted, fast, still, tiny, wild, trial.finite, ratio, constant, binding)
 
     # ---------------------------------------------------------- mini-batches
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from ocsolver.errors import InputError, complaint
 from ocsolver.solvers.acceleration import CurvaturePairs
 from ocsolver.solvers.base import Iterate
+from ocsolver.solvers.newton import NewtonSteps
 
 __all__ = ["AdaptivePenalty", "Outcome", "PenaltyMemory", "natural_penalty", "rejected_rho", "remember"]
 
+FAILURES = 20  # Newton steps rejected in a row after which a maximization is due
 PATIENCE = 100  # iterations without an accepted step after which no ρ is believed to help
 
 
@@ -70,7 +72,7 @@ class PenaltyMemory(NamedTuple):
     rho: Tensor
     smallest: Tensor  # at this ρ an unmoving group has stalled
     calibrated: Tensor  # bool: a step was accepted
-    pairs: CurvaturePairs | None  # None: no acceleration
+    pairs: CurvaturePairs | NewtonSteps | None  # None: no acceleration
     length: Tensor  # fraction of the quasi-Newton step to try
     idle: Tensor  # iterations since the last accepted step
     rejected: Tensor  # largest ρ whose plain step was rejected since then
@@ -88,10 +90,15 @@ class Outcome(NamedTuple):
     finite: Tensor  # the trial could be simulated
     ratio: Tensor  # decrease of J over the predicted gain
     constant: Tensor  # Lemma 1's constant, as the step shows it
+    binding: Tensor  # ρ at which the penalty of the step is half the predicted gain
 
 
 def remember(
-    rule: AdaptivePenalty, memory: PenaltyMemory, outcome: Outcome, pairs: CurvaturePairs | None, active: Tensor
+    rule: AdaptivePenalty,
+    memory: PenaltyMemory,
+    outcome: Outcome,
+    pairs: CurvaturePairs | NewtonSteps | None,
+    active: Tensor,
 ) -> tuple[PenaltyMemory, Tensor]:
     """Memory after a trial, and the groups (G,) that have stalled."""
     accepted, fast, still = outcome.accepted, outcome.fast, outcome.still
@@ -99,17 +106,22 @@ def remember(
     rejected = torch.where(~fast & ~still, torch.maximum(memory.rejected, memory.rho), memory.rejected)
     unmoved = torch.where(~fast & still, torch.minimum(memory.unmoved, memory.rho), memory.unmoved)
     rejected, unmoved = torch.where(accepted, 0.0, rejected), torch.where(accepted, torch.inf, unmoved)
-    rho = _next_rho(rule, memory.rho, outcome)
+    exact = pairs is not None and pairs.exact
+    rho = _next_rho(rule, memory.rho, outcome, exact=exact)
     outside = ~accepted & ~fast & ((rho <= rejected) | (rho >= unmoved))
     rho = torch.where(outside, (rejected * unmoved).sqrt(), rho)
     # a failed quasi-Newton step is shortened; if that does not help, its pairs are dropped and a plain step is due
     failed = active & fast & ~accepted
-    shorter = torch.where(outcome.finite, (0.5 / (1.0 - outcome.ratio)).clamp(0.1, 0.5), 0.1)
-    length = torch.where(accepted, 1.0, torch.where(failed, shorter * memory.length, memory.length))
-    give_up = failed & ((length < 0.01) | outcome.wild)
+    idle = torch.where(accepted, 0.0, memory.idle + 1.0)
+    if exact:
+        length = memory.length
+        give_up = failed & (outcome.tiny | still | (idle >= FAILURES))
+    else:
+        shorter = torch.where(outcome.finite, (0.5 / (1.0 - outcome.ratio)).clamp(0.1, 0.5), 0.1)
+        length = torch.where(accepted, 1.0, torch.where(failed, shorter * memory.length, memory.length))
+        give_up = failed & ((length < 0.01) | outcome.wild)
     if pairs is not None and bool(give_up.any()):
         pairs = pairs.forget(give_up)
-    idle = torch.where(accepted, 0.0, memory.idle + 1.0)
     stuck = still & ~fast & (memory.rho <= memory.smallest)
     stalled = active & (stuck | (idle >= PATIENCE) | (unmoved < 1.001 * rejected))
     new = PenaltyMemory(
@@ -125,17 +137,29 @@ def remember(
     return new, stalled
 
 
-def _next_rho(rule: AdaptivePenalty, rho: Tensor, outcome: Outcome) -> Tensor:
-    """ρ of the next step (G,): by the ratio, or towards twice the constant that the step revealed."""
-    accepted, fast, still, tiny, _, finite, ratio, constant = outcome
+def _next_rho(rule: AdaptivePenalty, rho: Tensor, outcome: Outcome, *, exact: bool) -> Tensor:
+    """ρ of the next step (G,): by the ratio, or towards twice the constant that the step revealed.
+
+    In an `exact` model of J the penalty only says how far the model is trusted: there the ratio decides.
+    """
+    accepted, fast, still, tiny, _, finite, ratio, constant, _ = outcome
     revealed = _revealed(finite, constant)
     new = torch.where(accepted & (ratio > 0.75), rule.shrink * rho, rho)
     new = torch.where(accepted & (ratio > 0.95), 0.1 * rho, new)
     new = torch.where(accepted & (ratio < 0.25), 2.0 * rho, new)
     new = torch.where(accepted & tiny, rho, new)
     # quasi-Newton: with twice the constant, the secant value, H̃ has the curvature of J along the step
-    new = torch.where(accepted & fast & ~tiny, revealed.clamp(0.2 * rho, 2.0 * rho), new)
-    new = torch.where(~accepted & fast & finite, revealed.clamp(rho, rule.grow * rho), new)
+    if exact:
+        good = accepted & fast & ~tiny & (ratio >= 0.25)
+        # the better the model was, the further it is trusted: on a linear-quadratic problem without limit
+        factor = torch.where(ratio > 0.75, (1.0 - ratio).abs().clamp(1e-3, 0.1), 0.5)
+        new = torch.where(good, factor * rho, new)
+        # at least the ρ at which the penalty of the rejected step would have been its gain, or else nothing changes
+        enough = torch.maximum(rule.grow * rho, torch.minimum(outcome.binding, 1000.0 * rho))
+        new = torch.where(~accepted & fast, torch.where(finite, enough, 10.0 * rho), new)
+    else:
+        new = torch.where(accepted & fast & ~tiny, revealed.clamp(0.2 * rho, 2.0 * rho), new)
+        new = torch.where(~accepted & fast & finite, revealed.clamp(rho, rule.grow * rho), new)
     new = torch.where(~accepted & ~fast, rejected_rho(rule, rho, finite, constant), new)
     return torch.where(still & finite & ~fast, rho / 4.0, new)
 
