@@ -92,7 +92,7 @@ class AffineView(ABC):
     @property
     @abstractmethod
     def samples(self) -> int:
-        """Number of samples B."""
+        """Number of samples, or of positions in all of them, that an estimated Gram matrix is made of."""
 
     @property
     def shape(self) -> Shape:
@@ -173,7 +173,13 @@ class ConvolutionView(AffineView):
 
     @property
     def samples(self) -> int:
-        return len(self.inputs)
+        return self._images * prod(self.inputs.shape[2:]) // prod(self.stride)
+
+    @property
+    def _images(self) -> int:
+        """Number of images that an estimate uses."""
+        positions = prod(self.inputs.shape[2:])
+        return min(len(self.inputs), max(IMAGES, ceil(POSITIONS * self.columns / positions)))
 
     @property
     def rows(self) -> int:
@@ -192,7 +198,7 @@ class ConvolutionView(AffineView):
         """
         x = self.inputs
         if estimate:
-            x = x[: max(IMAGES, ceil(POSITIONS * self.columns / prod(x.shape[2:])))]
+            x = x[: self._images]
         channels, taps = x.shape[1], prod(self.kernel)
         reach = tuple((k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True))
         convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[len(self.kernel)]

@@ -25,6 +25,7 @@ CG_ITERATIONS = 20
 CG_ACCURACY = 0.05  # of the residual of the linear system
 LONGEST_PAUSE = 25  # mini-batches between two updates of averages
 DECAY = 0.9  # of averages, per update
+CAUTION = 0.3  # share of the uncertainty of averages that damps them
 INVERSE_COLUMNS = 600  # up to which A is inverted; a larger factor is cheaper to solve with than to invert
 ROW_ENTRIES = 2_000_000  # multiplications per sample up to which the Gram matrix of every row is formed
 
@@ -64,7 +65,7 @@ class Average(NamedTuple):
         weight = DECAY * self.weight + (1.0 - DECAY)
         inputs = DECAY * self.inputs + (1.0 - DECAY) * finite(view.gram(estimate=True))
         slopes = DECAY * self.slopes + (1.0 - DECAY) * finite(view.slope_square())
-        damping = damping + uncertainty(weight, view.samples)
+        damping = against_noise(damping, weight, view.columns / view.samples)
         factor = damped_factor(inputs / weight, damping)
         factor = torch.cholesky_inverse(factor) if factor.shape[-1] <= INVERSE_COLUMNS else factor
         inverse_slopes = whitening(slopes / weight, damping).square()
@@ -100,7 +101,7 @@ class DenseAverage(NamedTuple):
         """Averages with another batch, and when the next one is due."""
         expansion, weight = block.current_expansion, DECAY * self.weight + (1.0 - DECAY)
         matrix = DECAY * self.matrix + (1.0 - DECAY) * finite(expansion.state_gram + expansion.costate_gram)
-        factor = damped_factor(matrix / weight, damping + uncertainty(weight, block.x.shape[2]))
+        factor = damped_factor(matrix / weight, against_noise(damping, weight, matrix.shape[-1] / block.x.shape[2]))
         return DenseAverage(self.steps, next_due(self.steps), weight, matrix, factor)
 
     def step(self, slope: Tensor) -> Tensor:
@@ -108,9 +109,14 @@ class DenseAverage(NamedTuple):
         return torch.cholesky_solve(slope[..., None], self.factor)[..., 0]
 
 
-def uncertainty(weight: float, samples: int) -> float:
-    """Relative error of averages with this weight over batches of some samples, below which no damping makes sense."""
-    return math.sqrt((1.0 - DECAY) / (1.0 + DECAY) * (2.0 - weight) / weight / samples)
+def against_noise(damping: float, weight: float, columns: float) -> float:
+    """Damping on mini-batches: not below the uncertainty of the averages.
+
+    The eigenvalues of a Gram matrix with a columns from B samples have relative errors of about √(a / B) (Marchenko and
+    Pastur); `columns` is a / B of a batch, and averages with this weight have gathered some more of them.
+    """
+    batches = (1.0 + DECAY) / (1.0 - DECAY) * weight / (2.0 - weight)
+    return damping + CAUTION * math.sqrt(columns / batches)
 
 
 def next_due(steps: int) -> int:
