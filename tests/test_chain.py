@@ -86,7 +86,9 @@ def test_view_of_a_chain_has_inputs_slopes_and_sensitivities() -> None:
         torch.testing.assert_close(view.slopes[k], slopes, rtol=0, atol=1e-12)
         torch.testing.assert_close(view.sensitivities[k], slopes * p[2 + k], rtol=0, atol=1e-12)
     mean = (view.sensitivities.mT @ view.inputs)[0] / 7
-    torch.testing.assert_close(view.shape.matrix(fast.blocks[1].current_slope[:, 0])[0, :, :-1], mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        view.shape.matrix(fast.blocks[1].current_slope[:, 0])[0, :, :-1], mean, rtol=0, atol=1e-12
+    )
     assert weight == fast.blocks[1].weights[0]
 
 

@@ -93,7 +93,9 @@ def test_other_layers_take_part(which: str) -> None:
             nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, 1)
         ),
         "normalization": nn.Sequential(nn.Linear(8, 10), nn.LayerNorm(10), nn.Tanh(), nn.Linear(10, 1)),
-        "two linear maps": nn.Sequential(nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 12)), nn.Linear(12, 1)),
+        "two linear maps": nn.Sequential(
+            nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 12)), nn.Linear(12, 1)
+        ),
     }[which].double()
     x = torch.randn(40, 8, dtype=torch.float64)
     problem = oc.nn.NetworkProblem(net, squares, x, torch.sin(x.sum(1, keepdim=True)))

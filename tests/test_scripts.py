@@ -90,6 +90,16 @@ def test_benchmark_of_the_sweeps(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert text in printed, text
 
 
+def test_benchmark_of_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, record = run("benchmark_networks", tmp_path)
+    assert code == 0
+    check_record(record, tmp_path)
+    (row,) = record["networks"]
+    assert 0.0 < row["propagation"] + row["maximization"] < row["milliseconds"]
+    assert row["ratio"] == pytest.approx(row["milliseconds"] / row["adam"], rel=1e-3)
+    assert "Adam" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, record = run("demo", tmp_path)
