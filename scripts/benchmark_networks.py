@@ -67,7 +67,7 @@ def measured(depth: int, width: int, repeats: int) -> dict[str, Any]:
     """Milliseconds of a step of both methods, in turn."""
     torch.manual_seed(SEED)
     x, y = torch.randn(STEPS * BATCH, width), torch.randint(10, (STEPS * BATCH,))
-    batches = list(zip(x.split(BATCH), y.split(BATCH), strict=True))
+    batches = list(zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True))
     loss = nn.CrossEntropyLoss(reduction="none")
     trainer = oc.nn.Trainer(network(depth, width), loss)
     net = network(depth, width)
