@@ -17,16 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ocsolver.hamiltonian import HamiltonianBlock, Penalty, Terms
+from ocsolver.hamiltonian import HamiltonianBlock, Terms
 from ocsolver.maximizers import GaussNewton
 from ocsolver.solvers.base import Iterate, Step, Timed
 from ocsolver.solvers.msa import estimated_constant, step_terms
-from ocsolver.solvers.penalty import AdaptivePenalty, natural_penalty, rejected_rho
+from ocsolver.solvers.penalty import AdaptivePenalty, rejected_rho
 from ocsolver.transcription import Control
 
 __all__ = ["CoupledMemory", "coupled_step"]
@@ -49,39 +49,32 @@ class CoupledMemory(NamedTuple):
     s: tuple[Tensor, ...]  # steps, newest last, each (D,)
     y: tuple[Tensor, ...]  # what they did to the gradient of J
     products: tuple[float, ...]  # sᵀy
-    direction: Tensor | None  # the quasi-Newton step that is being shortened
+    direction: Tensor | None  # the step that is being shortened
     length: float
     radius: float  # of the region of trust: longest step to try, in the norm of the last one
     rejected: int  # in a row
     inverses: tuple[Callable[[Tensor], Tensor], ...] = ()  # M⁻¹ of the blocks
-    age: int = 0  # quasi-Newton steps computed
+    age: int = 0  # directions computed
 
-
-def first_memory(iterate: Iterate, rule: AdaptivePenalty) -> CoupledMemory:
-    """Nothing known but a first ρ."""
-    rho = natural_penalty(iterate) if rule.initial is None else torch.full_like(iterate.cost, rule.initial)
-    return CoupledMemory(rho, False, (), (), (), None, 1.0, math.inf, 0)
+    @classmethod
+    def start(cls, rule: AdaptivePenalty, forward: Any) -> CoupledMemory:
+        """Nothing known but, perhaps, a first ρ."""
+        rho = torch.full_like(forward.cost, rule.initial or 0.0)
+        return cls(rho, False, (), (), (), None, 1.0, math.inf, 0)
 
 
 def coupled_step(maximizer: GaussNewton, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
-    """One maximization or quasi-Newton step, and its test."""
+    """One Gauss–Newton or quasi-Newton step, and its test."""
     blocks, old = iterate.sweep.blocks, iterate.sweep.forward
-    memory: CoupledMemory = iterate.memory or first_memory(iterate, rule)
-    if memory.direction is None and memory.s:
-        memory = transcription.clock.time("maximize", _direction, maximizer, blocks, memory)
-    fast, rho, unknown = memory.direction is not None, memory.rho, torch.full_like(old.cost, torch.nan)
-    if memory.direction is not None:
-        control = _moved(blocks, memory.length * memory.direction)
-    else:
-        penalty = Penalty.uniform(memory.rho)
-        control = tuple(transcription.maximize(maximizer, block, penalty).u for block in blocks)
+    memory: CoupledMemory = iterate.memory or CoupledMemory.start(rule, old)
     slope = flat_slope(blocks)
-    if memory.direction is not None:
-        step = memory.length * memory.direction
-        terms = Terms((slope @ step)[None], unknown, unknown)
-    else:
-        step = torch.cat([(new - block.current).flatten() for new, block in zip(control, blocks, strict=True)])
-        terms = step_terms(iterate, control)
+    if memory.direction is None:
+        memory = transcription.clock.time("maximize", _direction, maximizer, blocks, slope, old, memory)
+    assert memory.direction is not None
+    fast, rho, unknown = bool(memory.s), memory.rho, torch.full_like(old.cost, torch.nan)
+    step = memory.length * memory.direction
+    control = _moved(blocks, step)
+    terms = Terms((slope @ step)[None], unknown, unknown) if fast else step_terms(iterate, control)
     trial = transcription.forward(control, old)
     drop, promised = float(old.cost - trial.cost), float(terms.gain)
     ratio = drop / promised if promised > 0 and bool(trial.finite) else -math.inf
@@ -112,11 +105,12 @@ def _moved(blocks: Sequence[HamiltonianBlock], step: Tensor) -> Control:
     return tuple(block.current + part.view_as(block.current) for block, part in zip(blocks, parts, strict=True))
 
 
-def _direction(maximizer: GaussNewton, blocks: Sequence[HamiltonianBlock], memory: CoupledMemory) -> CoupledMemory:
-    """The quasi-Newton step by the two-loop recursion, and the ρ of its initial matrix."""
+def _direction(
+    maximizer: GaussNewton, blocks: Sequence[HamiltonianBlock], slope: Tensor, forward: Any, memory: CoupledMemory
+) -> CoupledMemory:
+    """The next step: M⁻¹∇H / ρ, or that of the quasi-Newton model by the two-loop recursion."""
     if memory.age % REFRESH == 0:
         memory = memory._replace(inverses=tuple(maximizer.inverse(block) for block in blocks))
-    inverses = memory.inverses
     sizes = [block.current.numel() for block in blocks]
 
     def initial(vector: Tensor) -> Tensor:
@@ -124,23 +118,30 @@ def _direction(maximizer: GaussNewton, blocks: Sequence[HamiltonianBlock], memor
         parts = torch.split(vector, sizes)
         images = [
             inverse(part.view_as(block.current) / block.weights[:, None, None]).flatten()
-            for inverse, part, block in zip(inverses, parts, blocks, strict=True)
+            for inverse, part, block in zip(memory.inverses, parts, blocks, strict=True)
         ]
         return torch.cat(images) if len(images) > 1 else images[0]
 
-    rho = SCALE * float(memory.y[-1] @ initial(memory.y[-1])) / memory.products[-1]
+    if not memory.s:
+        step, rho = initial(slope), memory.rho
+        if not bool(rho > 0):  # the first step promises, to first order, all of J
+            rho = (slope @ step)[None] / forward.scale.clamp_min(torch.finfo(slope.dtype).tiny)
+            rho = torch.where(torch.isfinite(rho) & (rho > 0), rho, 1.0)
+        return memory._replace(rho=rho, direction=step / rho, length=1.0, age=memory.age + 1)
+    scale = SCALE * float(memory.y[-1] @ initial(memory.y[-1])) / memory.products[-1]
     pairs = list(zip(memory.s, memory.y, memory.products, strict=True))
-    vector, factors = flat_slope(blocks), []
+    vector, factors = slope, []
     for s, y, product in reversed(pairs):
         factors.append(float(s @ vector) / product)
         vector = torch.sub(vector, y, alpha=factors[-1])
-    step = initial(vector) / rho
+    step = initial(vector) / scale
     for (s, y, product), factor in zip(pairs, reversed(factors), strict=True):
         step = torch.add(step, s, alpha=factor - float(y @ step) / product)
-    if not math.isfinite(rho * float(step @ step)):
-        return memory._replace(s=(), y=(), products=(), age=0)
+    if not math.isfinite(scale * float(step @ step)):
+        return _direction(maximizer, blocks, slope, forward, memory._replace(s=(), y=(), products=(), age=0))
     length = min(1.0, memory.radius / max(float(torch.linalg.vector_norm(step)), torch.finfo(step.dtype).tiny))
-    return memory._replace(rho=torch.full_like(memory.rho, rho), direction=step, length=length, age=memory.age + 1)
+    rho = torch.full_like(memory.rho, scale)
+    return memory._replace(rho=rho, direction=step, length=length, age=memory.age + 1)
 
 
 def _learned(memory: CoupledMemory, fast: bool, ratio: float, step: Tensor, change: Tensor) -> CoupledMemory:
@@ -163,7 +164,7 @@ def _rejected(
     """Memory after a rejected step: a shorter one, no pairs, or a larger ρ."""
     memory = memory._replace(rejected=memory.rejected + 1)
     if not fast:
-        return memory._replace(rho=rejected_rho(rule, memory.rho, finite, constant))
+        return memory._replace(rho=rejected_rho(rule, memory.rho, finite, constant), direction=None, age=memory.age - 1)
     length = memory.length * (min(0.5, max(0.1, 0.5 / (1.0 - ratio))) if ratio > -math.inf else 0.1)
     if length >= SHORTEST:
         return memory._replace(length=length)
