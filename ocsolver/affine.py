@@ -58,15 +58,18 @@ class AffineView(ABC):
         x, without the 1.
     derivative : callable
         Returns the slopes s = φ′(z), which not every use needs.
-    sensitivities : Tensor
-        y = ∂H/∂z of every sample.
+    fall : callable
+        Returns the sensitivities y = ∂H/∂z of every sample.
+    rows : int
+        Number r of rows of Θ.
     bias : bool
         Whether the control has a bias, after the weights.
     """
 
     inputs: Tensor
     derivative: Callable[[], Tensor]
-    sensitivities: Tensor
+    fall: Callable[[], Tensor]
+    rows: int
     bias: bool
 
     @cached_property
@@ -74,10 +77,10 @@ class AffineView(ABC):
         """s = φ′(z), in the shape of the sensitivities."""
         return self.derivative()
 
-    @property
-    @abstractmethod
-    def rows(self) -> int:
-        """Number r of rows of Θ."""
+    @cached_property
+    def sensitivities(self) -> Tensor:
+        """y = ∂H/∂z."""
+        return self.fall()
 
     @property
     @abstractmethod
@@ -123,10 +126,6 @@ class LinearView(AffineView):
     @property
     def samples(self) -> int:
         return self.inputs.shape[1]
-
-    @property
-    def rows(self) -> int:
-        return self.sensitivities.shape[-1]
 
     @property
     def width(self) -> int:
@@ -180,10 +179,6 @@ class ConvolutionView(AffineView):
         """Number of images that an estimate uses."""
         positions = prod(self.inputs.shape[2:])
         return min(len(self.inputs), max(IMAGES, ceil(POSITIONS * self.columns / positions)))
-
-    @property
-    def rows(self) -> int:
-        return self.sensitivities.shape[1]
 
     @property
     def width(self) -> int:

@@ -129,7 +129,9 @@ def test_autocorrelation_is_the_gram_matrix_of_all_positions(padding: int, dilat
         patches = torch.cat((patches, torch.ones_like(patches[:, :1])), 1) if bias else patches
         return patches.mT @ patches / len(x)
 
-    view = ConvolutionView(x, lambda: out, out, bias, (3, 3), (1, 1), (padding, padding), (dilation, dilation))
+    view = ConvolutionView(
+        x, lambda: out, lambda: out, out.shape[1], bias, (3, 3), (1, 1), (padding, padding), (dilation, dilation)
+    )
     torch.testing.assert_close(view.gram()[0], gram_by_patches(reach), rtol=1e-12, atol=1e-12)
     margin = torch.linalg.eigvalsh(view.gram()[0] - gram_by_patches(padding))
     assert float(margin.min()) > -1e-10  # a majorizer of the kernel's own positions

@@ -23,7 +23,7 @@ __all__ = ["GaussNewton"]
 SHORTENINGS = 8  # of a step that does not ascend, each to a third
 CG_ITERATIONS = 20
 CG_ACCURACY = 0.05  # of the residual of the linear system
-LONGEST_PAUSE = 25  # mini-batches between two updates of averages
+LONGEST_PAUSE = 50  # mini-batches between two updates of averages
 DECAY = 0.9  # of averages, per update
 CAUTION = 0.3  # share of the uncertainty of averages that damps them
 INVERSE_COLUMNS = 600  # up to which A is inverted; a larger factor is cheaper to solve with than to invert
@@ -363,7 +363,7 @@ def whitening(slopes: Tensor, damping: float) -> Tensor:
 
 def affine_form(view: AffineView) -> str:
     """Rows where their Gram matrices are cheap, else the Kronecker sum."""
-    small = view.rows * view.columns**2 <= ROW_ENTRIES // max(1, view.sensitivities.shape[0])
+    small = view.rows * view.columns**2 <= ROW_ENTRIES // max(1, view.inputs.shape[0])
     return "rows" if isinstance(view, LinearView) and small else "kronecker"
 
 

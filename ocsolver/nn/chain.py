@@ -193,7 +193,7 @@ class Trace:
     @property
     def view(self) -> LinearView:
         """Inputs and sensitivities of the affine maps."""
-        return LinearView(self.x[:-1].mT, lambda: self.slopes.mT, self.y.mT, self.chain.bias)
+        return LinearView(self.x[:-1].mT, lambda: self.slopes.mT, lambda: self.y.mT, self.chain.width, self.chain.bias)
 
 
 class _Run(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -38,6 +38,12 @@ class LayeredForward:
     traces: tuple[Trace, ...]  # of the chains
     losses: Tensor  # (B,), with their graph
     decay: Tensor  # (1,), Σ ½ λ ‖θ‖²
+    again: Callable[[], LayeredForward] | None = None  # on a mini-batch: the same sweep, for what is rarely asked for
+
+    @cached_property
+    def kept(self) -> LayeredForward:
+        """This sweep with its graph, which a mini-batch gives up as soon as it has ∂H/∂u, as back-propagation does."""
+        return self if self.again is None else self.again()
 
     @cached_property
     def x(self) -> list[Any]:
@@ -58,6 +64,8 @@ class LayeredForward:
     @cached_property
     def p(self) -> list[Any]:
         """Costates p_n = −∂loss_i/∂x_n (B, …); None where the inputs are constants and nothing lies before them."""
+        if self.again is not None:
+            return self.kept.p
         slopes = self._slopes
         return self._with_chains([slopes.get(id(state)) for state in self.graph], "costates")
 
@@ -70,7 +78,12 @@ class LayeredForward:
     @cached_property
     def gradient(self) -> Control:
         """Derivative of the mean loss by the control, without weight decay."""
-        return tuple(self._slopes[id(leaf)] / -len(self.losses) for leaf in self.leaves)
+        if self.again is None:
+            return tuple(self._slopes[id(leaf)] / -len(self.losses) for leaf in self.leaves)
+        slopes = gradients(self.losses, self.leaves, torch.full_like(self.losses, -1.0))
+        for trace in self.traces:
+            trace.rest()
+        return tuple(slope / -len(self.losses) for slope in slopes)
 
     @cached_property
     def sensitivities(self) -> dict[int, Tensor]:
@@ -131,6 +144,10 @@ class LayeredTranscription:
 
     def forward(self, control: Control, near: Any = None) -> LayeredForward:
         """States and losses of a control."""
+        swept = self._sweep(control)
+        return replace(swept, again=lambda: self._sweep(control)) if self.sampled else swept
+
+    def _sweep(self, control: Control) -> LayeredForward:
         problem = self.problem
         chains = {chain.first: chain for chain in problem.chains}
         with torch.enable_grad(), tapped(problem.maps, problem.layers) as taps:
@@ -159,41 +176,40 @@ class LayeredTranscription:
 
     def backward(self, forward: LayeredForward) -> Sweep:
         """Costates and blocks of a forward sweep."""
-        problem, p = self.problem, forward.p
+        problem = self.problem
         traces = {trace.chain.first: trace for trace in forward.traces}
-        chains = {chain.first: chain for chain in problem.chains}
         blocks = []
         for members, current, gradient in zip(problem.families, forward.control, forward.gradient, strict=True):
-            layers = [problem.layers[n] for n in members]
-            trace = traces.get(members[0])
-            if trace is not None:
-                x, v = trace.x[:-1].mT.unsqueeze(1), trace.p[1:].mT.unsqueeze(1)
-            else:
-                x, v = (_stacked([each[n + k] for n in members]) for k, each in enumerate((forward.x, p)))
-            components = v.shape[-1]
-            if problem.weight_decay:
-                v = torch.cat((v, torch.full_like(v[..., :1], -1.0)), -1)
+            layers, trace = [problem.layers[n] for n in members], traces.get(members[0])
+            following, chain = forward.x[members[0] + 1], None if trace is None else trace.chain
             seeds = tuple(self.seeds[n] for n in members)
-            blocks.append(
-                HamiltonianBlock(
-                    rates=Rates(
-                        layers, seeds, forward.x[members[0]].shape, problem.weight_decay, chains.get(members[0])
-                    ),
-                    x=x,
-                    sensitivity=v,
-                    state_components=components,
-                    weights=x.new_tensor([layer.weight for layer in layers]),
-                    points=x.new_ones(1),
-                    current=current,
-                    control_set=Unconstrained(current.shape[-1]),
-                    slope=-(gradient + problem.weight_decay * current) / layers[0].weight,
-                    view=self._view(forward, members, trace),
-                    layered=True,
-                    formula=trace.hamiltonian if trace is not None and not problem.weight_decay else None,
-                    constant_input=layers[0].step is None and not any(problem.layers[k].m for k in range(members[0])),
-                )
+            block = LayerBlock(
+                rates=Rates(layers, seeds, forward.x[members[0]].shape, problem.weight_decay, chain),
+                x=current,  # both are put in place when somebody asks for them
+                sensitivity=current,
+                state_components=following.numel() // len(following),
+                weights=current.new_tensor([layer.weight for layer in layers]),
+                points=current.new_ones(1),
+                current=current,
+                control_set=Unconstrained(current.shape[-1]),
+                slope=-(gradient + problem.weight_decay * current) / layers[0].weight,
+                view=self._view(forward, members, trace),
+                layered=True,
+                formula=trace.hamiltonian if trace is not None and not problem.weight_decay else None,
+                constant_input=layers[0].step is None and not any(problem.layers[k].m for k in range(members[0])),
             )
-        return Sweep(forward, tuple(blocks), p)
+            blocks.append(block.later(partial(self._frozen, forward, members, trace)))
+        return Sweep(forward, tuple(blocks), None if self.sampled else forward.p)
+
+    def _frozen(self, forward: LayeredForward, members: tuple[int, ...], trace: Trace | None) -> tuple[Tensor, Tensor]:
+        """States and sensitivities of a family (K, 1, B, n) and (K, 1, B, d)."""
+        if trace is not None:
+            x, v = trace.x[:-1].mT.unsqueeze(1), trace.p[1:].mT.unsqueeze(1)
+        else:
+            x, v = (_stacked([each[n + k] for n in members]) for k, each in enumerate((forward.x, forward.p)))
+        if self.problem.weight_decay:
+            v = torch.cat((v, torch.full_like(v[..., :1], -1.0)), -1)
+        return x, v
 
     def _view(
         self, forward: LayeredForward, members: tuple[int, ...], trace: Trace | None
@@ -203,10 +219,15 @@ class LayeredTranscription:
             return lambda: trace.view
         if members[0] not in forward.taps:
             return None
-        maps, taps = [self.problem.maps[n] for n in members], [forward.taps[n] for n in members]
-        following: list[Any] = [forward.graph[n + 1] for n in members]
-        falls = [forward.sensitivities[n] for n in members]
-        return partial(view_of, maps, taps, following, falls, self.problem.layers[members[0]].weight)
+
+        def view() -> AffineView:
+            kept = forward.kept
+            maps, taps = [self.problem.maps[n] for n in members], [kept.taps[n] for n in members]
+            following: list[Any] = [kept.graph[n + 1] for n in members]
+            weight = self.problem.layers[members[0]].weight
+            return view_of(maps, taps, following, lambda: [kept.sensitivities[n] for n in members], weight)
+
+        return view
 
     def merge(self, mask: Tensor, new: LayeredForward, old: LayeredForward) -> LayeredForward:
         """The one group is taken as a whole."""
@@ -220,6 +241,24 @@ class LayeredTranscription:
             if bool(bad.any()):
                 return Failure(Status.NONFINITE, f"{name} is not finite for sample {int(bad.nonzero()[0])}")
         return Failure(Status.NONFINITE, "the weight decay is not finite")
+
+
+class LayerBlock(HamiltonianBlock):
+    """A block whose states and costates are put together only when asked for; gradients do without them."""
+
+    def later(self, frozen: Callable[[], tuple[Tensor, Tensor]]) -> LayerBlock:
+        """The block itself, with a function that returns states and sensitivities."""
+        values = self.__dict__
+        del values["x"], values["sensitivity"]
+        values["frozen"] = frozen
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("x", "sensitivity"):
+            raise AttributeError(name)
+        values = self.__dict__
+        values["x"], values["sensitivity"] = values["frozen"]()
+        return values[name]
 
 
 def _stacked(values: list[Tensor]) -> Tensor:

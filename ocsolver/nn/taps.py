@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -70,7 +70,11 @@ def tapped(modules: Sequence[nn.Module | None], layers: Sequence[Layer]) -> Iter
 
 
 def view_of(
-    maps: Sequence[Any], taps: Sequence[Tap], following: Sequence[Tensor], falls: Sequence[Tensor], weight: float
+    maps: Sequence[Any],
+    taps: Sequence[Tap],
+    following: Sequence[Tensor],
+    falls: Callable[[], Sequence[Tensor]],
+    weight: float,
 ) -> AffineView:
     """View of a family of equal layers x + w f, or of a layer f with w = 1.
 
@@ -82,8 +86,8 @@ def view_of(
         What passed through them.
     following : sequence of Tensors
         The states behind the layers, in the graph of the taps.
-    falls : sequence of Tensors
-        −∂loss_i/∂z, which is w ∂H/∂z.
+    falls : callable
+        Returns −∂loss_i/∂z, which is w ∂H/∂z, of each layer.
     weight : float
         w.
     """
@@ -99,7 +103,10 @@ def view_of(
         ]
         return torch.stack(each) if linear else each[0]
 
+    def sensitivities() -> Tensor:
+        return (torch.stack(list(falls())) if linear else falls()[0]) / weight
+
     if linear:
-        return LinearView(torch.stack(inputs), slopes, torch.stack(list(falls)) / weight, bias)
+        return LinearView(torch.stack(inputs), slopes, sensitivities, first.out_features, bias)
     geometry = first.kernel_size, first.stride, first.padding, first.dilation
-    return ConvolutionView(inputs[0], slopes, falls[0] / weight, bias, *geometry)
+    return ConvolutionView(inputs[0], slopes, sensitivities, first.out_channels, bias, *geometry)
