@@ -61,7 +61,7 @@ def test_steps_are_those_of_the_averaged_system() -> None:
         view = block.affine
         assert view is not None
         a, slopes = view.gram(), view.slope_square()
-        damping = 0.05 + 0.3 * (view.columns / view.samples) ** 0.5  # one batch knows its averages no better
+        damping = 0.05 + 0.5 * (view.columns / view.samples) ** 0.5  # one batch knows its averages no better
         mean = a.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         k = (slopes + damping * slopes.mean(-1, keepdim=True))[..., None]
         theta = view.shape.matrix(step[:, 0])

@@ -25,7 +25,7 @@ CG_ITERATIONS = 20
 CG_ACCURACY = 0.05  # of the residual of the linear system
 LONGEST_PAUSE = 50  # mini-batches between two updates of averages
 DECAY = 0.9  # of averages, per update
-CAUTION = 0.3  # share of the uncertainty of averages that damps them
+CAUTION = 0.5  # share of the uncertainty of averages that damps them
 INVERSE_COLUMNS = 600  # up to which A is inverted; a larger factor is cheaper to solve with than to invert
 ROW_ENTRIES = 2_000_000  # multiplications per sample up to which the Gram matrix of every row is formed
 

@@ -7,10 +7,11 @@ at the new ones (free: the gradient is there) determine a parabola a s − c s²
 batch promised they give ρ by the rule of `sampling`. A step after which J′ is far above the usual is judged at once,
 and taken back if it did harm.
 
-No step promises more than twice the cost: on a parabola whose minimum is zero that is the step to the minimum, for any
-metric, so it calibrates ρ before anything was judged (the step size of Polyak [1]_). Steps of this length keep up with
-the noise of the batches rather than average it out. So what training answers with is an average of the weights that
-were visited, over a window that grows with the number of steps [2]_.
+No step promises more than two and a half times the cost: twice would be, on a parabola whose minimum is zero, the step
+to the minimum, for any metric, and four times the limit of stability. So it calibrates ρ before anything was judged
+(the step size of Polyak [1]_, a little longer). Such steps follow the noise of the batches rather than average it out.
+So what training answers with is an average of the weights that were visited, over a window that grows with the number
+of steps [2]_.
 
 .. [1] B. Polyak, *Introduction to Optimization*, 1987, Section 5.3.
 .. [2] O. Shamir, T. Zhang, *Stochastic Gradient Descent for Non-smooth Optimization*, ICML 2013 (polynomial decay).
@@ -34,7 +35,7 @@ from ocsolver.transcription import Control, Sweep
 __all__ = ["AveragedMemory", "averaged_step"]
 
 FIRST_GAIN = 0.1  # of the cost, that the first step promises
-LARGEST_GAIN = 2.0  # of the cost, that a step may promise; the best step on a parabola promises twice what it gains
+LARGEST_GAIN = 2.5  # of the cost, that a step may promise; the best step on a parabola promises twice what it gains
 EARLY = 5  # steps that are all judged
 CALIBRATION = 0.1  # smallest factor of ρ from one of them to the next
 JUDGE = 10  # afterwards every so manieth
