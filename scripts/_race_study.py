@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from scripts._race import Rules, Watch, race
 from scripts._race_methods import EMSA, METHODS, SUCCESSIVE, Method, forward_equivalents
 from scripts._race_results import summarize
-from scripts._race_tasks import TUNING_SEED, Task
+from scripts._race_tasks import TUNING_SEED, Case, Task
 from scripts._records import environment, storable, write_json
 from scripts._training import half_decade, tune
 
 __all__ = ["Racer", "SettingsError", "Study", "level", "settings_of"]
 
 
+WARM_UPS = 3
 TURN = 0.02  # seconds that a turn lasts at least
 
 
@@ -74,6 +75,15 @@ def settings_of(task: Task, methods: Sequence[Method], *, quick: bool) -> dict[s
     }
     result: dict[str, Any] = plain(settings)
     return result
+
+
+def warm_up(racers: Sequence[Racer], case: Case) -> None:
+    """A few short runs of everybody, unmeasured: where a run takes milliseconds, first calls would decide the race."""
+    rules = Rules("loss", (), lambda step: False)
+    for racer in list(racers) * WARM_UPS:
+        watch = Watch(racer.name, rules, 30)
+        watch.begin()
+        racer.method.train(case, racer.value, watch)
 
 
 @dataclass
@@ -189,6 +199,8 @@ class Study:
         racers = self.racers(task)
         forward = {racer.name: forward_equivalents(racer.method, case, racer.value) for racer in racers}
         rules = Rules(task.measure, task.thresholds, task.due, task.hold, task.leave_early)
+        if task.measure == "loss" and not self.quick:
+            warm_up(racers, case)
         turn = 0.0 if self.quick else TURN
         watches = [
             Watch(racer.name, rules, min(task.limit, racer.method.limit or task.limit), task.seconds, turn)
