@@ -281,8 +281,12 @@ def test_ctrl_c_lets_every_run_end_its_step() -> None:
                 return
 
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        race(watches, {"a": interrupted, "b": partial(busy, 0.001, 10_000, [])})
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            race(watches, {"a": interrupted, "b": partial(busy, 0.001, 10_000, [])})
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert {watch.status for watch in watches} == {"INTERRUPTED"}
     assert threading.active_count() == before
 
