@@ -24,7 +24,7 @@ class Trainer:
     """Train a network in place on mini-batches, by a sweep solver or, for comparison, by a torch optimizer.
 
     Each mini-batch is a layered control problem; the solver takes one step on it, from weights and memory (ρ) that the
-    last one left. By default the network holds an average of the weights that the solver visits; the solver goes on from
+    last one left. By default the network holds an average of the weights that the solver visits; that goes on from
     the last ones. A batch whose loss is not finite, or a trial step that is not finite, is a rejected step: the weights
     stay. A network in evaluation mode is trained in training mode; in a network in training mode, parts that were
     frozen by ``eval()`` stay so.
