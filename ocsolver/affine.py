@@ -37,10 +37,15 @@ class Shape(NamedTuple):
         """As plain data."""
         return self.rows, self.width, self.bias
 
+    def split(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
+        """W (*l, r, columns) and b (*l, r, 1) from control vectors (*l, m)."""
+        weights = u[..., : self.rows * self.width].reshape(*u.shape[:-1], self.rows, self.width)
+        return weights, u[..., self.rows * self.width :, None] if self.bias else None
+
     def matrix(self, u: Tensor) -> Tensor:
         """Θ from control vectors: (*l, m) -> (*l, r, a)."""
-        weights = u[..., : self.rows * self.width].reshape(*u.shape[:-1], self.rows, self.width)
-        return torch.cat((weights, u[..., self.rows * self.width :, None]), -1) if self.bias else weights
+        weights, bias = self.split(u)
+        return weights if bias is None else torch.cat((weights, bias), -1)
 
     def vector(self, matrix: Tensor) -> Tensor:
         """Control vectors from Θ: (*l, r, a) -> (*l, m)."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import resource
 import statistics
 import sys
@@ -26,8 +25,6 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
-import numpy
-import scipy
 import torch
 from torch import Tensor
 
@@ -37,6 +34,7 @@ from ocsolver.hamiltonian import terminal_costate, terminal_curvature
 from ocsolver.solvers.base import Clock, Iterate, Timed
 from ocsolver.transcription import Control, Discretization, Sweep, transcribe
 from problems import van_der_pol_bounded
+from scripts._records import environment
 
 PARTS = ("maximize", "forward", "backward", "residual", "other")
 SEED = 0
@@ -293,17 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     rows = against_intervals(meshes, count, repeats)
     finest = next(row for row in rows if row["N"] == (50 if options.quick else 1000))
-    record = {
-        "versions": {
-            "ocsolver": oc.__version__,
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-            "scipy": scipy.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": platform.platform(),
-        "processor": platform.machine(),
-        "threads": 1,
+    record = environment() | {
         "seed": SEED,
         "quick": options.quick,
         "repeats": repeats,

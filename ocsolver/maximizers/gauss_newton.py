@@ -124,11 +124,16 @@ def next_due(steps: int) -> int:
     return steps + min(steps + 1, LONGEST_PAUSE)
 
 
-def damped_factor(matrix: Tensor, damping: float) -> Tensor:
-    """Cholesky factor of a positive semidefinite matrix (*l, a, a), damped relative to its mean diagonal."""
+def damped(matrix: Tensor, damping: float, shift: Tensor | float = 0.0) -> Tensor:
+    """A positive semidefinite matrix (*l, a, a), damped relative to its mean diagonal, and shifted."""
     mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    factor: Tensor = torch.linalg.cholesky_ex(matrix + (damping * mean + tiny(matrix)) * eye)[0]
+    return matrix + (shift + damping * mean + tiny(matrix)) * eye
+
+
+def damped_factor(matrix: Tensor, damping: float) -> Tensor:
+    """Cholesky factor of a damped matrix (*l, a, a)."""
+    factor: Tensor = torch.linalg.cholesky_ex(damped(matrix, damping))[0]
     return factor
 
 
@@ -223,9 +228,8 @@ class GaussNewton(Maximizer):
             return lambda slope: torch.cholesky_solve(slope[..., None], factor)[..., 0]
         diagonal = finite(_Products(block, penalty).diagonal()).clamp_min(0.0)
         mean = diagonal.mean(-1, keepdim=True)
-        scale = (
-            0.5 * (diagonal + mean) + self.damping * mean + tiny(mean)
-        )  # the estimate is noisy: half of it is its mean
+        half = 0.5 * (diagonal + mean)  # the estimate is noisy: half of it is its mean
+        scale = half + self.damping * mean + tiny(mean)
         return lambda slope: slope / scale
 
     def _structured(self, block: HamiltonianBlock, form: str, penalty: Penalty, *, estimate: bool = False) -> Linear:
@@ -281,9 +285,7 @@ class GaussNewton(Maximizer):
         expansion = block.current_expansion
         rho_f, rho_q, epsilon = (weight[:, None, None] for weight in penalty)
         matrix = rho_f * expansion.state_gram + rho_q * expansion.costate_gram + concave_part(expansion.hessian)
-        mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        return matrix + (2.0 * epsilon + self.damping * mean + tiny(matrix)) * eye
+        return damped(matrix, self.damping, 2.0 * epsilon)
 
     def _conjugate(self, block: HamiltonianBlock, penalty: Penalty) -> Tensor:
         """Conjugate gradients, all rows at once; components that the gradient pushes out of the set are held."""

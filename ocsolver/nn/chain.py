@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ocsolver.affine import LinearView
+from ocsolver.affine import LinearView, Shape
 from ocsolver.nn.layers import Layer
 
 __all__ = ["Chain", "Trace"]
@@ -86,10 +86,8 @@ class Chain:
 
     def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """W (*l, n, n) and b (*l, n, 1) from control vectors (*l, m); b is zero without a bias."""
-        n = self.width
-        weights = theta[..., : n * n].reshape(*theta.shape[:-1], n, n)
-        bias = theta[..., n * n :, None] if self.bias else theta.new_zeros(()).expand(*theta.shape[:-1], n, 1)
-        return weights, bias
+        weights, bias = Shape(self.width, self.width, self.bias).split(theta)
+        return weights, theta.new_zeros(()).expand(*weights.shape[:-1], 1) if bias is None else bias
 
     def rates(self, x: Tensor, theta: Tensor) -> Tensor:
         """f for all layers: (*l, K, B, n), (*l, K, m) -> (*l, K, B, n), differentiable in both."""

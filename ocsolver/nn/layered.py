@@ -52,11 +52,14 @@ class LayeredForward:
 
     @cached_property
     def _slopes(self) -> dict[int, Tensor]:
-        """Derivatives of −Σ loss_i by states, control and outputs of affine maps, in one backward pass, by id."""
-        states = [state for state in self.graph if state is not None and state.requires_grad]
-        variables = [*states, *self.leaves, *(tap.outputs for tap in self.taps.values())]
+        """Derivatives of −Σ loss_i, by id, in one backward pass: by the control and, where the graph is kept, by states
+        and outputs of affine maps."""
+        variables, keep = list(self.leaves), self.again is None
+        if keep:
+            variables += [state for state in self.graph if state is not None and state.requires_grad]
+            variables += [tap.outputs for tap in self.taps.values()]
         cotangent = torch.full_like(self.losses, -1.0)
-        slopes = gradients(self.losses, variables, cotangent, retain_graph=bool(self.taps))
+        slopes = gradients(self.losses, variables, cotangent, retain_graph=keep and bool(self.taps))
         for trace in self.traces:
             trace.rest()
         return {id(variable): slope for variable, slope in zip(variables, slopes, strict=True)}
@@ -78,12 +81,7 @@ class LayeredForward:
     @cached_property
     def gradient(self) -> Control:
         """Derivative of the mean loss by the control, without weight decay."""
-        if self.again is None:
-            return tuple(self._slopes[id(leaf)] / -len(self.losses) for leaf in self.leaves)
-        slopes = gradients(self.losses, self.leaves, torch.full_like(self.losses, -1.0))
-        for trace in self.traces:
-            trace.rest()
-        return tuple(slope / -len(self.losses) for slope in slopes)
+        return tuple(self._slopes[id(leaf)] / -len(self.losses) for leaf in self.leaves)
 
     @cached_property
     def sensitivities(self) -> dict[int, Tensor]:
@@ -148,6 +146,7 @@ class LayeredTranscription:
         return replace(swept, again=lambda: self._sweep(control)) if self.sampled else swept
 
     def _sweep(self, control: Control) -> LayeredForward:
+        """The sweep with its graph."""
         problem = self.problem
         chains = {chain.first: chain for chain in problem.chains}
         with torch.enable_grad(), tapped(problem.maps, problem.layers) as taps:

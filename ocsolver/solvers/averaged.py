@@ -129,7 +129,7 @@ def averaged_step(maximizer: Maximizer, transcription: Timed, iterate: Iterate, 
     accepted = torch.isfinite(gain) & (gain >= 0)  # a step of length zero still averages
     moved = bool(accepted)
     share = 1.0 / (memory.steps + 1.0).clamp_max(USUAL)
-    control = forward.control
+    control, memory = forward.control, memory._replace(previous=None)
     if moved:
         control = tuple(block.current + step / taken for block, step in zip(sweep.blocks, steps, strict=True))
         mean = _mean(memory, control)
@@ -142,7 +142,6 @@ def averaged_step(maximizer: Maximizer, transcription: Timed, iterate: Iterate, 
         gain=gain,
         averages=averages if moved else memory.averages,
     )
-    memory = memory if moved else memory._replace(previous=None)
     settled = replace(sweep, forward=replace(forward, control=control), blocks=())
     unknown, no = torch.full_like(gain, torch.nan), torch.zeros_like(accepted)
     step = Step(gain, unknown, unknown, unknown, taken, accepted, no, no)

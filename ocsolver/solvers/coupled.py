@@ -26,7 +26,7 @@ from ocsolver.hamiltonian import HamiltonianBlock, Terms
 from ocsolver.maximizers import GaussNewton
 from ocsolver.solvers.base import Iterate, Step, Timed
 from ocsolver.solvers.msa import estimated_constant, step_terms
-from ocsolver.solvers.penalty import AdaptivePenalty, rejected_rho
+from ocsolver.solvers.penalty import CALIBRATION, AdaptivePenalty, rejected_rho, rounding_of
 from ocsolver.transcription import Control
 
 __all__ = ["CoupledMemory", "coupled_step"]
@@ -36,31 +36,34 @@ HISTORY = 12  # pairs kept
 GROWTH, CAUTION = 4.0, 2.0  # longest step relative to the last one, after a good and after a fair one
 SCALE = 0.5  # of ρ: the secant value is the larger of the two that a pair offers
 SHORTEST = 0.01  # fraction of a quasi-Newton step below which its pairs are dropped
-CALIBRATION = 0.25  # ratio that the first step needs
-ROUNDING = 100.0  # units of the last place of the cost that mean nothing
 PATIENCE = 30  # rejections in a row after which no ρ is believed to help
+
+
+class Pair(NamedTuple):
+    """A step s, the change y that it made to the gradient of J, and sᵀy."""
+
+    s: Tensor  # (D,)
+    y: Tensor  # (D,)
+    product: float
 
 
 class CoupledMemory(NamedTuple):
     """What crosses iterations; vectors hold all blocks one after the other."""
 
     rho: Tensor  # (1,)
-    calibrated: bool  # a step was accepted
-    s: tuple[Tensor, ...]  # steps, newest last, each (D,)
-    y: tuple[Tensor, ...]  # what they did to the gradient of J
-    products: tuple[float, ...]  # sᵀy
-    direction: Tensor | None  # the step that is being shortened
-    length: float
-    radius: float  # of the region of trust: longest step to try, in the norm of the last one
-    rejected: int  # in a row
+    calibrated: bool = False  # a step was accepted
+    pairs: tuple[Pair, ...] = ()  # newest last
+    direction: Tensor | None = None  # the step that is being shortened
+    length: float = 1.0
+    radius: float = math.inf  # of the region of trust: longest step to try
+    rejected: int = 0  # in a row
     inverses: tuple[Callable[[Tensor], Tensor], ...] = ()  # M⁻¹ of the blocks
     age: int = 0  # directions computed
 
     @classmethod
     def start(cls, rule: AdaptivePenalty, forward: Any) -> CoupledMemory:
         """Nothing known but, perhaps, a first ρ."""
-        rho = torch.full_like(forward.cost, rule.initial or 0.0)
-        return cls(rho, False, (), (), (), None, 1.0, math.inf, 0)
+        return cls(torch.full_like(forward.cost, rule.initial or 0.0))
 
 
 def coupled_step(maximizer: GaussNewton, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
@@ -71,7 +74,7 @@ def coupled_step(maximizer: GaussNewton, transcription: Timed, iterate: Iterate,
     if memory.direction is None:
         memory = transcription.clock.time("maximize", _direction, maximizer, blocks, slope, old, memory)
     assert memory.direction is not None
-    fast, rho, unknown = bool(memory.s), memory.rho, torch.full_like(old.cost, torch.nan)
+    fast, rho, unknown = bool(memory.pairs), memory.rho, torch.full_like(old.cost, torch.nan)
     step = memory.length * memory.direction
     control = _moved(blocks, step)
     terms = Terms((slope @ step)[None], unknown, unknown) if fast else step_terms(iterate, control)
@@ -84,11 +87,10 @@ def coupled_step(maximizer: GaussNewton, transcription: Timed, iterate: Iterate,
     if accepted:
         sweep, value = transcription.settle(trial, iterate.first_gradient)
         new = replace(iterate, sweep=sweep, residual=value)
-        memory = _learned(memory, fast, ratio, step, slope - flat_slope(sweep.blocks))
+        memory = _learned(memory, rule, fast, ratio, step, slope - flat_slope(sweep.blocks))
     else:
         memory = _rejected(memory, rule, fast, ratio, trial.finite, constant)
-        noise = ROUNDING * torch.finfo(slope.dtype).eps * float(old.scale)
-        stalled = memory.rejected >= PATIENCE or (not fast and promised <= noise)
+        stalled = memory.rejected >= PATIENCE or (not fast and promised <= float(rounding_of(old)))
     flag, no = torch.full_like(trial.finite, accepted), torch.zeros_like(trial.finite)
     record = Step(*terms, constant, rho, flag, no, torch.full_like(no, stalled))
     return replace(new, step=record, memory=memory, trial=trial)
@@ -122,40 +124,46 @@ def _direction(
         ]
         return torch.cat(images) if len(images) > 1 else images[0]
 
-    if not memory.s:
+    if not memory.pairs:
         step, rho = initial(slope), memory.rho
         if not bool(rho > 0):  # the first step promises, to first order, all of J
             rho = (slope @ step)[None] / forward.scale.clamp_min(torch.finfo(slope.dtype).tiny)
             rho = torch.where(torch.isfinite(rho) & (rho > 0), rho, 1.0)
         return memory._replace(rho=rho, direction=step / rho, length=1.0, age=memory.age + 1)
-    scale = SCALE * float(memory.y[-1] @ initial(memory.y[-1])) / memory.products[-1]
-    pairs = list(zip(memory.s, memory.y, memory.products, strict=True))
+    last = memory.pairs[-1]
+    scale = SCALE * float(last.y @ initial(last.y)) / last.product
     vector, factors = slope, []
-    for s, y, product in reversed(pairs):
+    for s, y, product in reversed(memory.pairs):
         factors.append(float(s @ vector) / product)
         vector = torch.sub(vector, y, alpha=factors[-1])
     step = initial(vector) / scale
-    for (s, y, product), factor in zip(pairs, reversed(factors), strict=True):
+    for (s, y, product), factor in zip(memory.pairs, reversed(factors), strict=True):
         step = torch.add(step, s, alpha=factor - float(y @ step) / product)
     if not math.isfinite(scale * float(step @ step)):
-        return _direction(maximizer, blocks, slope, forward, memory._replace(s=(), y=(), products=(), age=0))
+        return _direction(maximizer, blocks, slope, forward, memory._replace(pairs=(), age=0))
     length = min(1.0, memory.radius / max(float(torch.linalg.vector_norm(step)), torch.finfo(step.dtype).tiny))
     rho = torch.full_like(memory.rho, scale)
     return memory._replace(rho=rho, direction=step, length=length, age=memory.age + 1)
 
 
-def _learned(memory: CoupledMemory, fast: bool, ratio: float, step: Tensor, change: Tensor) -> CoupledMemory:
+def _learned(
+    memory: CoupledMemory, rule: AdaptivePenalty, fast: bool, ratio: float, step: Tensor, change: Tensor
+) -> CoupledMemory:
     """Memory after an accepted step, which changed −∇J by −`change`."""
-    pairs_s, pairs_y, products = memory.s, memory.y, memory.products
-    product = float(step @ change)
+    pairs, product = memory.pairs, float(step @ change)
     if product > 1e-8 * math.sqrt(float(step @ step) * float(change @ change)):
-        pairs_s, pairs_y = (*pairs_s, step)[-HISTORY:], (*pairs_y, change)[-HISTORY:]
-        products = (*products, product)[-HISTORY:]
+        pairs = (*pairs, Pair(step, change, product))[-HISTORY:]
     radius = float(torch.linalg.vector_norm(step)) * (GROWTH if ratio > 0.75 else CAUTION)
-    rho = memory.rho
-    if not fast:
-        rho = 0.5 * rho if ratio > 0.75 else 2.0 * rho if ratio < 0.25 else rho
-    return CoupledMemory(rho, True, pairs_s, pairs_y, products, None, 1.0, radius, 0, memory.inverses, memory.age)
+    factor = 1.0 if fast else rule.shrink if ratio > 0.75 else 2.0 if ratio < 0.25 else 1.0
+    return memory._replace(
+        rho=factor * memory.rho,
+        calibrated=True,
+        pairs=pairs,
+        direction=None,
+        length=1.0,
+        radius=radius,
+        rejected=0,
+    )
 
 
 def _rejected(
@@ -168,4 +176,4 @@ def _rejected(
     length = memory.length * (min(0.5, max(0.1, 0.5 / (1.0 - ratio))) if ratio > -math.inf else 0.1)
     if length >= SHORTEST:
         return memory._replace(length=length)
-    return memory._replace(s=(), y=(), products=(), direction=None, length=1.0, age=0)
+    return memory._replace(pairs=(), direction=None, length=1.0, age=0)

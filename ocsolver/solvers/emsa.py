@@ -18,20 +18,20 @@ from ocsolver.solvers.coupled import coupled_step
 from ocsolver.solvers.msa import check_maximizer, estimated_constant, freeze, step_terms, take
 from ocsolver.solvers.newton import NewtonSteps
 from ocsolver.solvers.penalty import (
+    CALIBRATION,
     AdaptivePenalty,
     Outcome,
     PenaltyMemory,
     natural_penalty,
     rejected_rho,
     remember,
+    rounding_of,
 )
 from ocsolver.solvers.sampling import SampledMemory, learn, note_step
 from ocsolver.transcription import Control
 
 __all__ = ["EMSA"]
 
-CALIBRATION = 0.25  # ratio that the first step needs
-ROUNDING = 100.0  # gains below this many units of the last place of the cost mean nothing
 CAUTION = 10.0  # factor of the first ρ on mini-batches, where a step is judged only after it was taken
 WILD = 10.0  # largest penalty of a quasi-Newton step relative to its predicted gain
 
@@ -236,9 +236,3 @@ class EMSA(SweepSolver):
             return replace(iterate, step=step, memory=memory._replace(rho=rho), trial=trial)
         sweep, value = transcription.settle(trial, iterate.first_gradient)
         return replace(iterate, sweep=sweep, residual=value, step=step, memory=memory, trial=trial)
-
-
-def rounding_of(forward: Any) -> Tensor:
-    """Gain (G,) below which the fall of J is rounding."""
-    gain: Tensor = ROUNDING * torch.finfo(forward.scale.dtype).eps * forward.scale
-    return gain

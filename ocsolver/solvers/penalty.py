@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from ocsolver.solvers.acceleration import CurvaturePairs
 from ocsolver.solvers.base import Iterate
 from ocsolver.solvers.newton import NewtonSteps
 
-__all__ = ["AdaptivePenalty", "Outcome", "PenaltyMemory", "natural_penalty", "rejected_rho", "remember"]
+__all__ = ["AdaptivePenalty", "Outcome", "PenaltyMemory", "natural_penalty", "rejected_rho", "remember", "rounding_of"]
 
+CALIBRATION = 0.25  # ratio that the first step needs
+ROUNDING = 100.0  # gains below this many units of the last place of the cost mean nothing
 FAILURES = 20  # Newton steps rejected in a row after which a maximization is due
 PATIENCE = 100  # iterations without an accepted step after which no ρ is believed to help
 
@@ -190,3 +192,9 @@ def natural_penalty(iterate: Iterate) -> Tensor:
         budget = torch.where(scale > 0, scale / 10, gain / small)
         rho = torch.maximum(rho, gain.square() / (error * budget).clamp_min(torch.finfo(rho.dtype).tiny))
     return torch.where(torch.isfinite(rho) & (rho > 0), rho, torch.ones_like(rho))
+
+
+def rounding_of(forward: Any) -> Tensor:
+    """Gain (G,) below which the fall of J is rounding."""
+    gain: Tensor = ROUNDING * torch.finfo(forward.scale.dtype).eps * forward.scale
+    return gain
