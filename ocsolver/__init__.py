@@ -3,6 +3,7 @@
 from ocsolver import nn
 from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
 from ocsolver.certificate import Certificate, certify
+from ocsolver.constraints import Constraint, FreeInitialState, FreeTime
 from ocsolver.errors import (
     ConvergenceWarning,
     InputError,
@@ -35,6 +36,7 @@ __all__ = [
     "Box",
     "Certificate",
     "ClosedForm",
+    "Constraint",
     "ContinuousAdjoint",
     "ControlSet",
     "ConvergenceWarning",
@@ -43,6 +45,8 @@ __all__ = [
     "Enumeration",
     "Euler",
     "FiniteSet",
+    "FreeInitialState",
+    "FreeTime",
     "GaussNewton",
     "GradientDescent",
     "Heun",

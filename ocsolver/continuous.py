@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ocsolver._call import call
 from ocsolver._shapes import as_tensor, check_finite, group_mean, per_row
 from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
 from ocsolver.errors import InputError, ShapeError, complaint
 from ocsolver.hamiltonian import (
     HamiltonianBlock,
     augmented_field,
-    call,
     terminal_cost,
     terminal_costate,
     terminal_curvature,

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf, replicate
+from ocsolver._call import call
 from ocsolver._shapes import group_mean
 from ocsolver.affine import AffineView
 from ocsolver.problem import OptimalControlProblem
@@ -33,17 +34,6 @@ __all__ = [
     "terminal_costate",
     "terminal_curvature",
 ]
-
-
-def call(function: Callable[..., Any], name: str, *arguments: Tensor) -> Any:
-    """Call user code; an exception passes through unchanged, with a note of which callable and where."""
-    try:
-        return function(*arguments)
-    except Exception as error:
-        if hasattr(error, "add_note"):  # Python ≥ 3.11
-            shapes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
-            error.add_note(f"(raised inside your {name}, called by ocsolver with argument shapes {shapes})")
-        raise
 
 
 def dynamics(problem: OptimalControlProblem, t: Tensor, x: Tensor, u: Tensor) -> Tensor:

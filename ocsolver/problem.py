@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ocsolver._call import positional
 from ocsolver._shapes import as_tensor
+from ocsolver.constraints import Constraint, FreeInitialState, FreeTime
 from ocsolver.errors import InputError, ShapeError, complaint
 from ocsolver.sets import ControlSet
 
@@ -34,15 +36,26 @@ class OptimalControlProblem:
         ``running_cost(t, x, u) -> (*b)``; zero when missing.
     terminal_cost : callable, optional
         ``terminal_cost(x) -> (*b)``; zero when missing.
-    initial_state : array_like, shape (n,) or (B, n)
+    initial_state : array_like, shape (n,) or (B, n), or FreeInitialState
         One or B initial states. Its dtype and device rule the run.
-    horizon : (float, float)
+    horizon : (float, float) or (float, FreeTime)
         Initial and final time, t0 < t1.
     control_set : ControlSet
         `Unconstrained`, `Box`, `Ball`, `FiniteSet` or `Product`; it also fixes the control dimension m.
     shared_control : bool, default False
         True: one control for all B trajectories (G = 1), J is the mean over them. False: an independent problem
         for each trajectory (G = B), all solved in one batch.
+    terminal_constraint : Constraint, optional
+        ``c(x) -> (*b, c)`` between bounds at x(t1).
+    path_constraint : Constraint, optional
+        ``c(t, x, u) -> (*b, c)`` or ``c(t, x)`` between bounds at all times.
+
+    Attributes
+    ----------
+    free_time : FreeTime or None
+        Bounds of a free final time; `horizon` then holds its guess.
+    free_initial_state : FreeInitialState or None
+        Bounds of free initial states; `initial_state` then holds their guess.
 
     Raises
     ------
@@ -77,6 +90,10 @@ class OptimalControlProblem:
     horizon: tuple[float, float]
     control_set: ControlSet
     shared_control: bool
+    terminal_constraint: Constraint | None
+    path_constraint: Constraint | None
+    free_time: FreeTime | None
+    free_initial_state: FreeInitialState | None
 
     def __init__(
         self,
@@ -85,9 +102,11 @@ class OptimalControlProblem:
         terminal_cost: TerminalCost | None = None,
         *,
         initial_state: Any,
-        horizon: tuple[float, float],
+        horizon: tuple[float, float | FreeTime],
         control_set: ControlSet,
         shared_control: bool = False,
+        terminal_constraint: Constraint | None = None,
+        path_constraint: Constraint | None = None,
     ) -> None:
         for name, function, call in (
             ("dynamics", dynamics, "f(t, x, u)"),
@@ -104,7 +123,10 @@ class OptimalControlProblem:
         if not isinstance(shared_control, bool):
             todo = "Pass True (one control for all trajectories) or False."
             raise InputError(complaint("shared_control", expected="a bool", got=repr(shared_control), todo=todo))
-        x0 = as_tensor(initial_state, what="initial_state")
+        _check_constraint("terminal_constraint", terminal_constraint, (1,), "c(x)")
+        _check_constraint("path_constraint", path_constraint, (2, 3), "c(t, x) or c(t, x, u)")
+        free = initial_state if isinstance(initial_state, FreeInitialState) else None
+        x0 = as_tensor(initial_state if free is None else free.guess, what="initial_state")
         x0 = x0.reshape(1, -1) if x0.ndim < 2 else x0
         if x0.ndim != 2 or 0 in x0.shape:
             todo = "Pass one state (n,) or a batch of states (B, n)."
@@ -117,14 +139,19 @@ class OptimalControlProblem:
             raise InputError(
                 complaint("initial_state", expected="finite entries", got=f"NaN or infinity in rows {rows}", todo=todo)
             )
+        numbers, free_time = _checked_horizon(horizon)
         for name, value in {
             "dynamics": dynamics,
             "running_cost": running_cost,
             "terminal_cost": terminal_cost,
             "initial_state": x0,
-            "horizon": _checked_horizon(horizon),
+            "horizon": numbers,
             "control_set": control_set,
             "shared_control": shared_control,
+            "terminal_constraint": terminal_constraint,
+            "path_constraint": path_constraint,
+            "free_time": free_time,
+            "free_initial_state": free,
         }.items():
             object.__setattr__(self, name, value)
 
@@ -153,20 +180,45 @@ class OptimalControlProblem:
         """Number of independent controls G: 1 if shared, else B."""
         return 1 if self.shared_control else self.trajectories
 
+    @property
+    def restrictions(self) -> tuple[str, ...]:
+        """What it has beyond a fixed start, a fixed horizon and a free end, by name."""
+        named = ("terminal_constraint", "path_constraint", "free_time", "free_initial_state")
+        return tuple(name for name in named if getattr(self, name) is not None)
+
     def __repr__(self) -> str:
         sharing = "one shared control" if self.shared_control else "one control each"
+        extra = "".join(f", {name}" for name in self.restrictions)
         return (
             f"OptimalControlProblem(n={self.n}, m={self.m}, {self.trajectories} trajectories, {sharing}, "
-            f"horizon={self.horizon}, control_set={self.control_set!r})"
+            f"horizon={self.horizon}, control_set={self.control_set!r}{extra})"
         )
 
 
-def _checked_horizon(horizon: Any) -> tuple[float, float]:
-    todo = "Pass horizon=(t0, t1) with t0 < t1."
+def _check_constraint(name: str, constraint: Any, arguments: tuple[int, ...], call: str) -> None:
+    if constraint is None:
+        return
+    todo = f"Pass oc.Constraint(function, lower, upper) with a function {call}."
+    if not isinstance(constraint, Constraint):
+        raise InputError(complaint(name, expected="a Constraint", got=repr(constraint), todo=todo))
+    taken = positional(constraint.function, arguments[-1])
+    if taken not in arguments:
+        raise InputError(complaint(name, expected=f"a function {call}", got=f"one of {taken} arguments", todo=todo))
+
+
+def _checked_horizon(horizon: Any) -> tuple[tuple[float, float], FreeTime | None]:
+    """Numbers (t0, t1), t1 being where to start if it is free."""
+    todo = "Pass horizon=(t0, t1) with t0 < t1, or (t0, oc.FreeTime(guess=…))."
     try:
-        t0, t1 = (float(end) for end in horizon)
+        first, last = horizon
+        free = last if isinstance(last, FreeTime) else None
+        t0 = float(first)
+        t1 = float(last) if free is None else free.start(t0)
     except (TypeError, ValueError) as error:
         raise InputError(complaint("horizon", expected="two numbers (t0, t1)", got=repr(horizon), todo=todo)) from error
+    if free is not None and free.upper <= t0:
+        got = f"t0 = {t0:g}, upper bound {free.upper:g}"
+        raise InputError(complaint("horizon", expected="a final time that may exceed t0", got=got, todo=todo))
     if not (math.isfinite(t0) and math.isfinite(t1) and t0 < t1):
         raise InputError(complaint("horizon", expected="finite t0 < t1", got=f"t0 = {t0}, t1 = {t1}", todo=todo))
-    return t0, t1
+    return (t0, t1), free

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ocsolver._call import call
 from ocsolver._shapes import check_shape
 from ocsolver.errors import InputError, complaint
-from ocsolver.hamiltonian import HamiltonianBlock, Penalty, call
+from ocsolver.hamiltonian import HamiltonianBlock, Penalty
 from ocsolver.maximizers.base import Maximizer, Maximum, unsupported
 
 __all__ = ["ClosedForm"]

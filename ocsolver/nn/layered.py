@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf
+from ocsolver._call import call
 from ocsolver._shapes import check_finite
 from ocsolver.affine import AffineView
 from ocsolver.errors import UnsupportedError, complaint
-from ocsolver.hamiltonian import HamiltonianBlock, call
+from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.nn.chain import Chain, Trace
 from ocsolver.nn.layers import Layer
 from ocsolver.nn.loss import sample_losses

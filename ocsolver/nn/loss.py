@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ocsolver._call import call
 from ocsolver.errors import InputError, ShapeError, complaint
-from ocsolver.hamiltonian import call
 
 __all__ = ["Loss", "check_objective", "check_uncoupled", "sample_losses"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ocsolver._call import call
 from ocsolver.errors import InputError, ShapeError, complaint
-from ocsolver.hamiltonian import call
 from ocsolver.nn.chain import Chain
 from ocsolver.nn.layers import Layer, layers_of, refuse_coupled
 from ocsolver.nn.loss import Loss, check_objective, check_uncoupled

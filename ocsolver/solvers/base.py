@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.maximizers import Maximizer, default_maximizer
 from ocsolver.residual import residual
@@ -93,6 +94,15 @@ class Iterate:
         """J (G,)."""
         cost: Tensor = self.sweep.forward.cost
         return cost
+
+
+def require_free_end(problem: Any, solver: Any) -> None:
+    """Raise UnsupportedError if a problem has constraints or free ends, for solvers that know none."""
+    names = getattr(problem, "restrictions", ())
+    if names:
+        todo = "Use oc.Collocation(), or oc.AugmentedLagrangian(solver) for constraints."
+        expected = "a fixed start, a fixed horizon and a free end, without path constraints"
+        raise UnsupportedError(complaint(type(solver).__name__, expected=expected, got=", ".join(names), todo=todo))
 
 
 class Solver(ABC):
@@ -219,6 +229,7 @@ class SweepSolver(Solver):
         """One maximization and one forward sweep, accepted or not, for the active groups."""
 
     def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
+        require_free_end(problem, self)
         inner = transcribe(problem, discretization)
         control = inner.start(start)
         inner.check(control)

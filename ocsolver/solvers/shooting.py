@@ -13,7 +13,7 @@ from torch import Tensor
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.maximizers.base import positive_int
 from ocsolver.solution import Solution
-from ocsolver.solvers.base import Limits, Run, Solver, Step, SweepSolver, Timed
+from ocsolver.solvers.base import Limits, Run, Solver, Step, SweepSolver, Timed, require_free_end
 from ocsolver.status import Status
 from ocsolver.transcription import Discretization, Sweep, transcribe
 
@@ -55,6 +55,7 @@ class DirectShooting(Solver):
         positive_int(self.pairs, "DirectShooting pairs")
 
     def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
+        require_free_end(problem, self)
         inner = transcribe(problem, discretization)
         control = inner.start(start)
         inner.check(control)
