@@ -25,7 +25,9 @@ LAST = 0.03  # final μ relative to the tolerance
 KAPPA = 10.0  # a barrier problem counts as solved when its error is below so many μ
 FASTER, POWER = 0.2, 1.5  # decrease of μ
 ACCURACY = 1e-9  # of the Newton equations, without units
+FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 LEVELS = 10  # meshes
+PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE = 150  # iterations on one mesh
 STUCK = 8  # iterations that fail in a row before a group is given up
 VIOLATION = 1e-7
@@ -94,29 +96,46 @@ class Campaign:
         switches: list[list[Switch]] = []
         final = LAST * self.stop.goal
         hat = COARSE if self._has_barrier else final
+        best, wasted = (np.inf, self._state, solved), 0
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal = self.errors(), self.goal()
             total = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
-            good = ~solved | (total <= goal) | (total <= 4e-15 * self.scale() * self.mesh.h.shape[0])
-            if good.all() and hat <= final or not self._time_left() or level == LEVELS - 1:
+            good = ~solved | (total <= np.maximum(goal, 4e-15 * self.scale() * self.mesh.h.shape[0]))
+            score = float(np.max(np.where(solved, total / goal, 0.0)))
+            if hat > final or score < 0.8 * best[0]:
+                best, wasted = (score, self._state, solved), 0
+            elif hat <= final:
+                wasted += 1
+            if good.all() and hat <= final or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
                 break
             switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.walk.size, switches)
             floor = 4.0 * self.mu * self.limits.control_lower.size
-            room = max(self.max_intervals, 1)
-            plan = refined_nodes(self.mesh, base, errors, switches, goal, floor, 2 * self.stages, room)
+            plan = refined_nodes(self.mesh, base, errors, switches, goal, floor, 2 * self.stages, self.max_intervals)
             hat = max(final, FINER * hat if not good.all() else final)
-            before = (self.walk, self.point, self.model, self.mu, solved)
-            self._move(plan.nodes, control)
+            before = self._state
+            self._move(plan.nodes)
             now = self._solve(hat, solved)
-            if not (now | ~solved).all() and level > 0:
-                worse = solved & ~now
-                if worse.all() or G == 1:  # the finer mesh could not be solved: the coarser one is the answer
-                    self.walk, self.point, self.model, self.mu, solved = before
-                    break
+            if not (now | ~solved).all() and self._time_left():  # too near the bounds to move: from further inside
+                self._state = before
+                self.mu = np.maximum(self.mu, COARSE * self.walk.size / self.walk.duration)
+                self._move(plan.nodes)
+                now = self._solve(hat, solved)
+            if not now.any() and solved.any():
+                break  # the coarser mesh is the answer
             base, solved = plan.base, now
+        if best[0] < np.inf:
+            _, self._state, solved = best
         self.switches = self._final_switches(switches)
         self._judge(solved)
+
+    @property
+    def _state(self) -> tuple[Walk, Point, Model, Array]:
+        return self.walk, self.point, self.model, self.mu
+
+    @_state.setter
+    def _state(self, state: tuple[Walk, Point, Model, Array]) -> None:
+        self.walk, self.point, self.model, self.mu = state
 
     @property
     def _has_barrier(self) -> bool:
@@ -168,7 +187,7 @@ class Campaign:
         self.mu = FIRST_BARRIER * self.walk.size / self.walk.duration
         self.point = first_point(self.stacked, self.limits, mesh, x, nodes, u, self.mu)
 
-    def _move(self, nodes: Array, control: Array | None) -> None:
+    def _move(self, nodes: Array) -> None:
         """Go on from the current solution on another mesh."""
         old = self.walk
         parts = resampled(self.stacked, self.limits, self.mesh, self.point, nodes, self.mu)
@@ -188,13 +207,16 @@ class Campaign:
         self.model = walk.linearize(self.point, self.mu)
         walk.reset(self.model.now)
         failed, fails = ~wanted, np.zeros(len(wanted), dtype=int)
-        converged = np.zeros_like(wanted)
+        converged, nearly = np.zeros_like(wanted), np.zeros(len(wanted), dtype=int)
         for _ in range(PATIENCE):
             error, parts = self._error()
             self._record(error)
             raised = self._raise_prices(error, ~failed)
             converged = (self.mu <= 1.0001 * mu_end) & (parts[0] <= ACCURACY) & (parts[1] <= ACCURACY) & ~raised
             converged &= parts[2] <= KAPPA * self.mu / unit
+            fair = (self.mu <= 1.0001 * mu_end) & (parts[0] <= FAIR) & (parts[1] <= ACCURACY**0.5) & ~raised
+            nearly = np.where(fair, nearly + 1, 0)
+            converged |= nearly >= NEARLY
             active = ~(converged | failed)
             if not active.any() or not self._time_left():
                 break

@@ -14,7 +14,7 @@ from ocsolver._call import call
 from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
 
-__all__ = ["EndPoint", "Points", "PointValues", "Stacked"]
+__all__ = ["EndPoint", "Points", "PointValues", "Stacked", "preference"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -155,6 +155,27 @@ class Stacked:
         return EndPoint(
             values[..., 0], values[..., 1:], rows[..., 0, :], rows[..., 1:, :], _array(hessian[: self.v].movedim(0, -2))
         )
+
+
+def preference(
+    stacked: Stacked, bounds: tuple[Array, Array], t: Array, x: Array, u: Array, p: Array, y: Array
+) -> Array:
+    """H at the upper minus H at the lower bound of each control, the others as they are; zero without bounds.
+
+    Shapes: bounds (m,), t (N, s, G), x and p (N, s, G, v), u (N, s, G, m), y (N, s, G, e) -> (N, s, G, m).
+    """
+    result = np.zeros_like(u)
+    for j in range(u.shape[-1]):
+        if not np.isfinite(bounds[0][j] + bounds[1][j]):
+            continue
+        values = []
+        for bound in bounds:
+            other = u.copy()
+            other[..., j] = bound[j]
+            q = stacked.values(t, x, other)
+            values.append((p * q.f).sum(-1) - q.running - (y * q.c).sum(-1))
+        result[..., j] = values[1] - values[0]
+    return result
 
 
 def _units(output: Tensor) -> Tensor:
