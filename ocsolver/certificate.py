@@ -15,9 +15,9 @@ from ocsolver.hamiltonian import hamiltonian, terminal_costate
 from ocsolver.integrators import TorchDiffEq
 from ocsolver.intervals import Intervals
 from ocsolver.residual import maximum_gap, projected_gradient
-from ocsolver.transcription import Discretization, Sweep, transcribe
+from ocsolver.transcription import Sweep
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["Certificate", "certify_sweep"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,45 +60,6 @@ class Certificate:
             text = f"{float(known.max()):.3e}" if known.numel() else "not applicable (the problem depends on time)"
             lines.append(f"  {entry.name.replace('_', ' '):20s} {text}")
         return "\n".join(lines)
-
-
-def certify(
-    problem: Any, control: Any, *, mesh: Any = None, integrator: Any = None, adjoint: Any = None
-) -> Certificate:
-    """Certify any control, whoever produced it.
-
-    Parameters
-    ----------
-    problem : OptimalControlProblem
-        The problem.
-    control : Tensor, callable or Solution
-        Anything that `solve` takes as initial_control. A function of time is sampled at the midpoints of the mesh, a
-        Solution averaged over its intervals.
-    mesh, integrator, adjoint : optional
-        The discretization, as in `solve`.
-
-    Returns
-    -------
-    Certificate
-        Numbers per control group.
-
-    Examples
-    --------
-    >>> import ocsolver as oc
-    >>> problem = oc.OptimalControlProblem(
-    ...     lambda t, x, u: u,
-    ...     lambda t, x, u: 0.5 * (x[..., 0] ** 2 + u[..., 0] ** 2),
-    ...     initial_state=[1.0],
-    ...     horizon=(0.0, 1.0),
-    ...     control_set=oc.Unconstrained(1),
-    ... )
-    >>> bool(oc.certify(problem, [0.0]).max_gap > 0.1)
-    True
-    """
-    transcription = transcribe(problem, Discretization(mesh, integrator, adjoint))
-    start = transcription.start(control)
-    transcription.check(start)
-    return certify_sweep(transcription, transcription.backward(transcription.forward(start)))
 
 
 @torch.no_grad()
