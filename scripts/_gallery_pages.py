@@ -158,12 +158,15 @@ def certificate(record: Mapping[str, Any]) -> str:
 
 
 def events(reference: Reference, record: Mapping[str, Any]) -> list[str]:
-    """Switching times and final times, found and exact, where there are any."""
+    """Switching times, singular arcs and final times, found and exact, where there are any."""
     lines = []
     exact = reference.exact
-    found = ", ".join(f"u[{j}] at {t:.6g}" for t, j in record["switches"])
-    if found:
-        lines.append(f"Switches found: {found}.")
+    switches = ", ".join(f"u[{j}] at {t:.6g}" for t, j in record["switches"])
+    if switches:
+        lines.append(f"Switches found: {switches}.")
+    arcs = ", ".join(f"u[{j}] from {start:.5g} to {end:.5g}" for start, end, j in record["singular"])
+    if arcs:
+        lines.append(f"Singular arcs found: {arcs}.")
     if exact is not None and exact.switches:
         lines.append(f"Exact times between smooth arcs: {', '.join(f'{t:.9g}' for t in exact.switches)}.")
     if "free-time" in reference.tags:

@@ -72,8 +72,9 @@ def record_of(reference: Reference, mesh: int | None, folder: Path) -> dict[str,
         "certificate_text": str(certificate),
         "iterations": solution.stats.iterations,
         "seconds": seconds,
-        "switches": [[float(t), int(j)] for group in getattr(solution, "switches", ()) for t, j in group],
-        "violations": {name: float(worst.max()) for name, worst in getattr(solution, "violations", {}).items()},
+        "switches": [event for group in solution.switches for event in group],  # (t, component)
+        "singular": [event for group in solution.singular for event in group],  # (from, to, component)
+        "violations": {name: float(worst.max()) for name, worst in solution.violations.items()},
     }
 
 
