@@ -30,7 +30,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 RHO_END, RHO_PATH = 1e2, 1e2  # first prices of constraint violations
 CURVATURE = 1e-10  # that a step must have, relative to its length
-NONLINEAR = 0.5
+NONLINEAR = 0.1  # largest defect that a step may leave, relative to what it changes
 TRIES, SHORT = 4, 0.1
 SHRINK, GROW = 0.5, 1.0  # largest relative changes of the duration in one step
 FILTER_SHRINK = 1e-5
@@ -146,7 +146,8 @@ class Walk:
         self.scale_x, self.scale_u = scale_x, scale_u  # (G, v), (m,)
         self.rho_path = RHO_PATH * size[:, None] / mesh.weights[..., None]  # (N, s, G, 1): a price per point
         self.rho_end = (RHO_END * size)[:, None]
-        self.clocked = False
+        self.clocked = False  # the last state of every group is the duration
+        self.price = RHO_END
         self.delta = np.zeros(stacked.groups)
         self.last_delta = np.zeros(stacked.groups)
         self.filter: list[list[tuple[float, float]]] = [[] for _ in range(stacked.groups)]
@@ -386,9 +387,7 @@ class Walk:
         )
         barriers = (point.controls, point.paths, point.ends, point.starts)
         dual_alpha = np.min([b.dual_room(pair, share) for b, pair in zip(barriers, duals, strict=True)], axis=0)
-        room = alpha
         moved, alpha, step = self._search(point, mu, model, step, alpha, share, active)
-        self.info = (room, alpha, dual_alpha, step.slope, model.now.feasibility)
         a, z = np.where(moved, alpha, 0.0)[:, None], np.where(moved, dual_alpha, 0.0)[:, None]
         new = point.shifted(step.d, step.path, step.end, a[:, 0])
         values = (new.u, new.slack, new.end_slack, new.nodes[0])
