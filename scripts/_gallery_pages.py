@@ -103,7 +103,7 @@ def page(module: ModuleType, group: Sequence[Reference], records: Mapping[str, A
         if record["solved"]:
             heading = [f"### {reference.name}"] if len(group) > 1 else []
             parts += [*heading, picture(reference), certificate(record), *events(reference, record)]
-    parts += ["## What is exact, and what depends on the mesh", *(exactness(group, records))]
+    parts += ["## What is exact, and what depends on the mesh", exactness(group, records)]
     parts += ["## Parameters", "\n".join(parameter(entry) for entry in doc["Parameters"])]
     parts += ["## Source", escaped(sources("\n".join(doc["References"])))]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -175,7 +175,7 @@ def events(reference: Reference, record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def exactness(group: Sequence[Reference], records: Mapping[str, Any]) -> list[str]:
+def exactness(group: Sequence[Reference], records: Mapping[str, Any]) -> str:
     """What the data of the problem and the record of its solution entitle to say."""
     lines = []
     for reference in group:
@@ -188,16 +188,20 @@ def exactness(group: Sequence[Reference], records: Mapping[str, Any]) -> list[st
             text = "J\\* is an infimum that no control attains: whatever is returned depends on the mesh."
         else:
             text = f"only J\\* = {known(reference)} is known, from finer solutions, with about the digits printed."
-        if record["solved"] and record["error"] is not None:
-            text += f" With {record['intervals']} intervals J − J\\* = {record['error']:.1e}"
-            text += f"; the integration accounts for at most {number(record['certificate']['cost_error'])} of it,"
-            other = ", or another local minimum" if reference.local_costs else ""
-            text += f" the rest is the representation of the control, what the iterations left{other}."
+        if record["solved"] and reference.cost is not None:
+            cost = float(record["cost"])
+            nearest = min(reference.local_costs or (reference.cost,), key=lambda local: abs(local - cost))
+            which = "J\\*" if nearest == reference.cost else f"the local minimum {nearest:.8g}"
+            text += (
+                f" With {record['intervals']} intervals J minus {which} is {cost - nearest:.1e}. To first order the"
+                f" integration accounts for {number(record['certificate']['cost_error'])} of that at most; the rest is"
+                " the representation of the control and what the iterations left."
+            )
         lines.append(f"- {reference.name}: {text}")
     local = [cost for reference in group for cost in reference.local_costs]
     if local:
         lines.append(f"- The problem has several minima: {', '.join(f'{cost:.8g}' for cost in local)}.")
-    return ["\n".join(lines)]
+    return "\n".join(lines)
 
 
 def parameter(entry: Any) -> str:
