@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,9 +104,11 @@ class Campaign:
             total = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
             good = ~solved | (total <= np.maximum(goal, 4e-15 * self.scale() * self.mesh.h.shape[0]))
             score = float(np.max(np.where(solved, total / goal, 0.0)))
-            if hat > final or score < 0.8 * best[0]:
+            if hat > final:
+                best = np.inf, self._state, solved
+            elif score < 0.8 * best[0]:
                 best, wasted = (score, self._state, solved), 0
-            elif hat <= final:
+            else:
                 wasted += 1
             if good.all() and hat <= final or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
                 break
@@ -124,8 +127,7 @@ class Campaign:
             if not now.any() and solved.any():
                 break  # the coarser mesh is the answer
             base, solved = plan.base, now
-        if best[0] < np.inf:
-            _, self._state, solved = best
+        _, self._state, solved = best
         self.switches = self._final_switches(switches)
         self._judge(solved)
 
@@ -204,6 +206,7 @@ class Campaign:
         walk = self.walk
         unit = walk.size / walk.duration
         mu_end = np.minimum(hat * unit, self.mu)
+        self._round(unit)
         self.model = walk.linearize(self.point, self.mu)
         walk.reset(self.model.now)
         failed, fails = ~wanted, np.zeros(len(wanted), dtype=int)
@@ -231,6 +234,10 @@ class Campaign:
             self.counts["iterations"] += 1
         return converged
 
+    def _round(self, unit: Array) -> None:
+        """Kinks are rounded as widely as the barrier is high."""
+        self.stacked.epsilon = float((self.mu / unit).max())
+
     def _error(self) -> tuple[Array, tuple[Array, Array, Array]]:
         parts = self.walk.errors(self.point, self.mu, self.model)
         return np.maximum(np.maximum(parts[0], parts[1]), parts[2]), parts
@@ -243,7 +250,9 @@ class Campaign:
             hat = self.mu / unit
             lower = np.maximum(mu_end, unit * np.minimum(FASTER * hat, hat**POWER))
             self.mu = np.where(ready, lower, self.mu)
-            self.model = self.walk.remodel(self.point, self.mu, self.model)
+            self._round(unit)
+            again = self.walk.linearize if self.stacked.kinked else partial(self.walk.remodel, model=self.model)
+            self.model = again(self.point, self.mu)
             self.walk.reset(self.model.now)
             error, _ = self._error()
 
@@ -256,7 +265,7 @@ class Campaign:
         if raised.any():
             factor = np.where(raised, 10.0, 1.0)[:, None]
             walk.rho_end, walk.rho_path = factor * walk.rho_end, factor * walk.rho_path
-            self.model = walk.remodel(self.point, self.mu, self.model)
+            self.model = walk.remodel(self.point, self.mu, model=self.model)
             walk.reset(self.model.now)
         return raised
 

@@ -206,7 +206,7 @@ class Walk:
         values = self.stacked.expand(mesh.points, point.x, point.u, point.p, point.y)
         return self._model(point, mu, values, self.stacked.end(point.nodes[-1], point.nu))
 
-    def remodel(self, point: Point, mu: Array, model: Model) -> Model:
+    def remodel(self, point: Point, mu: Array, *, model: Model) -> Model:
         """The model for another barrier parameter."""
         return self._model(point, mu, model.now.values, model.now.end)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from ocsolver._autodiff import gradients, unit_cotangents
 from ocsolver._call import call
+from ocsolver.collocation.kinks import Rounded, Watch
 from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
 
@@ -39,7 +42,7 @@ class EndPoint(NamedTuple):
     hessian: Array  # (G, v, v), of Φ + ν·c
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Stacked:
     """A problem as G independent ones with v states each: v = n, or B·n where all trajectories share one control.
 
@@ -48,6 +51,20 @@ class Stacked:
     """
 
     problem: OptimalControlProblem
+    epsilon: float = 0.0  # radius by which kinks are rounded
+
+    @cached_property
+    def kinked(self) -> bool:
+        """Whether the functions have kinks, such as |u|."""
+        x = self.problem.initial_state.requires_grad_(False)
+        z = torch.cat((self.stack(x), x.new_zeros(self.groups, self.problem.m)), -1).requires_grad_()
+        with torch.enable_grad(), Watch() as watch:
+            self._functions(x.new_full((1,), self.problem.horizon[0]), z)
+        return watch.found
+
+    def rounded(self) -> AbstractContextManager[Any]:
+        """Context in which kinks are rounded."""
+        return Rounded(self.epsilon) if self.kinked and self.epsilon > 0 else nullcontext()
 
     @property
     def groups(self) -> int:
@@ -94,7 +111,7 @@ class Stacked:
 
     def values(self, t: Array, x: Array, u: Array) -> PointValues:
         """Functions alone: t (N, s, G), x (N, s, G, v), u (N, s, G, m)."""
-        with torch.no_grad():
+        with torch.no_grad(), self.rounded():
             q = self._functions(self.tensor(t), torch.cat((self.tensor(x), self.tensor(u)), -1))
         return self._split(q)
 
@@ -112,7 +129,8 @@ class Stacked:
         copies = max(D, rows)
         with torch.enable_grad():
             leaves = z.expand(copies, *z.shape).contiguous().requires_grad_()
-            q = self._functions(self.tensor(t), leaves)
+            with self.rounded():
+                q = self._functions(self.tensor(t), leaves)
             weights = torch.cat((-self.tensor(p), torch.ones_like(q[0, ..., :1]), self.tensor(y)), -1)
             (slope,) = gradients(q, (leaves,), weights.expand_as(q), create_graph=True)
             (jacobian,) = gradients(q, (leaves,), _units(q), retain_graph=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
 from ocsolver.collocation.interior import Limits, Mesh, Point
-from ocsolver.collocation.points import Stacked, preference
+from ocsolver.collocation.points import PointValues, Stacked, preference
 from ocsolver.collocation.tableau import gauss
 
 __all__ = ["Errors", "Switch", "estimate", "find_switches", "refined_nodes"]
@@ -71,10 +71,22 @@ def estimate(stacked: Stacked, limits: Limits, mesh: Mesh, point: Point) -> Erro
     stages = stacked.values(mesh.points, point.x, point.u).running
     excess = (at.p * (slope / h[..., None] - q.f)).sum(-1) + q.running
     defect = (w * excess).sum(1) - (mesh.weights * stages).sum(1)
-    best = _better_control(stacked, limits, at, q)
-    other = stacked.values(at.t, at.x, best)
-    gain = ((at.p * (other.f - q.f)).sum(-1) - (other.running - q.running)) - (at.y * (other.c - q.c)).sum(-1)
+    gain = _gain(stacked, at, q, _better_control(stacked, limits, at, q))
+    for j in range(at.u.shape[-1]):  # the bounds, in case H is not concave
+        for bound in (limits.control_lower[j], limits.control_upper[j]):
+            if np.isfinite(bound):
+                u = at.u.copy()
+                u[..., j] = bound
+                gain = np.fmax(gain, _gain(stacked, at, q, u))
     return Errors(defect, (w * np.maximum(gain, 0.0)).sum(1))
+
+
+def _gain(stacked: Stacked, at: Fine, q: PointValues, u: Array) -> Array:
+    """H(u) − H of the own control (N, q, G)."""
+    other = stacked.values(at.t, at.x, u)
+    return np.asarray(
+        (at.p * (other.f - q.f)).sum(-1) - (other.running - q.running) - (at.y * (other.c - q.c)).sum(-1)
+    )
 
 
 def _better_control(stacked: Stacked, limits: Limits, at: Fine, q: Any) -> Array:
@@ -138,6 +150,7 @@ def find_switches(
     bounds = (limits.control_lower, limits.control_upper)
     better = preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y).reshape(N * s, G, m)
     u = point.u.reshape(N * s, G, m)
+    constrained = bool(limits.end_lower.size or limits.path_lower.size)
     found: list[list[Switch]] = []
     for g in range(G):
         here: list[tuple[float, int]] = []
@@ -145,7 +158,11 @@ def find_switches(
             status = flat[:, g, j]
             sides = (limits.control_lower[j], limits.control_upper[j])
             for left, right in _merged_runs(status, np.flatnonzero(np.diff(status))):
-                time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
+                jump = _jump(u[:, g, j], status, left, right, sides) if constrained else None
+                if jump is not None:
+                    time = _by_area(mesh, u[:, g, j], g, *jump)
+                else:
+                    time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
                 here.append((float(time), j))
         here = sorted(here) if len(here) <= MOST_SWITCHES else []
         found.append(_with_widths(here, mesh.t[:, g], before[g] if before else []))
@@ -183,6 +200,34 @@ def _located(
         time = times[free] + (bound - u[free]) * (times[other] - times[free]) / (u[other] - u[free])
         return float(np.clip(time, a, b))
     return float(0.5 * (a + b))
+
+
+def _jump(
+    u: Array, status: Array, left: int, right: int, bounds: tuple[float, float]
+) -> tuple[int, int, float, float] | None:
+    """Points (left, right) and values between which a control jumps over intermediate ones, None if it does not."""
+    first, last = status[left], status[right]
+    if first * last == -1:
+        start, end = bounds if first < 0 else bounds[::-1]
+        return (left, right, start, end) if right - left > 1 else None
+    width = bounds[1] - bounds[0]
+    step = 1 if last == 0 else -1  # towards the free arc
+    near, far = (right, right + 2) if last == 0 else (left, left - 2)
+    if not np.isfinite(width) or not 0 <= far < len(u) or status[far] or status[near + step]:
+        return None
+    bound, value = bounds[0] if first + last < 0 else bounds[1], u[near + step]
+    if abs(value - bound) < 0.1 * width or abs(value - u[far]) > 1e-3 * width:
+        return None
+    return (left, near + step, bound, value) if last == 0 else (near + step, right, value, bound)
+
+
+def _by_area(mesh: Mesh, u: Array, g: int, left: int, right: int, start: float, end: float) -> float:
+    """Where a jump has the integral of the values that it replaces: they meet the constraints, so they know it best."""
+    s = mesh.tableau.s
+    k0, k1 = left // s, right // s
+    area = (mesh.weights[k0 : k1 + 1, :, g].reshape(-1) * u[k0 * s : (k1 + 1) * s]).sum()
+    t0, t1 = mesh.t[k0, g], mesh.t[k1 + 1, g]
+    return float(np.clip(t0 + (area - end * (t1 - t0)) / (start - end), t0, t1))
 
 
 def _with_widths(found: list[tuple[float, int]], nodes: Array, before: list[Switch]) -> list[Switch]:
@@ -266,13 +311,13 @@ def refined_nodes(
 
 
 def _enclosed(nodes: Array, switches: list[Switch]) -> Array:
-    """Nodes with two more around every switch, and none closer to it."""
+    """Nodes with one at every switch and one on each side, and no others close to it."""
     start, end = nodes[0], nodes[-1]
     kept = nodes
     extra: list[float] = []
     for switch in switches:
         kept = kept[(np.abs(kept - switch.time) > 3.0 * switch.width) | (kept == start) | (kept == end)]
-        extra += [switch.time - switch.width, switch.time + switch.width]
+        extra += [switch.time - switch.width, switch.time, switch.time + switch.width]
     inside = np.array([t for t in extra if start < t < end])
     merged = np.unique(np.concatenate((kept, inside)))
     gaps = np.diff(merged)
