@@ -22,6 +22,7 @@ from ocsolver.hamiltonian import (
 )
 from ocsolver.integrators import Integrator, TorchDiffEq
 from ocsolver.intervals import Intervals, run_backward, run_forward
+from ocsolver.kinks import cut_at_kinks
 from ocsolver.pieces import Pieces, Samples, gauss, lifted
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.residual import maximum_gap
@@ -29,6 +30,8 @@ from ocsolver.residual import maximum_gap
 __all__ = ["Trajectory", "certify_pieces", "gaps"]
 
 POINTS = 5  # at least so many quadrature points in every interval, and two more than the control has
+
+MAX_STEPS = 1000  # of an integrator in one interval, before a row counts as too stiff to be checked
 
 
 class Trajectory(Protocol):
@@ -178,18 +181,18 @@ def _intervals(problem: OptimalControlProblem, integrator: Integrator, like: Ten
 
 def _precise(like: Tensor) -> Integrator:
     tolerance = max(1e-12, 50 * torch.finfo(like.dtype).eps)
-    return TorchDiffEq("dopri8", rtol=tolerance, atol=tolerance * 1e-2)
+    return TorchDiffEq("dopri8", rtol=tolerance, atol=tolerance * 1e-2, max_steps=MAX_STEPS)
 
 
 def _defects(problem: OptimalControlProblem, solution: Trajectory) -> tuple[Tensor, Tensor]:
     """Errors of one interval in x and in p, the initial state first: (N + 1, B, n), (N, B, n)."""
-    x, p, pieces = solution.x, solution.p, solution.curves
+    t, x, p, pieces = cut_at_kinks(problem.control_set, solution.t, solution.x, solution.p, solution.curves)
     precise, N = _precise(x), len(x) - 1
-    simple, control = lifted(problem, solution.t, x[0], pieces)
+    simple, control = lifted(problem, t, x[0], pieces)
     x_next, _ = _intervals(simple, precise, x, N).end(x[:-1], control)
     free = problem.free_initial_state
     start = problem.initial_state if free is None else torch.minimum(torch.maximum(x[0], free.lower), free.upper)
-    priced, control = lifted(problem, solution.t, x[0], pieces, priced=True)
+    priced, control = lifted(problem, t, x[0], pieces, priced=True)
     costates = ContinuousAdjoint(precise).one_interval(_intervals(priced, precise, x, N), x[1:], p[1:], control)
     return torch.cat(((x[0] - start)[None], x[1:] - x_next)), p[:-1] - costates
 
@@ -201,9 +204,12 @@ def _cost_error(problem: OptimalControlProblem, solution: Trajectory) -> Tensor:
     to first order in the defects; after one Newton step on the defects to second order. The bound is the distance to
     the latter, and as a margin the second-order term and rounding.
     """
-    x, G, N = solution.x, problem.groups, len(solution.x) - 1
-    simple, control = lifted(problem, solution.t, x[0], solution.curves)
-    rough = _intervals(simple, TorchDiffEq("dopri5", rtol=1e-6, atol=1e-8), x, N).linearize(x[:-1], control)
+    t, x, _, pieces = cut_at_kinks(problem.control_set, solution.t, solution.x, solution.p, solution.curves)
+    G, N = problem.groups, len(x) - 1
+    simple, control = lifted(problem, t, x[0], pieces)
+    rough = _intervals(simple, TorchDiffEq("dopri5", rtol=1e-6, atol=1e-8, max_steps=MAX_STEPS), x, N).linearize(
+        x[:-1], control
+    )
     q = run_backward(rough.jacobian, terminal_costate(problem, x[-1]), -rough.slope)
     exact = _intervals(simple, _precise(x), x, N)
 
