@@ -20,7 +20,7 @@ from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
 from ocsolver.solution import History, Solution, Stats
 from ocsolver.solve import solve
-from ocsolver.solvers import EMSA, MSA, AdaptivePenalty, DirectShooting, GradientDescent, Solver
+from ocsolver.solvers import EMSA, MSA, AdaptivePenalty, Collocation, DirectShooting, GradientDescent, Solver
 from ocsolver.status import Status
 from ocsolver.storage import load
 
@@ -37,6 +37,7 @@ __all__ = [
     "Box",
     "Certificate",
     "ClosedForm",
+    "Collocation",
     "Constraint",
     "ContinuousAdjoint",
     "ControlSet",
