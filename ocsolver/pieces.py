@@ -18,7 +18,7 @@ from ocsolver.hamiltonian import costate_rate, dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Unconstrained
 
-__all__ = ["Pieces", "Samples", "checked_times", "gauss", "lifted", "locate", "shifted"]
+__all__ = ["Pieces", "Samples", "checked_times", "gauss", "lagrange", "lifted", "locate", "shifted"]
 
 PLACE = 3  # components of a lifted control before the values: number k, start t_k and length h_k of the interval
 

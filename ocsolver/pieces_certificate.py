@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -11,17 +12,16 @@ from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import group_mean
 from ocsolver._threads import threads_for
 from ocsolver.adjoints import ContinuousAdjoint
-from ocsolver.certificate import Certificate
+from ocsolver.certificate import Certificate, cost_bound, precise
 from ocsolver.hamiltonian import (
     HamiltonianBlock,
     dynamics,
     hamiltonian,
     running_cost,
     terminal_cost,
-    terminal_costate,
 )
-from ocsolver.integrators import Integrator, TorchDiffEq
-from ocsolver.intervals import Intervals, run_backward, run_forward
+from ocsolver.intervals import Intervals
+from ocsolver.kinks import cut_at_kinks
 from ocsolver.pieces import Pieces, Samples, gauss, lifted
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.residual import maximum_gap
@@ -29,6 +29,8 @@ from ocsolver.residual import maximum_gap
 __all__ = ["Trajectory", "certify_pieces", "gaps"]
 
 POINTS = 5  # at least so many quadrature points in every interval, and two more than the control has
+
+MAX_STEPS = 1000  # of an integrator in one interval, before a row counts as too stiff to be checked
 
 
 class Trajectory(Protocol):
@@ -61,7 +63,7 @@ def _certificate(problem: OptimalControlProblem, solution: Trajectory) -> Certif
     block = _block(problem, samples)
     gap = _admissible_gap(problem, samples, block)
     move = block.control_set.project(block.current + block.current_slope) - block.current
-    state, costate = _defects(problem, solution)
+    state, costate, cost_error = _defects(problem, solution)
     return Certificate(
         max_gap=gap.amax((0, 1)),
         mean_gap=(weights * gap).sum((0, 1)) / weights.sum((0, 1)),
@@ -70,7 +72,7 @@ def _certificate(problem: OptimalControlProblem, solution: Trajectory) -> Certif
         costate_defect=_worst(costate, G),
         transversality=_transversality(problem, solution, samples, weights),
         hamiltonian_drift=_drift(problem, samples),
-        cost_error=_cost_error(problem, solution),
+        cost_error=cost_error,
     )
 
 
@@ -170,55 +172,19 @@ def _drift(problem: OptimalControlProblem, at: Samples) -> Tensor:
 # ---------------------------------------------------------------------------------------------- the two equations
 
 
-def _intervals(problem: OptimalControlProblem, integrator: Integrator, like: Tensor, N: int) -> Intervals:
-    """Intervals of a lifted problem."""
-    number = torch.arange(N, dtype=like.dtype, device=like.device)[:, None]
-    return Intervals(problem, integrator, number, torch.ones_like(number))
-
-
-def _precise(like: Tensor) -> Integrator:
-    tolerance = max(1e-12, 50 * torch.finfo(like.dtype).eps)
-    return TorchDiffEq("dopri8", rtol=tolerance, atol=tolerance * 1e-2)
-
-
-def _defects(problem: OptimalControlProblem, solution: Trajectory) -> tuple[Tensor, Tensor]:
-    """Errors of one interval in x and in p, the initial state first: (N + 1, B, n), (N, B, n)."""
-    x, p, pieces = solution.x, solution.p, solution.curves
-    precise, N = _precise(x), len(x) - 1
-    simple, control = lifted(problem, solution.t, x[0], pieces)
-    x_next, _ = _intervals(simple, precise, x, N).end(x[:-1], control)
+def _defects(problem: OptimalControlProblem, solution: Trajectory) -> tuple[Tensor, Tensor, Tensor]:
+    """Errors of one interval in x (N + 1, B, n), the initial state first, and in p (N, B, n); bound on that of J."""
+    t, x, p, pieces = cut_at_kinks(problem.control_set, solution.t, solution.x, solution.p, solution.curves)
+    simple, control = lifted(problem, t, x[0], pieces)
+    number = torch.arange(len(x) - 1, dtype=x.dtype, device=x.device)[:, None]
+    intervals = Intervals(simple, replace(precise(x), max_steps=MAX_STEPS), number, torch.ones_like(number))
+    bound, defects = cost_bound(intervals, None, x, None, control, solution.cost)
     free = problem.free_initial_state
     start = problem.initial_state if free is None else torch.minimum(torch.maximum(x[0], free.lower), free.upper)
-    priced, control = lifted(problem, solution.t, x[0], pieces, priced=True)
-    costates = ContinuousAdjoint(precise).one_interval(_intervals(priced, precise, x, N), x[1:], p[1:], control)
-    return torch.cat(((x[0] - start)[None], x[1:] - x_next)), p[:-1] - costates
-
-
-def _cost_error(problem: OptimalControlProblem, solution: Trajectory) -> Tensor:
-    """Bound on |J − J of the exact trajectory| from the local defects (G,).
-
-    The dual-weighted cost 𝓛(x) = Φ + Σ ℓ_k + Σ q_{k+1}·(x_{k+1} − Ψ_k(x_k)), q the costate of J alone, is the exact J
-    to first order in the defects; after one Newton step on the defects to second order. The bound is the distance to
-    the latter, and as a margin the second-order term and rounding.
-    """
-    x, G, N = solution.x, problem.groups, len(solution.x) - 1
-    simple, control = lifted(problem, solution.t, x[0], solution.curves)
-    rough = _intervals(simple, TorchDiffEq("dopri5", rtol=1e-6, atol=1e-8), x, N).linearize(x[:-1], control)
-    q = run_backward(rough.jacobian, terminal_costate(problem, x[-1]), -rough.slope)
-    exact = _intervals(simple, _precise(x), x, N)
-
-    def dual_weighted(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x_next, running = exact.end(x[:-1], control)
-        defects = x[1:] - x_next
-        parts = running + (q[1:] * defects).sum(-1)
-        return group_mean(parts.sum(0) + terminal_cost(problem, x[-1]), G), defects, running
-
-    first, defects, running = dual_weighted(x)
-    second, _, _ = dual_weighted(x + run_forward(rough.jacobian, torch.zeros_like(x[0]), -defects))
-    size = group_mean(running.abs().sum(0) + terminal_cost(problem, x[-1]).abs(), G)
-    rounding = 8 * N**0.5 * torch.finfo(x.dtype).eps * size
-    error = (solution.cost - second).abs() + (second - first).abs() + rounding
-    return torch.nan_to_num(error, nan=torch.inf)
+    priced, control = lifted(problem, t, x[0], pieces, priced=True)
+    adjoint = ContinuousAdjoint(intervals.integrator)
+    costates = adjoint.one_interval(replace(intervals, problem=priced), x[1:], p[1:], control)
+    return torch.cat(((x[0] - start)[None], defects)), p[:-1] - costates, bound
 
 
 # ------------------------------------------------------------------------------------------------------- the ends

@@ -19,6 +19,7 @@ from ocsolver.certificate import Certificate, certify_sweep
 from ocsolver.continuous import ContinuousTranscription
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import hamiltonian
+from ocsolver.kinks import cut_at_kinks
 from ocsolver.mesh import Mesh
 from ocsolver.outcome import History, Outcome, Stats
 from ocsolver.pieces import Pieces, checked_times, lifted, locate
@@ -225,7 +226,8 @@ class Solution(Outcome):
         choice = d if integrator is None else Discretization(d.mesh, integrator)
         if self.pieces is None:
             return transcribe(problem, choice), self.u
-        simple, control = lifted(problem, self.t, self.x[0], self.pieces)
+        t, x, _, pieces = cut_at_kinks(problem.control_set, self.t, self.x, self.p, self.pieces)
+        simple, control = lifted(problem, t, x[0], pieces)
         return transcribe(simple, replace(choice, mesh=Mesh.uniform(len(control)))), control
 
     @torch.no_grad()

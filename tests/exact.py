@@ -103,13 +103,16 @@ def rest_to_rest(N: int = 4) -> oc.Solution:
     )
 
 
-def fastest_ramp(N: int = 3) -> oc.Solution:
-    """ẋ = u from a free start in [0, ½] to 1 with L = 1 + ½u²: the better start is ½, u = √2, t1 = √2/4, J = √2/2."""
+def fastest_ramp(N: int = 3, upper: float = 0.5) -> oc.Solution:
+    """ẋ = u from a free start in [0, ½] to 1 with L = 1 + ½u²: the better start is ½, u = √2, t1 = √2/4, J = √2/2.
+
+    With another upper bound the trajectory is the same and not optimal.
+    """
     root = math.sqrt(2.0)
     problem = oc.OptimalControlProblem(
         lambda t, x, u: u,
         lambda t, x, u: 1.0 + 0.5 * u[..., 0] ** 2,
-        initial_state=oc.FreeInitialState([0.2], 0.0, 0.5),
+        initial_state=oc.FreeInitialState([0.2], 0.0, upper),
         horizon=(0.0, oc.FreeTime()),
         control_set=oc.Box([-3.0], [3.0]),
         terminal_constraint=oc.Constraint(lambda x: x, 1.0, 1.0),
