@@ -19,7 +19,7 @@ from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
 from ocsolver.solution import History, Solution, Stats
 from ocsolver.solve import solve
-from ocsolver.solvers import EMSA, MSA, AdaptivePenalty, DirectShooting, GradientDescent, Solver
+from ocsolver.solvers import EMSA, MSA, SQH, AdaptivePenalty, Anderson, DirectShooting, GradientDescent, Solver
 from ocsolver.status import Status
 from ocsolver.storage import load
 
@@ -30,8 +30,10 @@ __all__ = [
     "LBFGS",
     "MSA",
     "RK4",
+    "SQH",
     "AdaptivePenalty",
     "Adjoint",
+    "Anderson",
     "Ball",
     "Box",
     "Certificate",
