@@ -25,7 +25,7 @@ def _sides(what: str, lower: Any, upper: Any, axes: int = 1) -> tuple[Tensor, Te
     if low.ndim > axes or up.ndim > axes or (low.ndim and up.ndim and low.shape != up.shape):
         got = f"shapes {tuple(low.shape)} and {tuple(up.shape)}"
         raise ShapeError(complaint(f"{what} bounds", expected="numbers or vectors (c,)", got=got, todo=todo))
-    shape = torch.broadcast_shapes(low.shape, up.shape)
+    shape = max(low.shape, up.shape, key=len)
     low, up = (side.to(torch.float64).expand(shape) for side in (low, up))
     bad = ~(low <= up) | (low == torch.inf) | (up == -torch.inf)
     if bool(bad.any()):
@@ -86,25 +86,88 @@ class Constraint:
         return self.lower.numel() if self.lower.ndim else None
 
     def terminal(self, x: Tensor) -> Tensor:
-        """Values at the end, expanded over the batch: x (*b, B, n) -> (*b, B, c)."""
+        """Values at the end, expanded over the batch.
+
+        Parameters
+        ----------
+        x : Tensor, shape (*b, B, n)
+            Final states.
+
+        Returns
+        -------
+        Tensor, shape (*b, B, c)
+            c(x).
+        """
         return _expanded(call(self.function, "terminal_constraint", x), x)
 
     def path(self, t: Tensor, x: Tensor, u: Tensor) -> Tensor:
-        """Values on the way, expanded over the batch: x (*b, B, n) -> (*b, B, c)."""
+        """Values on the way, expanded over the batch.
+
+        Parameters
+        ----------
+        t : Tensor, broadcasting against ``x[..., 0]``
+            Times.
+        x : Tensor, shape (*b, B, n)
+            States.
+        u : Tensor, shape (*b, G, m)
+            Controls.
+
+        Returns
+        -------
+        Tensor, shape (*b, B, c)
+            c(t, x, u), or c(t, x) if the function takes no control.
+        """
         return _expanded(call(self.function, "path_constraint", *(t, x, u)[: self.arguments]), x)
 
     def bounds(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Sides (c,) for values (*b, c), with their dtype and device."""
+        """Sides with the dtype and device of some values.
+
+        Parameters
+        ----------
+        values : Tensor, shape (*b, c)
+            Values of the constraint.
+
+        Returns
+        -------
+        (Tensor, Tensor)
+            Lower and upper sides (c,).
+        """
         c = values.shape[-1]
         return self.lower.to(values).expand(c), self.upper.to(values).expand(c)
 
     def violation(self, values: Tensor) -> Tensor:
-        """Distance of values (*b, c) to the sides, componentwise ≥ 0."""
+        """Distance to the sides.
+
+        Parameters
+        ----------
+        values : Tensor, shape (*b, c)
+            Values of the constraint.
+
+        Returns
+        -------
+        Tensor, shape (*b, c)
+            Zero for components inside.
+        """
         lower, upper = self.bounds(values)
         return torch.maximum(lower - values, values - upper).clamp_min(0.0)
 
     def check(self, name: str, output: Any, x: Tensor) -> None:
-        """Check what the function returned for x (*b, B, n)."""
+        """Check what the function returned.
+
+        Parameters
+        ----------
+        name : str
+            The constraint, for the message.
+        output : object
+            What came back.
+        x : Tensor, shape (*b, B, n)
+            The states it was called with.
+
+        Raises
+        ------
+        ShapeError
+            If it is not a tensor (*b, B, c) of the right size, dtype and device.
+        """
         todo = (
             "Return one value per component in the last axis, (*b, B, c) for x (*b, B, n): keep a single component by "
             "x[..., i:i + 1], stack several by torch.stack((…), -1), and keep every batch axis."
@@ -179,7 +242,18 @@ class FreeTime:
             object.__setattr__(self, name, value)
 
     def start(self, t0: float) -> float:
-        """A finite final time above t0 and inside the bounds: the guess, if one was given."""
+        """A finite final time above t0 and inside the bounds: the guess, if one was given.
+
+        Parameters
+        ----------
+        t0 : float
+            Initial time.
+
+        Returns
+        -------
+        float
+            Where to start.
+        """
         if self.guess is not None:
             return self.guess
         low = max(self.lower, t0)

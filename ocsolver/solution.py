@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,100 +17,22 @@ from ocsolver._shapes import as_tensor, group_mean
 from ocsolver._threads import threads_for
 from ocsolver.certificate import Certificate, certify_sweep
 from ocsolver.continuous import ContinuousTranscription
-from ocsolver.errors import InputError, UnsupportedError, complaint
-from ocsolver.hamiltonian import costate_rate, dynamics, hamiltonian
+from ocsolver.errors import UnsupportedError, complaint
+from ocsolver.hamiltonian import hamiltonian
+from ocsolver.mesh import Mesh
+from ocsolver.outcome import History, Outcome, Stats
+from ocsolver.pieces import Pieces, checked_times, lifted, locate
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.residual import maximum_gap
-from ocsolver.status import Status
 from ocsolver.transcription import Discretization, Sweep, transcribe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FORMAT", "History", "Outcome", "Solution", "Stats", "assemble"]
+__all__ = ["FORMATS", "History", "Outcome", "Solution", "Stats", "assemble"]
 
-FORMAT = 1  # of saved files
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """Course of a run, each (iterations + 1, G); entry 0 belongs to the initial control.
-
-    Attributes
-    ----------
-    cost, residual : Tensor
-        J and the maximum-principle residual of the control kept after each iteration.
-    hamiltonian_gain, state_error, costate_error : Tensor
-        ∫ΔH, ∫‖Δf‖² and ∫‖Δ∇ₓH‖² of the step that was tried (Lemma 1); NaN at entry 0.
-    constant : Tensor
-        Lemma 1's constant as estimated from that step.
-    rho : Tensor
-        Penalty of that step.
-    accepted : Tensor of bool
-        Whether the step was taken; True also after a group has ended.
-    """
-
-    cost: Tensor
-    residual: Tensor
-    hamiltonian_gain: Tensor
-    state_error: Tensor
-    costate_error: Tensor
-    constant: Tensor
-    rho: Tensor
-    accepted: Tensor
-
-    @property
-    def rejections(self) -> Tensor:
-        """Number of rejected steps (G,)."""
-        return (~self.accepted).sum(0)
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What a run cost.
-
-    Attributes
-    ----------
-    iterations : int
-        Iterations of the loop.
-    sweeps : dict
-        Number of calls by part: forward, backward, maximize, residual.
-    seconds : dict
-        Wall time by the same parts, and in total.
-    """
-
-    iterations: int
-    sweeps: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a run knows besides its last sweep, and what that says: the part that all solutions share."""
-
-    residual: Tensor  # (G,)
-    status: list[Status]  # one per group
-    notes: list[str]
-    history: History
-    stats: Stats
-    solver: str
-
-    @property
-    def success(self) -> Tensor:
-        """Whether each group ended with a status ≥ 0: bool (G,)."""
-        return torch.tensor([status >= 0 for status in self.status])
-
-    @property
-    def message(self) -> str:
-        """What happened and what to try, in one text."""
-        groups: dict[tuple[Status, str], list[int]] = {}
-        for g, (status, note) in enumerate(zip(self.status, self.notes, strict=True)):
-            groups.setdefault((status, note), []).append(g)
-        parts = []
-        for (status, note), members in groups.items():
-            where = "" if len(groups) == 1 else f"groups {_ranges(members)}: "
-            parts.append(f"{where}{status.name}: {note + '; ' if note else ''}{status.advice}")
-        return "\n".join(parts)
+FORMATS = (1, 2)  # of saved files that can be read; the last is written
+EVENTS, EVENT_LINES = 12, 5  # shown in a summary: per line, lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +42,11 @@ class Solution(Outcome):
     Attributes
     ----------
     t : Tensor, shape (N + 1, G)
-        Nodes of the mesh.
+        Nodes of the mesh; each group may have its own, and its own final time.
     x, p : Tensor, shape (N + 1, B, n)
         States and costates; p(t0) = −∂J/∂x0 per trajectory.
     u : Tensor, shape (N, G, m)
-        Control, constant on each interval.
+        Control on each interval: constant, or the mean of the polynomial if there are `pieces`.
     cost, residual : Tensor, shape (G,)
         J (mean over the group) and the maximum-principle residual.
     status : list of Status
@@ -142,6 +65,17 @@ class Solution(Outcome):
         The solver, as it prints itself.
     shared_control : bool
         Whether all trajectories share one control (G = 1).
+    pieces : Pieces or None
+        Control, state and costate as polynomials on each interval; None for a control that is constant there.
+    multipliers : dict of str to Tensor
+        Of ``"terminal_constraint"`` (G, c) and ``"path_constraint"`` (N, G, c), the latter per unit of time and as
+        means over intervals; ≥ 0 at upper bounds, ≤ 0 at lower ones.
+    violations : dict of str to Tensor
+        Largest distance to the bounds of ``"terminal_constraint"`` and ``"path_constraint"``, each (G, c).
+    switches : list of list of (float, int)
+        Per group the times at which a component of the control jumps; empty if they were not looked for.
+    singular : list of list of (float, float, int)
+        Per group the intervals on which a component of the control has a vanishing switching function.
     """
 
     t: Tensor
@@ -152,6 +86,11 @@ class Solution(Outcome):
     problem: OptimalControlProblem | None
     discretization: Discretization
     shared_control: bool
+    pieces: Pieces | None = None
+    multipliers: dict[str, Tensor] = field(default_factory=dict)
+    violations: dict[str, Tensor] = field(default_factory=dict)
+    switches: list[list[tuple[float, int]]] = field(default_factory=list)
+    singular: list[list[tuple[float, float, int]]] = field(default_factory=list)
 
     def summary(self) -> str:
         """Status, cost, residual, effort and certificate as a printable text.
@@ -162,11 +101,7 @@ class Solution(Outcome):
             Several lines.
         """
         G = len(self.status)
-        cost = (
-            f"{float(self.cost[0]):.10g}"
-            if G == 1
-            else f"{float(self.cost.min()):.6g} … {float(self.cost.max()):.6g} ({G} groups)"
-        )
+        cost = _range(self.cost, "10") + (f" ({G} groups)" if G > 1 else "")
         total = self.stats.seconds.get("total", float("nan"))
         rejected = int(self.history.rejections.max())
         lines = [
@@ -174,8 +109,16 @@ class Solution(Outcome):
             f"cost J               {cost}",
             f"residual             {float(self.residual.max()):.3e}",
             f"iterations           {self.stats.iterations} ({rejected} rejected), {total:.3g} s",
-            f"mesh                 {self.u.shape[0]} intervals, {self.discretization.integrator!r}",
+            f"mesh                 {self.u.shape[0]} intervals, {self._method}",
         ]
+        if self.problem is not None and self.problem.free_time is not None:
+            lines.append(f"final time           {_range(self.t[-1], '10')}")
+        lines += [
+            f"{name.replace('_', ' '):20s} violated by at most {float(worst.max()):.3e}"
+            for name, worst in self.violations.items()
+        ]
+        lines += _events("switches", self.switches, lambda time, j: f"u[{j}] at {time:.7g}")
+        lines += _events("singular arcs", self.singular, lambda t0, t1, j: f"u[{j}] on [{t0:.5g}, {t1:.5g}]")
         if self.problem is not None and bool(torch.isfinite(self.cost).all()):
             lines.append(str(self.certificate))
         return "\n".join(lines)
@@ -188,23 +131,23 @@ class Solution(Outcome):
         cost = self.cost.tolist() if self.cost.numel() < 5 else "…"
         return f"Solution({', '.join(names)}, cost={cost}, u={tuple(self.u.shape)})"
 
+    @property
+    def _method(self) -> str:
+        stages = None if self.pieces is None else self.pieces.stages
+        return repr(self.discretization.integrator) if stages is None else f"polynomials through {stages} Gauss points"
+
     # ------------------------------------------------------------ interpolation
 
     def _locate(self, t: Any) -> tuple[Tensor, Tensor]:
-        """Interval index (T,) and time (T,) of query times; one number counts as T = 1."""
-        times = as_tensor(t, what="t", like=self.t)
-        times = times[None] if times.ndim == 0 else times
-        nodes = self.t[:, 0]
-        slack = 1e-9 * (nodes[-1] - nodes[0])
-        if times.ndim != 1 or bool(
-            ((times < nodes[0] - slack) | (times > nodes[-1] + slack) | torch.isnan(times)).any()
-        ):
-            todo = "Pass times inside the horizon."
-            expected = f"times (T,) in [{float(nodes[0]):g}, {float(nodes[-1]):g}]"
-            got = f"shape {tuple(times.shape)}, range [{float(times.min()):g}, {float(times.max()):g}]"
-            raise InputError(complaint("t", expected=expected, got=got, todo=todo))
-        index = torch.searchsorted(nodes.contiguous(), times.contiguous(), right=True) - 1
-        return index.clamp(0, nodes.numel() - 2), times
+        """Intervals and fractions (T, G) of query times; one number counts as T = 1."""
+        return locate(self.t, checked_times(self.t, as_tensor(t, what="t", like=self.t)))
+
+    @cached_property
+    def _curves(self) -> Pieces:
+        if self.pieces is not None:
+            return self.pieces
+        assert self.problem is not None
+        return Pieces.from_steps(self.problem, self.t, self.x, self.p, self.u)
 
     def control(self, t: Any) -> Tensor:
         """Control at any times.
@@ -212,18 +155,22 @@ class Solution(Outcome):
         Parameters
         ----------
         t : array_like, shape (T,)
-            Times inside the horizon; at a node the value to its right.
+            Times inside the horizon; at a node the value to its right. Beyond its own final time a group keeps its
+            last value.
 
         Returns
         -------
         Tensor, shape (T, G, m)
-            Piecewise constant.
+            Piecewise constant, or the polynomials of `pieces`, projected onto U where the problem is known.
         """
-        index, _ = self._locate(t)
-        return self.u[index]
+        k, sigma = self._locate(t)
+        if self.pieces is None:
+            return self.u[k, torch.arange(k.shape[1])]
+        u = self.pieces.controls(k, sigma)
+        return u if self.problem is None else self.problem.control_set.project(u)
 
     def state(self, t: Any) -> Tensor:
-        """State at any times, by cubic Hermite interpolation.
+        """State at any times, by the polynomials of `pieces`, else by cubic Hermite interpolation.
 
         Parameters
         ----------
@@ -233,13 +180,13 @@ class Solution(Outcome):
         Returns
         -------
         Tensor, shape (T, B, n)
-            Fourth-order accurate inside intervals.
+            At least fourth-order accurate inside intervals.
         """
-        problem = self._required_problem("state")
-        return self._hermite(t, self.x, lambda s, k, end: dynamics(problem, s, self.x[k + end], self.u[k]))
+        self._known("state")
+        return self._curves.states(self.x, *self._locate(t))
 
     def costate(self, t: Any) -> Tensor:
-        """Costate at any times, by cubic Hermite interpolation.
+        """Costate at any times, by the polynomials of `pieces`, else by cubic Hermite interpolation.
 
         Parameters
         ----------
@@ -249,27 +196,17 @@ class Solution(Outcome):
         Returns
         -------
         Tensor, shape (T, B, n)
-            Fourth-order accurate inside intervals.
+            At least fourth-order accurate inside intervals.
         """
-        problem = self._required_problem("costate")
-        return self._hermite(
-            t, self.p, lambda s, k, end: costate_rate(problem, s, self.x[k + end], self.p[k + end], self.u[k])
-        )
-
-    @torch.no_grad()
-    def _hermite(self, t: Any, values: Tensor, rate: Any) -> Tensor:
-        k, times = self._locate(t)
-        left, right = self.t[k, :1], self.t[k + 1, :1]
-        h = (right - left)[..., None]
-        s = ((times[:, None] - left) / (right - left))[..., None]  # (T, 1, 1)
-        y0, y1 = values[k], values[k + 1]
-        d0, d1 = h * rate(left, k, 0), h * rate(right, k, 1)
-        result: Tensor = (
-            (1 + 2 * s) * (1 - s) ** 2 * y0 + s * (1 - s) ** 2 * d0 + s**2 * (3 - 2 * s) * y1 + s**2 * (s - 1) * d1
-        )
-        return result
+        self._known("costate")
+        return self._curves.costates(self.p, *self._locate(t))
 
     # -------------------------------------------------------------- questioning
+
+    def _known(self, what: str) -> None:
+        """Refuse what needs the problem where that is missing."""
+        if self.pieces is None:
+            self._required_problem(what)
 
     def _required_problem(self, what: str) -> OptimalControlProblem:
         if self.problem is None:
@@ -279,13 +216,14 @@ class Solution(Outcome):
             )
         return self.problem
 
-    def _transcription(self, integrator: Any = None) -> Any:
-        d = self.discretization
-        if integrator is None:
-            integrator, adjoint = d.integrator, d.adjoint
-        else:
-            adjoint = None
-        return transcribe(self._required_problem("evaluation anew"), Discretization(d.mesh, integrator, adjoint))
+    def _transcription(self, integrator: Any = None) -> tuple[ContinuousTranscription, Tensor]:
+        """What simulates the returned control, and that control as it wants it."""
+        d, problem = self.discretization, self._required_problem("evaluation anew")
+        choice = d if integrator is None else Discretization(d.mesh, integrator)
+        if self.pieces is None:
+            return transcribe(problem, choice), self.u
+        simple, control = lifted(problem, self.t, self.x[0], self.pieces)
+        return transcribe(simple, replace(choice, mesh=Mesh.uniform(len(control)))), control
 
     @torch.no_grad()
     def resimulate(self, integrator: Any) -> Tensor:
@@ -301,21 +239,19 @@ class Solution(Outcome):
         Tensor, shape (G,)
             J; inf where the simulation fails.
         """
-        transcription = self._transcription(integrator)
+        transcription, control = self._transcription(integrator)
         with threads_for(transcription.problem, transcription.mesh):
-            cost: Tensor = transcription.forward((self.u,)).cost
-        return cost
+            return transcription.forward((control,)).cost
 
     @cached_property
     def _sweep(self) -> Sweep:
-        transcription = self._transcription()
-        sweep: Sweep = transcription.backward(transcription.forward((self.u,)))
-        return sweep
+        transcription, control = self._transcription()
+        return transcription.backward(transcription.forward((control,)))
 
     @cached_property
     def certificate(self) -> Certificate:
         """Certificate of the returned control, computed on first use."""
-        return certify_sweep(self._transcription(), self._sweep)
+        return certify_sweep(self._transcription()[0], self._sweep)
 
     @torch.no_grad()
     def hamiltonian(self) -> tuple[Tensor, Tensor]:
@@ -364,7 +300,7 @@ class Solution(Outcome):
         """
         d = self.discretization
         header = {
-            "format": FORMAT,
+            "format": FORMATS[-1],
             "status": [status.name for status in self.status],
             "notes": self.notes,
             "stats": asdict(self.stats),
@@ -372,19 +308,42 @@ class Solution(Outcome):
             "adjoint": repr(d.adjoint),
             "solver": self.solver,
             "shared_control": self.shared_control,
+            "switches": self.switches,
+            "singular": self.singular,
         }
-        arrays = {name: getattr(self, name).detach().cpu().numpy() for name in ("t", "x", "p", "u", "cost", "residual")}
-        arrays |= {f"history_{f.name}": getattr(self.history, f.name).detach().cpu().numpy() for f in fields(History)}
-        arrays["mesh"] = d.mesh.nodes.numpy()
+        tensors = {name: getattr(self, name) for name in ("t", "x", "p", "u", "cost", "residual")}
+        for prefix, entries in {
+            "history": vars(self.history),
+            "pieces": {} if self.pieces is None else vars(self.pieces),
+            "multipliers": self.multipliers,
+            "violations": self.violations,
+        }.items():
+            tensors |= {f"{prefix}_{name}": entry for name, entry in entries.items() if entry is not None}
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        if d.mesh is not None:
+            arrays["mesh"] = d.mesh.nodes.numpy()
         target = Path(path)
         target = target if target.suffix == ".npz" else target.with_name(target.name + ".npz")
         with target.open("wb") as file:
             np.savez(file, header=np.array(json.dumps(header)), **arrays)
 
 
-def _ranges(members: list[int]) -> str:
-    shown = ", ".join(str(g) for g in members[:10])
-    return shown if len(members) <= 10 else f"{shown}, … ({len(members)} in all)"
+def _range(values: Tensor, digits: str) -> str:
+    """One number, or the smallest and the largest of several."""
+    if values.numel() == 1:
+        return f"{float(values):.{digits}g}"
+    return f"{float(values.min()):.6g} … {float(values.max()):.6g}"
+
+
+def _events(name: str, groups: list[list[Any]], show: Callable[..., str]) -> list[str]:
+    """Lines that list what happened in each group, at most a few of them."""
+    lines: list[str] = []
+    for g, events in enumerate(groups):
+        if events and len(lines) < EVENT_LINES:
+            which = name if len(groups) == 1 else f"{name}, group {g}"
+            more = f", … ({len(events)} in all)" if len(events) > EVENTS else ""
+            lines.append(f"{which:20s} {', '.join(show(*event) for event in events[:EVENTS])}{more}")
+    return lines
 
 
 @singledispatch

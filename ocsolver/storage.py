@@ -15,8 +15,9 @@ from ocsolver.adjoints import ContinuousAdjoint, DiscreteAdjoint
 from ocsolver.errors import InputError, complaint
 from ocsolver.integrators import RK4, Euler, Heun, SolveIVP, TorchDiffEq
 from ocsolver.mesh import Mesh
+from ocsolver.pieces import Pieces
 from ocsolver.problem import OptimalControlProblem
-from ocsolver.solution import FORMAT, History, Solution, Stats
+from ocsolver.solution import FORMATS, History, Solution, Stats
 from ocsolver.status import Status
 from ocsolver.transcription import Discretization
 
@@ -54,15 +55,19 @@ def load(
         with target.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             data = {name: archive[name] for name in archive.files}
         header = json.loads(str(data.pop("header")))
-        if header["format"] != FORMAT:
+        if header["format"] not in FORMATS:
             raise KeyError("format")
         tensors = {name: torch.from_numpy(array) for name, array in data.items()}
         history = History(**{f.name: tensors[f"history_{f.name}"] for f in fields(History)})
-        mesh = Mesh(tensors["mesh"])
+        mesh = Mesh(tensors["mesh"]) if "mesh" in tensors else None
         core: dict[str, Any] = {name: tensors[name] for name in ("t", "x", "p", "u", "cost", "residual")}
         core |= {name: header[name] for name in ("notes", "solver", "shared_control")}
         core["status"] = [Status[name] for name in header["status"]]
         core["stats"] = Stats(**header["stats"])
+        core |= {what: _events(header.get(what, [])) for what in ("switches", "singular")}
+        core |= {what: _prefixed(tensors, what) for what in ("multipliers", "violations")}
+        pieces = _prefixed(tensors, "pieces")
+        core["pieces"] = Pieces(**pieces) if pieces else None
         plugins = {what: _revived(header[what]) for what in ("integrator", "adjoint")}
     except FileNotFoundError:
         raise
@@ -74,7 +79,7 @@ def load(
     named = {"integrator": integrator, "adjoint": adjoint}
     chosen = {what: named[what] if named[what] is not None else plugins[what] for what in named}
     for what, plugin in chosen.items():
-        if problem is not None and plugin is None:
+        if problem is not None and plugin is None and header[what] != "None":
             todo = f"Pass {what}= to oc.load."
             raise InputError(complaint(what, expected="one of ocsolver's own", got=header[what], todo=todo))
     return Solution(**core, history=history, problem=problem, discretization=Discretization(mesh, **chosen))
@@ -83,15 +88,29 @@ def load(
 def _check_fit(problem: OptimalControlProblem, core: dict[str, Any]) -> None:
     """Raise InputError unless sizes, sharing and horizon of a problem are those of the stored arrays."""
     t, x, u = core["t"], core["x"], core["u"]
-    ends = (float(t[0, 0]), float(t[-1, 0]))
-    t0, t1 = (float(torch.tensor(end, dtype=t.dtype)) for end in problem.horizon)
+    ends, horizon = (float(t[0, 0]), float(t[-1, 0])), problem.horizon
+    slack = 8 * torch.finfo(t.dtype).eps * max(map(abs, horizon))
+    compared = 1 if problem.free_time is not None else 2  # a free final time is a result
+    same = all(abs(a - b) <= slack for a, b in zip(ends[:compared], horizon[:compared], strict=True))
     sizes = (*problem.initial_state.shape, problem.m)
     stored = (*x.shape[1:], u.shape[-1])
-    if (sizes, problem.shared_control, (t0, t1)) != (stored, core["shared_control"], ends):
+    if not same or (sizes, problem.shared_control) != (stored, core["shared_control"]):
         text = "(B, n, m) = {}, shared_control={}, horizon {}"
         expected = text.format(stored, core["shared_control"], ends)
-        got = text.format(sizes, problem.shared_control, (t0, t1))
+        got = text.format(sizes, problem.shared_control, horizon)
         raise InputError(complaint("problem", expected=expected, got=got, todo="Pass the problem that was solved."))
+
+
+def _prefixed(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors that were stored under a common name."""
+    return {
+        name.removeprefix(f"{prefix}_"): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}_")
+    }
+
+
+def _events(groups: list[list[list[Any]]]) -> list[Any]:
+    """Events per group as tuples, which JSON knows not."""
+    return [[tuple(event) for event in events] for events in groups]
 
 
 def _revived(text: str) -> Any:

@@ -121,7 +121,11 @@ def test_horizon_becomes_two_floats(horizon: Any) -> None:
         ({"shared_control": 1}, oc.InputError, "shared_control: expected a bool, got 1."),
         ({"shared_control": None}, oc.InputError, "shared_control: expected a bool, got None."),
         ({"horizon": (1.0, 1.0)}, oc.InputError, "horizon: expected finite t0 < t1, got t0 = 1.0, t1 = 1.0."),
-        ({"horizon": (1.0, -2.0)}, oc.InputError, "got t0 = 1.0, t1 = -2.0. Pass horizon=(t0, t1) with t0 < t1."),
+        (
+            {"horizon": (1.0, -2.0)},
+            oc.InputError,
+            "got t0 = 1.0, t1 = -2.0. Pass horizon=(t0, t1) with t0 < t1, or (t0,",
+        ),
         ({"horizon": (0.0, math.inf)}, oc.InputError, "horizon: expected finite t0 < t1, got t0 = 0.0, t1 = inf"),
         ({"horizon": (math.nan, 1.0)}, oc.InputError, "horizon: expected finite t0 < t1, got t0 = nan, t1 = 1.0"),
         ({"horizon": 1.0}, oc.InputError, "horizon: expected two numbers (t0, t1), got 1.0."),

@@ -1,0 +1,296 @@
+"""Trajectories as polynomials on each interval, and the problem that follows from their control; it knows no algorithm.
+
+The nodes are t (N + 1, G): each group may have its own. Inside interval k time is told by the fraction σ ∈ [0, 1] of
+its length. The values are given at the s Gauss–Legendre points of every interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ocsolver.errors import InputError, complaint
+from ocsolver.hamiltonian import costate_rate, dynamics, running_cost
+from ocsolver.problem import OptimalControlProblem
+from ocsolver.sets import Unconstrained
+
+__all__ = ["Pieces", "Samples", "checked_times", "gauss", "lifted", "locate"]
+
+PLACE = 3  # components of a lifted control before the values: number k, start t_k and length h_k of the interval
+
+
+def gauss(s: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Points and weights (s,) of Gauss–Legendre quadrature on [0, 1], with the dtype and device of `like`."""
+    points, weights = np.polynomial.legendre.leggauss(s)
+    return torch.as_tensor(0.5 * (points + 1.0)).to(like), torch.as_tensor(0.5 * weights).to(like)
+
+
+def lagrange(points: Tensor, sigma: Tensor) -> Tensor:
+    """Values at σ (*b) of the polynomials that are one at one of the points (s,), zero at the others: (*b, s)."""
+    s = points.numel()
+    if s == 1:
+        return torch.ones_like(sigma)[..., None]
+    others = torch.stack([torch.cat((points[:i], points[i + 1 :])) for i in range(s)])  # (s, s − 1)
+    return ((sigma[..., None, None] - others) / (points[:, None] - others)).prod(-1)
+
+
+def locate(t: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Where times lie in the mesh of each group; those beyond its ends are moved to the end.
+
+    Parameters
+    ----------
+    t : Tensor, shape (N + 1, G)
+        Nodes. Intervals of length zero do no harm.
+    times : Tensor, shape (T,)
+        Query times.
+
+    Returns
+    -------
+    k : Tensor of int, shape (T, G)
+        Interval; at a node the one to its right.
+    sigma : Tensor, shape (T, G)
+        Fraction of the interval, in [0, 1].
+    """
+    nodes = t.T.contiguous()  # (G, N + 1)
+    inside = torch.minimum(torch.maximum(times[:, None], t[0]), t[-1])  # (T, G)
+    k = (torch.searchsorted(nodes, inside.T.contiguous(), right=True) - 1).clamp(0, t.shape[0] - 2).T
+    left, right = t.gather(0, k), t.gather(0, k + 1)
+    sigma = torch.where(right > left, (inside - left) / (right - left), 1.0)
+    return k, sigma.clamp(0.0, 1.0)
+
+
+class Samples(NamedTuple):
+    """A trajectory at the same Q fractions of every interval."""
+
+    t: Tensor  # (N, Q, G)
+    x: Tensor  # (N, Q, B, n)
+    p: Tensor  # (N, Q, B, n)
+    u: Tensor  # (N, Q, G, m), projected onto U
+    nu: Tensor | None  # (N, Q, G, c), path multipliers
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Polynomial pieces by their values at the s Gauss points of every interval.
+
+    The control of an interval is the polynomial of degree s − 1 through its values, projected onto U; it may jump at
+    the nodes. States and costates are the polynomials of degree s + 1 through their values at both nodes and at the
+    Gauss points.
+
+    Path multipliers are the derivatives of the Lagrangian J + ∫ ν·c dt, per unit of time: ν ≥ 0 where c is at its upper
+    bound, ν ≤ 0 at its lower one. Hence ṗ = −∂H/∂x + (∂c/∂x)ᵀν, and p(t1) = −∇Φ − (∂c/∂x)ᵀν with the multiplier ν of
+    the terminal constraint.
+
+    Attributes
+    ----------
+    control : Tensor, shape (N, s, G, m)
+        Control.
+    state, costate : Tensor, shape (N, s, B, n)
+        State and costate.
+    path_multipliers : Tensor, shape (N, s, G, c), or None
+        Multipliers ν of the path constraint (with B rows where the trajectories share a control).
+    """
+
+    control: Tensor
+    state: Tensor
+    costate: Tensor
+    path_multipliers: Tensor | None = None
+
+    @property
+    def stages(self) -> int:
+        """Number of Gauss points of an interval, s."""
+        return self.control.shape[1]
+
+    @classmethod
+    def from_steps(cls, problem: OptimalControlProblem, t: Tensor, x: Tensor, p: Tensor, u: Tensor) -> Pieces:
+        """Pieces (s = 2) of a control that is constant on intervals, by cubic Hermite interpolation of x and p.
+
+        Parameters
+        ----------
+        problem : OptimalControlProblem
+            Gives the slopes at the nodes.
+        t : Tensor, shape (N + 1, G)
+            Nodes.
+        x, p : Tensor, shape (N + 1, B, n)
+            States and costates there.
+        u : Tensor, shape (N, G, m)
+            Control.
+
+        Returns
+        -------
+        Pieces
+            Fourth-order accurate inside the intervals.
+        """
+        left, right = t[:-1], t[1:]
+        h = (right - left)[:, None, :, None]  # (N, 1, G, 1)
+        s = gauss(2, x)[0][:, None, None]
+
+        def hermite(y: Tensor, slope0: Tensor, slope1: Tensor) -> Tensor:
+            y0, y1, d0, d1 = (z[:, None] for z in (y[:-1], y[1:], slope0, slope1))
+            ends = (1 + 2 * s) * (1 - s) ** 2 * y0 + s**2 * (3 - 2 * s) * y1
+            return ends + h * (s * (1 - s) ** 2 * d0 + s**2 * (s - 1) * d1)
+
+        with torch.no_grad():
+            state = hermite(x, dynamics(problem, left, x[:-1], u), dynamics(problem, right, x[1:], u))
+            slopes = (costate_rate(problem, left, x[:-1], p[:-1], u), costate_rate(problem, right, x[1:], p[1:], u))
+            return cls(u[:, None].expand(-1, 2, -1, -1), state, hermite(p, *slopes))
+
+    def controls(self, k: Tensor, sigma: Tensor) -> Tensor:
+        """Control polynomial, not yet projected, at fractions σ (T, G) of intervals k (T, G): (T, G, m)."""
+        return self._inside(self.control, k, sigma)
+
+    def states(self, x: Tensor, k: Tensor, sigma: Tensor) -> Tensor:
+        """State polynomial through the nodes x (N + 1, B, n) at fractions σ (T, G) of intervals k (T, G): (T, B, n)."""
+        return self._inside(self.state, k, sigma, x)
+
+    def costates(self, p: Tensor, k: Tensor, sigma: Tensor) -> Tensor:
+        """Costate polynomial through the nodes p (N + 1, B, n) at σ (T, G) of intervals k (T, G): (T, B, n)."""
+        return self._inside(self.costate, k, sigma, p)
+
+    def multipliers(self, k: Tensor, sigma: Tensor) -> Tensor | None:
+        """Path multipliers at fractions σ (T, G) of intervals k (T, G), (T, G, c); None without a path constraint."""
+        return None if self.path_multipliers is None else self._inside(self.path_multipliers, k, sigma)
+
+    def _inside(self, values: Tensor, k: Tensor, sigma: Tensor, ends: Tensor | None = None) -> Tensor:
+        points = gauss(self.stages, values)[0]
+        if ends is not None:
+            points = torch.cat((points.new_zeros(1), points, points.new_ones(1)))
+            values = torch.cat((ends[:-1, None], values, ends[1:, None]), 1)
+        rows = values.shape[2]
+        basis = lagrange(points, sigma)[..., None]  # (T, G, s, 1)
+        picked = values[k.expand(-1, rows), :, torch.arange(rows, device=k.device)]  # (T, rows, s, d)
+        return (basis * picked).sum(-2)
+
+    def samples(self, problem: OptimalControlProblem, t: Tensor, x: Tensor, p: Tensor, sigma: Tensor) -> Samples:
+        """The trajectory at fractions of every interval.
+
+        Parameters
+        ----------
+        problem : OptimalControlProblem
+            Gives the control set.
+        t : Tensor, shape (N + 1, G)
+            Nodes.
+        x, p : Tensor, shape (N + 1, B, n)
+            States and costates there.
+        sigma : Tensor, shape (Q,)
+            Fractions in [0, 1]; at 1 the control is that to the left of the node.
+
+        Returns
+        -------
+        Samples
+            Each (N, Q, …).
+        """
+        N, Q, G = t.shape[0] - 1, sigma.numel(), t.shape[1]
+        k = torch.arange(N, device=t.device).repeat_interleave(Q)[:, None].expand(-1, G)  # (N Q, G)
+        fractions = sigma.repeat(N)[:, None].expand(-1, G)
+        nu = self.multipliers(k, fractions)
+        u = problem.control_set.project(self.controls(k, fractions))
+        values = (self.states(x, k, fractions), self.costates(p, k, fractions), u)
+        states, costates, u = (value.reshape(N, Q, *value.shape[1:]) for value in values)
+        times = t[:-1, None] + t.diff(dim=0)[:, None] * sigma[:, None]
+        return Samples(times, states, costates, u, None if nu is None else nu.reshape(N, Q, *nu.shape[1:]))
+
+    def mean_control(self, problem: OptimalControlProblem) -> Tensor:
+        """Mean of the projected control over each interval: what a solution shows as `u`.
+
+        Parameters
+        ----------
+        problem : OptimalControlProblem
+            Gives the control set.
+
+        Returns
+        -------
+        Tensor, shape (N, G, m)
+            Means, in U where U is convex.
+        """
+        points, weights = gauss(self.stages + 2, self.control)
+        basis = lagrange(gauss(self.stages, self.control)[0], points)  # (Q, s)
+        u = problem.control_set.project(torch.einsum("qs,nsgm->nqgm", basis, self.control))
+        return torch.einsum("q,nqgm->ngm", weights, u)
+
+
+def lifted(
+    problem: OptimalControlProblem, t: Tensor, start: Tensor, pieces: Pieces, *, priced: bool = False
+) -> tuple[OptimalControlProblem, Tensor]:
+    """The problem that a polynomial control makes, in the variable σ ∈ (0, N) in which all intervals have length one.
+
+    dx/dσ = h_k f(t_k + h_k (σ − k), x, P_U(polynomial of interval k)), the running cost likewise. States, costates and
+    J are those of the original. Its control is constant on intervals, (k, t_k, h_k, values at the Gauss points), so
+    every integrator and adjoint serves polynomials on meshes of each group's own.
+
+    Parameters
+    ----------
+    problem : OptimalControlProblem
+        The original; its constraints are left out, and what is free is fixed.
+    t : Tensor, shape (N + 1, G)
+        Nodes.
+    start : Tensor, shape (B, n)
+        Initial states.
+    pieces : Pieces
+        The control.
+    priced : bool, default False
+        Add ν·c to the running cost: the costate equation is then the one with path multipliers.
+
+    Returns
+    -------
+    problem : OptimalControlProblem
+        On the horizon (0, N); its mesh is uniform with N intervals.
+    control : Tensor, shape (N, G, 3 + s m), or (N, R, 3 + s m + s c) if priced, with R rows of multipliers
+        What `controls` and integrators take as control.
+    """
+    N, s, G, m = pieces.control.shape
+    points = gauss(s, pieces.control)[0]
+    number = torch.arange(N, dtype=t.dtype, device=t.device)[:, None].expand(N, G)
+    parts = [torch.stack((number, t[:-1], t.diff(dim=0)), -1), pieces.control.movedim(1, 2).flatten(2)]
+    path = problem.path_constraint if priced and pieces.path_multipliers is not None else None
+    if path is not None:
+        assert pieces.path_multipliers is not None
+        parts.append(pieces.path_multipliers.movedim(1, 2).flatten(2))
+    rows = max(part.shape[1] for part in parts)
+    control = torch.cat([part.expand(-1, rows, -1) for part in parts], -1)
+
+    def place(sigma: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Time, length of the interval, control, multipliers."""
+        fraction = sigma - v[..., 0]
+        basis = lagrange(points, fraction)[..., None]  # (*b, R, s, 1)
+        own, others = v[..., PLACE : PLACE + s * m], v[..., PLACE + s * m :]
+        u, nu = ((basis * part.reshape(*part.shape[:-1], s, part.shape[-1] // s)).sum(-2) for part in (own, others))
+        return v[..., 1] + v[..., 2] * fraction, v[..., 2], problem.control_set.project(u), nu
+
+    def rate(sigma: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        time, h, u, _ = place(sigma, v)
+        return h[..., None] * dynamics(problem, time, x, u)
+
+    def price(sigma: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        time, h, u, nu = place(sigma, v)
+        cost = running_cost(problem, time, x, u)
+        return h * (cost if path is None else cost + (nu * path.path(time, x, u)).sum(-1))
+
+    free = problem.running_cost is None and path is None
+    simple = OptimalControlProblem(
+        rate,
+        None if free else price,
+        problem.terminal_cost,
+        initial_state=start,
+        horizon=(0.0, float(N)),
+        control_set=Unconstrained(control.shape[-1]),
+        shared_control=problem.shared_control,
+    )
+    return simple, control
+
+
+def checked_times(t: Tensor, times: Tensor) -> Tensor:
+    """Query times (T,) inside the longest horizon, refused otherwise; one number counts as T = 1."""
+    times = times[None] if times.ndim == 0 else times
+    first, last = t[0].min(), t[-1].max()
+    slack = 1e-9 * (last - first)
+    if times.ndim != 1 or bool(((times < first - slack) | (times > last + slack) | torch.isnan(times)).any()):
+        todo = "Pass times inside the horizon."
+        expected = f"times (T,) in [{float(first):g}, {float(last):g}]"
+        got = f"shape {tuple(times.shape)}, range [{float(times.min()):g}, {float(times.max()):g}]"
+        raise InputError(complaint("t", expected=expected, got=got, todo=todo))
+    return times
