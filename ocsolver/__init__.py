@@ -19,7 +19,17 @@ from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
 from ocsolver.solution import History, Solution, Stats
 from ocsolver.solve import solve
-from ocsolver.solvers import EMSA, MSA, SQH, AdaptivePenalty, Anderson, DirectShooting, GradientDescent, Solver
+from ocsolver.solvers import (
+    EMSA,
+    MSA,
+    SQH,
+    AdaptivePenalty,
+    Anderson,
+    AugmentedLagrangian,
+    DirectShooting,
+    GradientDescent,
+    Solver,
+)
 from ocsolver.status import Status
 from ocsolver.storage import load
 
@@ -34,6 +44,7 @@ __all__ = [
     "AdaptivePenalty",
     "Adjoint",
     "Anderson",
+    "AugmentedLagrangian",
     "Ball",
     "Box",
     "Certificate",

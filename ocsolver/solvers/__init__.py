@@ -4,6 +4,7 @@ from ocsolver.solvers.anderson import Anderson
 from ocsolver.solvers.base import Limits, Solver, SweepSolver
 from ocsolver.solvers.emsa import EMSA
 from ocsolver.solvers.gradient import GradientDescent
+from ocsolver.solvers.lagrangian import AugmentedLagrangian
 from ocsolver.solvers.msa import MSA
 from ocsolver.solvers.penalty import AdaptivePenalty
 from ocsolver.solvers.shooting import DirectShooting
@@ -15,6 +16,7 @@ __all__ = [
     "SQH",
     "AdaptivePenalty",
     "Anderson",
+    "AugmentedLagrangian",
     "DirectShooting",
     "GradientDescent",
     "Limits",

@@ -20,8 +20,6 @@ from ocsolver.sets import ControlSet
 
 __all__ = ["Launch"]
 
-REACH = 10.0  # a component without a bound moves at most this far from its center, relative to 1 + |center|
-
 
 @dataclass(frozen=True, eq=False)
 class _Sited(ControlSet):
@@ -59,12 +57,15 @@ class Launch:
         On a fixed horizon.
     center : Tensor, shape (B, n)
         Where the launch starts.
+    reach : Tensor, shape (B, n)
+        How far a component may move from there, besides its bounds. So the Hamiltonian, linear in v, has a maximum.
     mesh : Mesh
         Of the problem, N intervals.
     """
 
     problem: OptimalControlProblem
     center: Tensor
+    reach: Tensor
     mesh: Mesh
 
     @property
@@ -131,8 +132,8 @@ class Launch:
         ends = problem.free_initial_state
         assert ends is not None
         N, G, m = self.mesh.intervals, problem.groups, problem.m
-        far = REACH * (1.0 + center.abs())
-        low, high = torch.maximum(ends.lower, center - far), torch.minimum(ends.upper, center + far)
+        low = torch.maximum(ends.lower, center - self.reach)
+        high = torch.minimum(ends.upper, center + self.reach)
         low, high = (((side - center) / self.duration)[:, self.free].reshape(G, -1) for side in (low, high))  # (G, f')
         like = center.new_zeros(N, G, m)
         sides = problem.control_set.bounds(like) or (like[0, 0] - torch.inf, like[0, 0] + torch.inf)

@@ -1,6 +1,6 @@
 """Constraints priced by multipliers and a quadratic penalty; it knows how prices follow violations, not who minimizes.
 
-Powell, Hestenes and Rockafellar's augmented Lagrangian of lower ≤ c ≤ upper, with the multiplier λ and the penalty r, is
+Powell, Hestenes and Rockafellar's augmented Lagrangian of lower ≤ c ≤ upper, with multiplier λ and penalty r, is
 
     ψ(c) = ½ r dist(c + λ/r)² − λ² / (2r),        λ⁺ = r (c + λ/r − P(c + λ/r)),
 
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ocsolver._call import call
 from ocsolver._shapes import group_mean, per_row
 from ocsolver.constraints import Constraint
 from ocsolver.hamiltonian import dynamics, running_cost, terminal_cost
@@ -85,13 +86,14 @@ class Multipliers:
         terminal = path = None
         with torch.no_grad():
             if problem.terminal_constraint is not None:
-                c = problem.terminal_constraint.terminal(x0)
-                problem.terminal_constraint.check("terminal_constraint", c, x0)
-                terminal = torch.zeros_like(c)
+                constraint, name = problem.terminal_constraint, "terminal_constraint"
+                constraint.check(name, call(constraint.function, name, x0), x0)
+                terminal = torch.zeros_like(constraint.terminal(x0))
             if problem.path_constraint is not None:
-                c = problem.path_constraint.path(nodes[0], x0, u[0])
-                problem.path_constraint.check("path_constraint", c, x0)
-                path = c.new_zeros(2 * N + 1, *c.shape)
+                constraint, name = problem.path_constraint, "path_constraint"
+                arguments = (nodes[:1], x0, u[0])
+                constraint.check(name, call(constraint.function, name, *arguments[: constraint.arguments]), x0)
+                path = torch.zeros_like(constraint.path(*arguments)).repeat(2 * N + 1, 1, 1)
         return cls(problem, nodes, x0.new_ones(problem.groups), terminal, path)
 
     @property
@@ -176,6 +178,10 @@ class Multipliers:
         weights[2::2] += h / 6
         weights[1::2] = 4 * h / 6
         return weights
+
+    def at(self, t: Tensor) -> Tensor | None:
+        """Multipliers of the path constraint at times (*b, 1): (*b, B, c)."""
+        return None if self.path is None else _interpolated(self._points, self.path, t)
 
     def means(self) -> dict[str, Tensor]:
         """Multipliers as a Solution shows them: terminal (B, c), path as means over intervals (N, B, c)."""
