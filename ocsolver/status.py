@@ -57,3 +57,8 @@ class Status(IntEnum):
         -8,
         "the state could not be integrated: try a finer mesh, another integrator or a better initial control",
     )
+    INFEASIBLE = (
+        -9,
+        "the constraints could not be met, and this is the least violation that was found: check them against the "
+        "bounds, the horizon and each other, or start from a better initial control",
+    )

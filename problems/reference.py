@@ -33,13 +33,24 @@ class Exact:
     costate : callable, optional
         Costate of each trajectory, (\\*T) -> (\\*T, B, n), for H = p·f − L maximized and p(t1) = −∇Φ.
     switches : tuple of float, default ()
-        Times strictly inside the horizon where the control jumps.
+        Times strictly inside the horizon where the control jumps, or where a path constraint begins or ceases to act:
+        between them everything is smooth.
+    final_time : float, optional
+        Optimal t1 where it is free.
+    terminal_multiplier : Tensor, shape (B, c), optional
+        Multiplier ν of the terminal constraint: p(t1) = −∇Φ − (∂c/∂x)ᵀν; ν ≥ 0 at an upper side, ν ≤ 0 at a lower one.
+    path_multiplier : callable, optional
+        Multiplier μ of the path constraint, (\\*T) -> (\\*T, B, c): ṗ = −∇ₓH + (∂c/∂x)ᵀμ, signs as for ν. Where the
+        constraint does not contain the control, p may also jump at the switches; μ is the density between them.
     """
 
     control: TimeFunction | None = None
     state: TimeFunction | None = None
     costate: TimeFunction | None = None
     switches: tuple[float, ...] = ()
+    final_time: float | None = None
+    terminal_multiplier: Tensor | None = None
+    path_multiplier: TimeFunction | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +73,8 @@ class Reference:
         Claims: ``'smooth'``, ``'bang-bang'``, ``'singular'``, ``'closed-form'``, ``'several-minima'``,
         ``'ensemble'``, ``'discrete'``, ``'no-minimizer'``, ``'maximization'``, ``'linear-quadratic'``,
         ``'large-states'``.
+        Of constrained problems also: ``'terminal-constraint'``, ``'path-constraint'``, ``'free-time'``,
+        ``'static-parameter'`` (a constant state with a free start), ``'non-smooth'`` (a running cost with a kink).
     source : str
         Where the statement comes from.
     id : str
@@ -85,6 +98,13 @@ class Reference:
     def __post_init__(self) -> None:
         if self.cost is not None and not self.group_costs:
             object.__setattr__(self, "group_costs", (self.cost,))
+
+    @property
+    def horizon(self) -> tuple[float, float]:
+        """Initial and optimal final time; where that is free and unknown, the guess."""
+        t0, t1 = self.problem.horizon
+        known = None if self.exact is None else self.exact.final_time
+        return t0, t1 if known is None else known
 
     def __repr__(self) -> str:
         return f"Reference({self.id} {self.name}, cost={self.cost}, tags={sorted(self.tags)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -16,22 +17,40 @@ import ocsolver as oc
 import problems
 from problems import (
     anderson_moore,
+    brachistochrone,
+    bryson_denham,
     chattering,
     citron_reactor,
     consumption,
+    decay,
     double_integrator,
     fishing,
+    free_time_regulator,
     hager_1,
     hager_hou_rao,
     hull,
     hypersensitive,
+    hypersensitive_terminal,
     jaddu_shimemura,
+    jaddu_shimemura_constrained,
+    linear_hypersensitive,
     linear_pendulum,
     lqr_terminal_cost,
     luus_reactor,
+    maximum_range,
+    minimum_energy,
+    minimum_fuel,
+    minimum_time,
+    mixed_constraint,
+    moon_lander,
     neural_ode_xor,
+    neural_ode_xor_margin,
     oscillator_lqr,
+    robot_arm,
     scalar_lqr,
+    scalar_lqr_terminal,
+    sir_capacity,
+    time_in_dynamics,
     tuberculosis,
     van_der_pol,
     van_der_pol_bounded,
@@ -50,6 +69,17 @@ TAGS = {
     "maximization",
     "linear-quadratic",
     "large-states",
+    "terminal-constraint",
+    "path-constraint",
+    "free-time",
+    "static-parameter",
+    "non-smooth",
+}
+RESTRICTIONS = {
+    "terminal-constraint": "terminal_constraint",
+    "path-constraint": "path_constraint",
+    "free-time": "free_time",
+    "static-parameter": "free_initial_state",
 }
 REFERENCES = problems.all_references()
 EXACT = [
@@ -69,6 +99,24 @@ EXACT = [
     consumption.build(horizon=0.5),
     neural_ode_xor.build(mu=10.0, horizon=2.0, t0=1.0),
     hypersensitive.build(horizon=5.0, t0=1.0, initial_state=[[1.0], [-1.5], [0.3]]),
+    minimum_energy.build(horizon=2.0, t0=1.0, initial_state=[[0.0, 1.0], [1.0, -1.0], [0.5, 0.2]]),
+    minimum_time.build(distance=2.0, t0=1.0),
+    minimum_fuel.build(bound=3.0, horizon=1.5, t0=1.0),
+    *(bryson_denham.build(limit=limit, t0=1.0) for limit in (0.1, 1.0 / 6.0, 0.2, 0.25, 0.3)),
+    *(decay.build(least=least, horizon=2.0, t0=1.0) for least in ("energy", "fuel", "time")),
+    free_time_regulator.build(end=2.0, t0=1.0),
+    time_in_dynamics.build(t0=1.0),
+    mixed_constraint.build(horizon=2.0, t0=1.0, initial_state=[[-1.0], [-2.0], [-0.3]]),
+    brachistochrone.build(target=(3.0, 1.0), gravity=2.0, t0=1.0),
+    brachistochrone.build(target=(0.5, 2.0)),
+    maximum_range.build(height=0.05, horizon=1.0, t0=1.0),
+    moon_lander.build(height=2.0, speed=0.5, t0=1.0),
+    hypersensitive_terminal.build(start=0.5, end=2.0, horizon=10.0, t0=1.0),
+    linear_hypersensitive.build(end=-1.0, horizon=100.0, t0=1.0, initial_state=[[1.0], [-2.0], [0.3]]),
+    robot_arm.build(t0=1.0),
+    jaddu_shimemura_constrained.build(t0=1.0),
+    scalar_lqr_terminal.build(end=-1.0, horizon=1.0, t0=1.0, initial_state=[[1.0], [-2.0], [0.3]]),
+    neural_ode_xor_margin.build(margin=2.0, horizon=2.0, t0=1.0),
 ]
 every_reference = pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference.name)
 every_exact = pytest.mark.parametrize(
@@ -82,8 +130,16 @@ every_exact = pytest.mark.parametrize(
 def test_names_are_unique_and_ids_are_complete() -> None:
     names = [reference.name for reference in REFERENCES]
     assert len(set(names)) == len(names)
-    numbers = [1, 2, 3, 4, 5, 6, 8, 10, 13, 14, 15, 18, 19, 22, 24, 25, 26, 28, 31, 34, 37, 38, 45, 46, 47]
-    assert {reference.id for reference in REFERENCES} == {f"A{number:02d}" for number in numbers}
+    free = [1, 2, 3, 4, 5, 6, 8, 10, 13, 14, 15, 18, 19, 22, 24, 25, 26, 28, 31, 34, 37, 38, 45, 46, 47]
+    constrained = [1, 2, 3, 5, 9, 10, 11, 12, 14, 16, 17, 20, 21, 25, 29, 31, 35, 37]
+    for collection, letter, numbers in (
+        (problems.free_end_references(), "A", free),
+        (problems.constrained_references(), "B", constrained),
+    ):
+        assert {reference.id for reference in collection} == {f"{letter}{number:02d}" for number in numbers}
+    assert len(problems.all_references()) == len(problems.free_end_references()) + len(
+        problems.constrained_references()
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +159,7 @@ def test_names_are_unique_and_ids_are_complete() -> None:
 def test_collections_agree_with_tags(
     collection: Callable[[], tuple[Reference, ...]], tag: str, added: set[str], excluded: set[str]
 ) -> None:
-    tagged = {reference.name for reference in REFERENCES if tag in reference.tags}
+    tagged = {reference.name for reference in problems.free_end_references() if tag in reference.tags}
     assert {reference.name for reference in collection()} == (tagged | added) - excluded
 
 
@@ -123,10 +179,12 @@ def test_a_reference_that_claims_a_capability_carries_the_data(reference: Refere
         assert exact.control is not None
         assert exact.state is not None
         assert exact.costate is not None
-        if "bang-bang" in tags:
-            assert exact.switches
-            assert all(problem.horizon[0] < switch < problem.horizon[1] for switch in exact.switches)
-            assert list(exact.switches) == sorted(exact.switches)
+        assert bool(exact.switches) or "bang-bang" not in tags
+        assert all(reference.horizon[0] < switch < reference.horizon[1] for switch in exact.switches)
+        assert list(exact.switches) == sorted(exact.switches)
+        assert (exact.final_time is not None) == ("free-time" in tags)
+        assert (exact.terminal_multiplier is not None) == ("terminal-constraint" in tags)
+        assert (exact.path_multiplier is not None) == ("path-constraint" in tags)
     if "several-minima" in tags:
         assert len(reference.local_costs) >= 2
         assert reference.cost == min(reference.local_costs) == reference.local_costs[0]
@@ -137,6 +195,8 @@ def test_a_reference_that_claims_a_capability_carries_the_data(reference: Refere
         assert not tags & {"smooth", "closed-form"}
     if "maximization" in tags:
         assert reference.cost < 0.0
+    for restriction, attribute in RESTRICTIONS.items():
+        assert (restriction in tags) == (attribute in problem.restrictions), restriction
     assert ("discrete" in tags) == isinstance(problem.control_set, oc.FiniteSet)
     assert ("ensemble" in tags) == (problem.shared_control and problem.trajectories > 1)
     assert ("large-states" in tags) == bool(problem.initial_state.abs().max() > 1e3)
@@ -165,6 +225,30 @@ PUBLISHED = [
     (hypersensitive.build(horizon=5.0), 0.506851130),
     (hypersensitive.build(horizon=10.0), 0.506910115),
     (hypersensitive.build(horizon=20.0), 0.506910117594843),
+    (minimum_energy.build(), 6.0),
+    (minimum_time.build(), 2.0),
+    (minimum_fuel.build(), 2.76393202250021),
+    (bryson_denham.build(), 4.0),
+    (bryson_denham.build(limit=0.1), 40.0 / 9.0),
+    (decay.build(), 0.156517642749666),
+    (decay.build(least="fuel"), 0.458675145387082),
+    (decay.build(least="time"), math.log(2.0)),
+    (free_time_regulator.build(), 1.52450435224685),
+    (time_in_dynamics.build(), 1.47557589293376),
+    (mixed_constraint.build(), -0.632120558828558),
+    (brachistochrone.build(), 0.824759143156625),
+    (maximum_range.build(), -1.712314875),
+    (moon_lander.build(), 1.420313),
+    (hypersensitive_terminal.build(), 1.3308069049),
+    (hypersensitive_terminal.build(horizon=60.0), 1.33080690494300),
+    (hypersensitive_terminal.build(horizon=1e4), 1.33080690494300),
+    (linear_hypersensitive.build(), 1.67309397841219),
+    (linear_hypersensitive.build(horizon=25.0), 1.67309703885628),
+    (robot_arm.build(), 9.1409),
+    (jaddu_shimemura_constrained.build(), 0.1698205),
+    (sir_capacity.build(), 1.298585),
+    (scalar_lqr_terminal.build(), 0.510461418068826),
+    (neural_ode_xor_margin.build(), 4.81171310770846),
 ]
 
 
@@ -189,6 +273,56 @@ def test_published_solutions() -> None:
     arcs = consumption.build().exact
     assert arcs is not None
     assert arcs.switches == (0.5,)
+    assert minimum_fuel.build().exact.switches == pytest.approx((0.276393, 0.723607), abs=1e-6)  # type: ignore[union-attr]
+    assert minimum_time.build().exact.switches == (1.0,)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("reference", "final_time"),
+    [
+        (minimum_time.build(), 2.0),
+        (free_time_regulator.build(), 0.658478948462408),
+        (time_in_dynamics.build(), 1.5**0.25),
+        (moon_lander.build(), 1.39681),
+        (moon_lander.build(t0=2.0), 3.39681),
+        (minimum_energy.build(), 1.0),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_published_final_times(reference: Reference, final_time: float) -> None:
+    assert reference.horizon[1] == pytest.approx(final_time, abs=5e-6)
+
+
+def test_long_horizons_are_known_by_their_limit() -> None:
+    reference = hypersensitive_terminal.build(horizon=101.0)
+    assert reference.exact is None
+    assert "closed-form" not in reference.tags
+    assert 2.0 * (hypersensitive_terminal.value(1.0) + hypersensitive_terminal.value(1.5, -1.0)) == pytest.approx(
+        6.72411380988600, abs=1e-13
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "argument", "text"),
+    [
+        (minimum_time.build, {"distance": 0.0}, "distance: expected a positive number, got 0."),
+        (minimum_fuel.build, {"bound": 4.0}, "bound: expected more than 4/T² = 4, got 4."),
+        (bryson_denham.build, {"limit": 0.0}, "limit: expected a positive number, got 0."),
+        (decay.build, {"least": "money"}, "least: expected 'energy', 'fuel' or 'time', got 'money'."),
+        (decay.build, {"least": "fuel", "horizon": 0.5}, "horizon: expected more than ln 2"),
+        (free_time_regulator.build, {"end": -1.0}, "end: expected a positive number, got -1."),
+        (brachistochrone.build, {"target": (0.0, 1.0)}, "target and gravity: expected positive numbers"),
+        (moon_lander.build, {"height": 0.1, "speed": -2.0}, "a landing that can still be soft"),
+        (hypersensitive_terminal.build, {"end": 0.0}, "start and end: expected positive numbers"),
+        (hypersensitive_terminal.build, {"horizon": 0.1}, "long enough for the state to turn, got 0.1."),
+    ],
+    ids=lambda value: getattr(value, "__module__", "").partition(".")[2] or None,
+)
+def test_parameters_without_a_solution_are_refused(
+    build: Callable[..., Reference], argument: dict[str, object], text: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        build(**argument)
 
 
 def test_reactor_cases_and_known_minima() -> None:
@@ -216,6 +350,8 @@ def test_infimum_is_the_same_for_relaxed_and_binary_fishing() -> None:
         tuberculosis.build(horizon=4.0),
         citron_reactor.build(initial_state=[[1.0, 0.0], [0.5, 0.0], [0.1, 0.0]]),
         fishing.build(horizon=6.0),
+        jaddu_shimemura_constrained.build(initial_state=[0.0, -0.5]),
+        sir_capacity.build(capacity=0.07),
     ],
     ids=lambda reference: reference.name,
 )
@@ -247,7 +383,7 @@ def hamiltonian(reference: Reference, t: Tensor, x: Tensor, p: Tensor, u: Tensor
 
 def interior_times(reference: Reference) -> Tensor:
     """Times (T, 1) away from the ends and the switches, so that difference stencils of width 4e-3 stay on one arc."""
-    t0, t1 = reference.problem.horizon
+    t0, t1 = reference.horizon
     t = torch.linspace(t0, t1, 41, dtype=torch.float64)[1:-1]
     assert reference.exact is not None
     for switch in reference.exact.switches:
@@ -258,7 +394,7 @@ def interior_times(reference: Reference) -> Tensor:
 @every_exact
 def test_exact_solution_has_the_promised_axes(reference: Reference) -> None:
     problem = reference.problem
-    middle = sum(problem.horizon) / 2
+    middle = sum(reference.horizon) / 2
     for t, axes in (
         (middle, ()),
         ([middle], (1,)),
@@ -273,6 +409,9 @@ def test_exact_solution_has_the_promised_axes(reference: Reference) -> None:
         ):
             assert values.shape == (*leading, *last)
             assert values.dtype is torch.float64
+        assert reference.exact is not None
+        if reference.exact.path_multiplier is not None:
+            assert reference.exact.path_multiplier(t).shape[:-1] == (*leading, problem.trajectories)
 
 
 @every_exact
@@ -289,6 +428,13 @@ def test_exact_solution_satisfies_the_maximum_principle(reference: Reference) ->
     torch.testing.assert_close(slope(0), problem.dynamics(t, x, u).expand_as(x), rtol=1e-6, atol=1e-6)
     moved = x.clone().requires_grad_()
     total = hamiltonian(reference, t, moved, p, u).sum() + 0.0 * moved.sum()  # H may not depend on x
+    constraint, exact = problem.path_constraint, reference.exact
+    assert exact is not None
+    if constraint is not None:
+        assert exact.path_multiplier is not None
+        multiplier, values = exact.path_multiplier(times), constraint.path(t, moved, u)
+        check_multiplier(constraint, values, multiplier)
+        total = total - (multiplier * values).sum()
     (gradient,) = torch.autograd.grad(total, moved)
     torch.testing.assert_close(slope(1), -gradient, rtol=1e-6, atol=1e-6)
 
@@ -297,22 +443,55 @@ def test_exact_solution_satisfies_the_maximum_principle(reference: Reference) ->
     for offset in itertools.product((-4.0, -1.0, -0.1, 0.0, 0.1, 1.0, 4.0), repeat=problem.m):
         trial = problem.control_set.project(u + torch.tensor(offset, dtype=torch.float64))
         gain = hamiltonian(reference, t, x, p, trial) - best
+        if constraint is not None and constraint.arguments == 3:  # not every control is admissible here
+            gain = torch.where(constraint.violation(constraint.path(t, x, trial)).sum(-1) > 1e-12, -torch.inf, gain)
         if problem.shared_control:
             gain = gain.mean(-1)
         assert float(gain.max()) < 1e-9 * max(1.0, float(best.abs().max()))
 
 
+def check_multiplier(constraint: oc.Constraint, values: Tensor, multiplier: Tensor) -> None:
+    """Feasible values (*b, B, c), multipliers with the signs of their sides, and complementarity."""
+    values = values.detach()
+    lower, upper = constraint.bounds(values)
+    assert multiplier.shape == values.shape
+    assert float(constraint.violation(values).max()) < 1e-9
+    away_from_upper, away_from_lower = upper - values > 1e-9, values - lower > 1e-9
+    assert not bool(((multiplier > 1e-12) & away_from_upper).any())
+    assert not bool(((multiplier < -1e-12) & away_from_lower).any())
+
+
 @every_exact
 def test_exact_solution_satisfies_the_boundary_conditions(reference: Reference) -> None:
-    problem = reference.problem
-    t0, t1 = problem.horizon
-    torch.testing.assert_close(solution(reference, torch.tensor(t0))[0], problem.initial_state)
+    problem, exact = reference.problem, reference.exact
+    assert exact is not None
+    t0, t1 = reference.horizon
+    first, costate, _ = solution(reference, torch.tensor(t0, dtype=torch.float64))
+    free = torch.zeros_like(first, dtype=torch.bool)
+    if problem.free_initial_state is not None:
+        free = (problem.free_initial_state.lower < first) & (first < problem.free_initial_state.upper)
+    torch.testing.assert_close(first[~free], problem.initial_state[~free])
+    torch.testing.assert_close(costate[free], torch.zeros_like(costate[free]))
+
     end, costate, _ = solution(reference, torch.tensor(t1, dtype=torch.float64))
-    gradient = torch.zeros_like(end)
+    end = end.requires_grad_()
+    total = 0.0 * end.sum()
     if problem.terminal_cost is not None:
-        end.requires_grad_()
-        (gradient,) = torch.autograd.grad(problem.terminal_cost(end).sum(), end)
+        total = total + problem.terminal_cost(end).sum()
+    if problem.terminal_constraint is not None:
+        assert exact.terminal_multiplier is not None
+        values = problem.terminal_constraint.terminal(end)
+        check_multiplier(problem.terminal_constraint, values, exact.terminal_multiplier)
+        total = total + (exact.terminal_multiplier * values).sum()
+    (gradient,) = torch.autograd.grad(total, end)
     torch.testing.assert_close(costate, -gradient, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("reference", [reference for reference in EXACT if "free-time" in reference.tags], ids=repr)
+def test_hamiltonian_vanishes_where_the_time_is_free(reference: Reference) -> None:
+    times = interior_times(reference)  # all these problems are autonomous
+    value = hamiltonian(reference, times[:, None], *solution(reference, times))
+    torch.testing.assert_close(value, torch.zeros_like(value), rtol=0.0, atol=1e-9)
 
 
 @every_exact
@@ -321,8 +500,9 @@ def test_exact_control_simulated_reproduces_the_cost(reference: Reference) -> No
     assert exact is not None
     assert exact.control is not None
     control, batch, n = exact.control, problem.trajectories, problem.n
-    nodes = (problem.horizon[0], *exact.switches, problem.horizon[1])
-    y = np.concatenate([problem.initial_state.numpy().ravel(), np.zeros(batch)])
+    assert exact.state is not None
+    nodes = (reference.horizon[0], *exact.switches, reference.horizon[1])
+    y = np.concatenate([exact.state(nodes[0]).numpy().ravel(), np.zeros(batch)])
     for left, right in itertools.pairwise(nodes):
 
         def rate(t: float, y: np.ndarray, left: float = left, right: float = right) -> np.ndarray:
@@ -334,9 +514,12 @@ def test_exact_control_simulated_reproduces_the_cost(reference: Reference) -> No
             return np.concatenate([problem.dynamics(now, x, u).expand(batch, n).reshape(-1), cost])
 
         y = solve_ivp(rate, (left, right), y, method="DOP853", rtol=1e-11, atol=1e-12).y[:, -1]
-    costs = torch.as_tensor(y[batch * n :])
+    costs, end = torch.as_tensor(y[batch * n :]), torch.as_tensor(y[: batch * n].reshape(batch, n))
+    if problem.terminal_constraint is not None:
+        miss = problem.terminal_constraint.violation(problem.terminal_constraint.terminal(end))
+        assert float(miss.max()) < 1e-9
     if problem.terminal_cost is not None:
-        costs = costs + problem.terminal_cost(torch.as_tensor(y[: batch * n].reshape(batch, n)))
+        costs = costs + problem.terminal_cost(end)
     groups = costs.mean(-1, keepdim=True) if problem.shared_control else costs
     assert groups.tolist() == pytest.approx(list(reference.group_costs), rel=1e-8, abs=1e-8)
 
@@ -355,13 +538,17 @@ def probe(reference: Reference, leading: tuple[int, ...], dtype: torch.dtype) ->
 
 
 def outputs(reference: Reference, t: Tensor, x: Tensor, u: Tensor) -> list[Tensor]:
-    """f, L and Φ, those that exist, expanded over the trajectories."""
+    """f, L, Φ and the constraints, those that exist, expanded over the trajectories."""
     problem = reference.problem
     values = [problem.dynamics(t, x, u).expand_as(x)]
     if problem.running_cost is not None:
         values.append(problem.running_cost(t, x, u).expand(x.shape[:-1]))
     if problem.terminal_cost is not None:
         values.append(problem.terminal_cost(x).expand(x.shape[:-1]))
+    if problem.terminal_constraint is not None:
+        values.append(problem.terminal_constraint.terminal(x))
+    if problem.path_constraint is not None:
+        values.append(problem.path_constraint.path(t, x, u))
     return values
 
 

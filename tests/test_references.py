@@ -32,7 +32,7 @@ from problems import (
 )
 
 PRECISE = oc.SolveIVP("DOP853", rtol=1e-10, atol=1e-10)
-REFERENCES = {reference.name: reference for reference in problems.all_references()}
+REFERENCES = {reference.name: reference for reference in problems.free_end_references()}
 SMOOTH = [reference.name for reference in problems.smooth_references()]
 BANG_BANG = [reference.name for reference in problems.bang_bang_references()]
 SINGULAR = [reference.name for reference in problems.singular_references()]

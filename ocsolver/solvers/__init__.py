@@ -2,6 +2,7 @@
 
 from ocsolver.solvers.anderson import Anderson
 from ocsolver.solvers.base import Limits, Solver, SweepSolver
+from ocsolver.solvers.collocation import Collocation
 from ocsolver.solvers.emsa import EMSA
 from ocsolver.solvers.gradient import GradientDescent
 from ocsolver.solvers.lagrangian import AugmentedLagrangian
@@ -17,6 +18,7 @@ __all__ = [
     "AdaptivePenalty",
     "Anderson",
     "AugmentedLagrangian",
+    "Collocation",
     "DirectShooting",
     "GradientDescent",
     "Limits",

@@ -1,0 +1,311 @@
+"""From a trivial guess to a solution of the wanted accuracy: interior-point iterations on meshes that are refined."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ocsolver.collocation.guess import at_rest, first_point, simulated, warm_point
+from ocsolver.collocation.interior import Limits, Mesh, Model, Point, Walk
+from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.refine import Errors, Switch, estimate, find_switches, refined_nodes, resampled
+from ocsolver.collocation.tableau import gauss
+from ocsolver.status import Status
+
+__all__ = ["Campaign", "Stop"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FIRST_BARRIER = 0.1  # μ, relative to the size of J
+COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
+LAST = 0.03  # final μ relative to the tolerance
+KAPPA = 10.0  # a barrier problem counts as solved when its error is below so many μ
+FASTER, POWER = 0.2, 1.5  # decrease of μ
+ACCURACY = 1e-9  # of the Newton equations, without units
+LEVELS = 10  # meshes
+PATIENCE = 150  # iterations on one mesh
+STUCK = 8  # iterations that fail in a row before a group is given up
+VIOLATION = 1e-7
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When to stop."""
+
+    max_iterations: int
+    max_seconds: float | None
+    tolerance: float | None
+    begin: float
+
+    @property
+    def goal(self) -> float:
+        """Error of J relative to its size."""
+        return 1e-10 if self.tolerance is None else self.tolerance
+
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self.max_seconds is not None and time.perf_counter() - self.begin > self.max_seconds
+
+
+@dataclass(eq=False)
+class Campaign:
+    """A run: it owns the current mesh and point, and says in the end how each group fared."""
+
+    stacked: Stacked
+    limits: Limits
+    stages: int
+    max_intervals: int
+    stop: Stop
+    clocked: bool
+    callback: Any = None
+    history: list[tuple[Array, Array]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
+    status: list[Status] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    switches: list[list[Switch]] = field(default_factory=list)
+
+    walk: Walk = field(init=False)
+    point: Point = field(init=False)
+    model: Model = field(init=False)
+    mu: Array = field(init=False)
+    cost: Array = field(init=False)
+    residual: Array = field(init=False)
+
+    @property
+    def mesh(self) -> Mesh:
+        """Current mesh."""
+        return self.walk.mesh
+
+    # -------------------------------------------------------------------- run
+
+    def run(self, nodes: Array, control: Array | None, warm: Any = None) -> None:
+        """Solve from a guess: nodes (N + 1, G), control (N, G, m) or None."""
+        with np.errstate(all="ignore"):
+            self._run(nodes, control)
+
+    def _run(self, nodes: Array, control: Array | None) -> None:
+        G = self.stacked.groups
+        mesh = Mesh(nodes, gauss(self.stages))
+        solved = self._first(mesh, control)
+        base = [nodes[:, g] for g in range(G)]
+        switches: list[list[Switch]] = []
+        final = LAST * self.stop.goal
+        hat = COARSE if self._has_barrier else final
+        for level in range(LEVELS):
+            self.counts["meshes"] = level + 1
+            errors, goal = self.errors(), self.goal()
+            total = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
+            good = ~solved | (total <= goal) | (total <= 4e-15 * self.scale() * self.mesh.h.shape[0])
+            if good.all() and hat <= final or not self._time_left() or level == LEVELS - 1:
+                break
+            switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.walk.size, switches)
+            floor = 4.0 * self.mu * self.limits.control_lower.size
+            room = max(self.max_intervals, 1)
+            plan = refined_nodes(self.mesh, base, errors, switches, goal, floor, 2 * self.stages, room)
+            hat = max(final, FINER * hat if not good.all() else final)
+            before = (self.walk, self.point, self.model, self.mu, solved)
+            self._move(plan.nodes, control)
+            now = self._solve(hat, solved)
+            if not (now | ~solved).all() and level > 0:
+                worse = solved & ~now
+                if worse.all() or G == 1:  # the finer mesh could not be solved: the coarser one is the answer
+                    self.walk, self.point, self.model, self.mu, solved = before
+                    break
+            base, solved = plan.base, now
+        self.switches = self._final_switches(switches)
+        self._judge(solved)
+
+    @property
+    def _has_barrier(self) -> bool:
+        lim = self.limits
+        free = (
+            np.isfinite(lim.control_upper - lim.control_lower).any()
+            | np.isfinite(lim.control_upper).any()
+            | np.isfinite(lim.control_lower).any()
+        )
+        starts = (lim.start_lower < lim.start_upper) & (np.isfinite(lim.start_lower) | np.isfinite(lim.start_upper))
+        return bool(free or lim.path_lower.size or (lim.end_lower < lim.end_upper).any() or starts.any())
+
+    def _time_left(self) -> bool:
+        return self.counts["iterations"] < self.stop.max_iterations and not self.stop.late()
+
+    def scale(self) -> Array:
+        """∫|L| dt + |Φ| (G,)."""
+        end = self.model.now.end.cost
+        result: Array = (self.mesh.weights * np.abs(self.model.now.values.running)).sum((0, 1)) + np.abs(end)
+        return result
+
+    def goal(self) -> Array:
+        """Error of J to be reached (G,)."""
+        return np.maximum(self.stop.goal * self.scale(), 1e-14 * self.walk.size)
+
+    def errors(self) -> Errors:
+        """Errors of the current solution."""
+        return estimate(self.stacked, self.limits, self.mesh, self.point)
+
+    # ------------------------------------------------------------------ starts
+
+    def _first(self, mesh: Mesh, control: Array | None) -> Array:
+        """Solve on the first mesh from one guess after the other, until all groups are solved (G,)."""
+        G = self.stacked.groups
+        final = LAST * self.stop.goal
+        hat = COARSE if self._has_barrier else final
+        solved = np.zeros(G, dtype=bool)
+        for guess in (simulated, at_rest):
+            x, nodes, u = guess(self.stacked, self.limits, mesh, control)
+            self._start(mesh, x, nodes, u)
+            solved = self._solve(hat, np.ones(G, dtype=bool))
+            if solved.all() or not self._time_left():
+                break
+        return solved
+
+    def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
+        self.walk = Walk(self.stacked, self.limits, mesh, *scales(self.stacked, self.limits, mesh, x, nodes, u))
+        self.walk.clocked = self.clocked
+        self.mu = FIRST_BARRIER * self.walk.size / self.walk.duration
+        self.point = first_point(self.stacked, self.limits, mesh, x, nodes, u, self.mu)
+
+    def _move(self, nodes: Array, control: Array | None) -> None:
+        """Go on from the current solution on another mesh."""
+        old = self.walk
+        parts = resampled(self.stacked, self.limits, self.mesh, self.point, nodes, self.mu)
+        mesh = Mesh(nodes, old.mesh.tableau)
+        self.walk = Walk(self.stacked, self.limits, mesh, old.scale_x, old.scale_u, old.size)
+        self.walk.rho_end, self.walk.clocked = old.rho_end, self.clocked
+        self.walk.rho_path = self.walk.rho_path * (old.rho_end / (self.walk.price * old.size[:, None]))
+        self.point = warm_point(self.walk, self.point, parts, self.mu)
+
+    # ------------------------------------------------------------------- solve
+
+    def _solve(self, hat: float, wanted: Array) -> Array:
+        """Iterate on the current mesh until μ is `hat` relative to the size of J: which groups are solved (G,)."""
+        walk = self.walk
+        unit = walk.size / walk.duration
+        mu_end = np.minimum(hat * unit, self.mu)
+        self.model = walk.linearize(self.point, self.mu)
+        walk.reset(self.model.now)
+        failed, fails = ~wanted, np.zeros(len(wanted), dtype=int)
+        converged = np.zeros_like(wanted)
+        for _ in range(PATIENCE):
+            error, parts = self._error()
+            self._record(error)
+            raised = self._raise_prices(error, ~failed)
+            converged = (self.mu <= 1.0001 * mu_end) & (parts[0] <= ACCURACY) & (parts[1] <= ACCURACY) & ~raised
+            converged &= parts[2] <= KAPPA * self.mu / unit
+            active = ~(converged | failed)
+            if not active.any() or not self._time_left():
+                break
+            self._lower_barrier(error, active, mu_end, unit)
+            self.point, moved = walk.step(self.point, self.mu, self.model, active)
+            stuck = active & ~moved
+            fails = np.where(stuck, fails + 1, 0)
+            failed |= fails > STUCK
+            walk.last_delta = np.where(stuck, np.maximum(1e-4, 10 * walk.last_delta), walk.last_delta)
+            walk.delta = np.where(stuck, walk.last_delta, 0.0)
+            self.model = walk.linearize(self.point, self.mu)
+            self.counts["iterations"] += 1
+        return converged
+
+    def _error(self) -> tuple[Array, tuple[Array, Array, Array]]:
+        parts = self.walk.errors(self.point, self.mu, self.model)
+        return np.maximum(np.maximum(parts[0], parts[1]), parts[2]), parts
+
+    def _lower_barrier(self, error: Array, active: Array, mu_end: Array, unit: Array) -> None:
+        for _ in range(4):
+            ready = active & (error <= KAPPA * self.mu / unit) & (self.mu > mu_end)
+            if not ready.any():
+                return
+            hat = self.mu / unit
+            lower = np.maximum(mu_end, unit * np.minimum(FASTER * hat, hat**POWER))
+            self.mu = np.where(ready, lower, self.mu)
+            self.model = self.walk.remodel(self.point, self.mu, self.model)
+            self.walk.reset(self.model.now)
+            error, _ = self._error()
+
+    def _raise_prices(self, error: Array, active: Array) -> Array:
+        """Ten times the price of violations that pay."""
+        walk, unit = self.walk, self.walk.size / self.walk.duration
+        worst = self.violation()
+        most = walk.rho_end[:, 0] >= 1e7 * walk.size
+        raised = active & (error <= KAPPA * self.mu / unit) & (worst > VIOLATION + 10 * self.mu / unit) & ~most
+        if raised.any():
+            factor = np.where(raised, 10.0, 1.0)[:, None]
+            walk.rho_end, walk.rho_path = factor * walk.rho_end, factor * walk.rho_path
+            self.model = walk.remodel(self.point, self.mu, self.model)
+            walk.reset(self.model.now)
+        return raised
+
+    def violation(self) -> Array:
+        """Largest distance to a constraint at the Gauss points and at the end (G,)."""
+        now = self.model.now
+        path = np.abs(now.path).max((0, 1, 3), initial=0.0)
+        result: Array = np.maximum(path, np.abs(now.terminal).max(-1, initial=0.0))
+        return result
+
+    def _record(self, error: Array) -> None:
+        self.history.append((self.walk.cost(self.model.now.values, self.model.now.end), error))
+
+    # -------------------------------------------------------------------- end
+
+    def _final_switches(self, switches: list[list[Switch]]) -> list[list[Switch]]:
+        return find_switches(self.stacked, self.limits, self.mesh, self.point, self.walk.size, switches)
+
+    def _judge(self, solved: Array) -> None:
+        """Status, note and residual of every group."""
+        errors, scale = self.errors(), self.scale()
+        self.cost = self.walk.cost(self.model.now.values, self.model.now.end)
+        self.residual = errors.gap.sum(0) / np.maximum(scale, 1e-14 * self.walk.size)
+        worst = self.violation()
+        for g in range(len(solved)):
+            status, note = self._verdict(g, bool(solved[g]), float(worst[g]))
+            self.status.append(status)
+            self.notes.append(note)
+
+    def _verdict(self, g: int, solved: bool, worst: float) -> tuple[Status, str]:
+        tolerance = self.stop.tolerance
+        if worst > 10 * VIOLATION and solved:
+            return Status.INFEASIBLE, self._infeasible(g)
+        if tolerance is None:
+            return (Status.COMPLETED, "") if solved else (Status.STALLED, "the iterations stopped moving")
+        if solved and float(self.residual[g]) <= tolerance:
+            return Status.CONVERGED, ""
+        if self.stop.late():
+            return Status.MAX_SECONDS, ""
+        if self.counts["iterations"] >= self.stop.max_iterations:
+            return Status.MAX_ITERATIONS, ""
+        if worst > 10 * VIOLATION:
+            return Status.INFEASIBLE, self._infeasible(g)
+        return Status.STALLED, ""
+
+    def _infeasible(self, g: int) -> str:
+        """Which constraint is violated most, by how much, and when."""
+        now, t = self.model.now, self.mesh.points
+        path = np.abs(now.path[:, :, g])
+        end = np.abs(now.terminal[g])
+        if path.size and path.max() >= end.max(initial=0.0):
+            k, i, c = np.unravel_index(int(path.argmax()), path.shape)
+            when = t[k, i, g]
+            if self.clocked:
+                when = when * self.point.nodes[0, g, -1]
+                return f"path_constraint component {c} is violated by {path.max():.3g}, {when:.6g} after the start"
+            return f"path_constraint component {c} is violated by {path.max():.3g} at t = {when:.6g}"
+        c = int(end.argmax())
+        return f"terminal_constraint component {c} is missed by {end.max():.3g}"
+
+
+def scales(
+    stacked: Stacked, limits: Limits, mesh: Mesh, x: Array, nodes: Array, u: Array
+) -> tuple[Array, Array, Array]:
+    """Scales of states (G, v) and controls (m,), and the size of J (G,)."""
+    state = np.maximum(np.maximum(np.abs(nodes).max(0), np.abs(x).max((0, 1))), 1.0)
+    width = limits.control_upper - limits.control_lower
+    control = np.where(np.isfinite(width) & (width > 0), width, 1.0)
+    size = np.abs(stacked.end_values(nodes[-1])[0])
+    for shift in (0.0, -0.5, 0.5):
+        other = np.clip(u + shift * np.where(np.isfinite(width), width, 2.0), limits.control_lower, limits.control_upper)
+        running = (mesh.weights * np.abs(stacked.values(mesh.points, x, other).running)).sum((0, 1))
+        size = np.fmax(size, np.where(np.isfinite(running), running, 0.0))
+    return state, control, np.where(size > 1e-3, size, 1.0)

@@ -1,0 +1,159 @@
+"""Where the iterations start: trivial guesses, and solutions of other meshes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ocsolver.collocation.barrier import Barrier
+from ocsolver.collocation.interior import Limits, Mesh, Point, Walk
+from ocsolver.collocation.points import Stacked
+
+__all__ = ["at_rest", "first_point", "simulated", "warm_point"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FAR = 1e3  # a simulation that goes so far from the start is no guess
+
+
+def barrier_between(lower: Array, upper: Array, shape: tuple[int, ...]) -> Barrier:
+    """Barrier of components whose bounds differ; equal bounds are equations."""
+    fixed = lower == upper
+    return Barrier.start(np.where(fixed, -np.inf, lower), np.where(fixed, np.inf, upper), shape)
+
+
+def _control(stacked: Stacked, limits: Limits, mesh: Mesh, control: Array | None) -> Array:
+    """Control (N, s, G, m): the one given, the middle of the bounds, or zero."""
+    N, s, G = mesh.points.shape
+    lower, upper = limits.control_lower, limits.control_upper
+    if control is None:
+        both = np.isfinite(lower) & np.isfinite(upper)
+        middle = np.where(both, 0.5 * (np.where(both, lower, 0.0) + np.where(both, upper, 0.0)), np.clip(0.0, lower, upper))
+        return np.broadcast_to(middle, (N, s, G, lower.size)).copy()
+    return np.repeat(control[:, None], s, 1)
+
+
+def _start(stacked: Stacked, limits: Limits) -> Array:
+    """Initial state (G, v): the one given, inside its bounds."""
+    x0 = stacked.problem.initial_state.detach().cpu().double().numpy()
+    start = x0.reshape(stacked.groups, stacked.v)
+    return np.where(limits.start_fixed, limits.start_lower, start)
+
+
+def at_rest(stacked: Stacked, limits: Limits, mesh: Mesh, control: Array | None) -> tuple[Array, Array, Array]:
+    """The initial state everywhere: states (N, s, G, v), nodes (N + 1, G, v), control (N, s, G, m)."""
+    N, s, G = mesh.points.shape
+    start = _start(stacked, limits)
+    x = np.broadcast_to(start, (N, s, *start.shape)).copy()
+    return x, np.broadcast_to(start, (N + 1, *start.shape)).copy(), _control(stacked, limits, mesh, control)
+
+
+def simulated(stacked: Stacked, limits: Limits, mesh: Mesh, control: Array | None) -> tuple[Array, Array, Array]:
+    """States simulated by RK4 steps; groups that leave the neighborhood stay at rest."""
+    x, nodes, u = at_rest(stacked, limits, mesh, control)
+    h, c = mesh.h, mesh.tableau.c
+
+    def rate(t: Array, state: Array, value: Array) -> Array:
+        return stacked.values(t[None, None], state[None, None], value[None, None]).f[0, 0]
+
+    start = nodes[0].copy()
+    rates, state = [], start
+    path = [start]
+    for k in range(len(h)):
+        step, t, value = h[k][:, None], mesh.t[k], u[k].mean(0)
+        k1 = rate(t, state, value)
+        k2 = rate(t + h[k] / 2, state + step / 2 * k1, value)
+        k3 = rate(t + h[k] / 2, state + step / 2 * k2, value)
+        k4 = rate(t + h[k], state + step * k3, value)
+        state = state + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        rates.append((k1, rate(t + h[k], state, value)))
+        path.append(state)
+    trajectory = np.array(path)
+    sane = np.isfinite(trajectory).all((0, 2)) & (np.abs(trajectory) <= FAR * (1.0 + np.abs(start).max(-1)[:, None])).all((0, 2))
+    sigma = c[:, None, None]
+    left, right = (np.array(part) * h[..., None] for part in zip(*rates, strict=True))
+    a, b = trajectory[:-1, None], trajectory[1:, None]
+    inner = (
+        (1 + 2 * sigma) * (1 - sigma) ** 2 * a
+        + sigma * (1 - sigma) ** 2 * left[:, None]
+        + sigma**2 * (3 - 2 * sigma) * b
+        + sigma**2 * (sigma - 1) * right[:, None]
+    )
+    good = sane[:, None]
+    return np.where(good, inner, x), np.where(good, trajectory, nodes), u
+
+
+def first_point(stacked: Stacked, limits: Limits, mesh: Mesh, x: Array, nodes: Array, u: Array, mu: Array) -> Point:
+    """A start from states (N, s, G, v), (N + 1, G, v) and controls (N, s, G, m); costates zero."""
+    controls = barrier_between(limits.control_lower, limits.control_upper, u.shape)
+    u = np.where(limits.control_lower == limits.control_upper, limits.control_lower, controls.inside(u))
+    starts = barrier_between(limits.start_lower, limits.start_upper, nodes[0].shape)
+    nodes = nodes.copy()
+    nodes[0] = np.where(limits.start_fixed, limits.start_lower, starts.inside(nodes[0]))
+    c = stacked.values(mesh.points, x, u).c
+    paths = barrier_between(limits.path_lower, limits.path_upper, c.shape)
+    slack = np.where(limits.path_fixed, limits.path_lower, paths.inside(c))
+    _, end = stacked.end_values(nodes[-1])
+    ends = barrier_between(limits.end_lower, limits.end_upper, end.shape)
+    end_slack = np.where(limits.end_fixed, limits.end_lower, ends.inside(end))
+    m, mu_end = mu[:, None], (mu * (mesh.t[-1] - mesh.t[0]))[:, None]
+    return Point(
+        x=x,
+        u=u,
+        p=np.zeros_like(x),
+        nodes=nodes,
+        costates=np.zeros_like(nodes),
+        slack=slack,
+        y=np.zeros_like(slack),
+        end_slack=end_slack,
+        nu=np.zeros_like(end_slack),
+        controls=controls.centered(u, m),
+        paths=paths.centered(slack, m),
+        ends=ends.centered(end_slack, mu_end),
+        starts=starts.centered(nodes[0], mu_end),
+    )
+
+
+def warm_point(walk: Walk, old: Point, parts: tuple[Array, ...], mu: Array) -> Point:
+    """A start from a solution of another mesh, on the central path of μ as nearly as its costates tell."""
+    x, u, p, y, nodes, costates = parts
+    stacked, limits, mesh = walk.stacked, walk.limits, walk.mesh
+    values = stacked.expand(mesh.points, x, u, p, y)
+    assert values.jacobian is not None
+    weights = np.concatenate((-p, np.ones((*p.shape[:-1], 1)), y), -1)
+    r = np.einsum("...c,...ci->...i", weights, values.jacobian)[..., stacked.v :]  # −∂H/∂u
+    controls = barrier_between(limits.control_lower, limits.control_upper, u.shape)
+    m = mu[:, None]
+    width = limits.control_upper - limits.control_lower
+    unit = np.where(np.isfinite(width) & (width > 0), width, walk.scale_u)
+    low = m / (np.maximum(r, 0.0) + 4.0 * m / unit)
+    high = m / (np.maximum(-r, 0.0) + 4.0 * m / unit)
+    u = np.clip(u, controls.lower + low, controls.upper - high)
+    u = np.where(limits.control_lower == limits.control_upper, limits.control_lower, u)
+    paths = barrier_between(limits.path_lower, limits.path_upper, values.c.shape)
+    y = np.clip(y, -0.9 * walk.rho_path, 0.9 * walk.rho_path)
+    below, above = m / (np.maximum(-y, 0.0) + m), m / (np.maximum(y, 0.0) + m)
+    slack = np.clip(values.c, paths.lower + below, np.maximum(paths.upper - above, paths.lower + below))
+    slack = np.where(limits.path_fixed, limits.path_lower, slack)
+    mu_end = (mu * walk.duration)[:, None]
+    nodes = nodes.copy()
+    nodes[0] = np.where(limits.start_fixed, limits.start_lower, old.nodes[0])
+    ends = barrier_between(limits.end_lower, limits.end_upper, old.nu.shape)
+    starts = barrier_between(limits.start_lower, limits.start_upper, nodes[0].shape)
+    end_slack = np.where(limits.end_fixed, limits.end_lower, ends.inside(old.end_slack, 1e-12))
+    return Point(
+        x=x,
+        u=u,
+        p=p,
+        nodes=nodes,
+        costates=costates,
+        slack=slack,
+        y=y,
+        end_slack=end_slack,
+        nu=np.clip(old.nu, -0.99 * walk.rho_end, 0.99 * walk.rho_end),
+        controls=controls.centered(u, m),
+        paths=paths.centered(slack, m),
+        ends=ends.centered(end_slack, mu_end),
+        starts=starts.centered(nodes[0], mu_end),
+    )

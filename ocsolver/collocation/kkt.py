@@ -1,0 +1,218 @@
+"""The Newton system of the collocated maximum principle: stages are eliminated, the nodes form one banded system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.linalg import LinAlgError, solve_banded
+
+from ocsolver.collocation.tableau import Tableau
+
+__all__ = ["Direction", "Ends", "newton_direction"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Ends(NamedTuple):
+    """Linearized boundary conditions of G groups.
+
+    Start: `start_x` dx_0 + `start_q` dq_0 = `start_right`. End: dq_N + `hessian` dx_N + `jacobian`ᵀ dν = `end_right` and
+    `jacobian` dx_N − `slack` dν = `constraint_right`.
+    """
+
+    start_x: Array  # (G, v), diagonal
+    start_q: Array  # (G, v), diagonal
+    start_right: Array  # (G, v)
+    hessian: Array  # (G, v, v)
+    jacobian: Array  # (G, e, v)
+    slack: Array  # (G, e)
+    end_right: Array  # (G, v)
+    constraint_right: Array  # (G, e)
+
+
+class Direction(NamedTuple):
+    """Solution of the Newton system."""
+
+    x: Array  # (N, s, G, v), stages
+    u: Array  # (N, s, G, m)
+    p: Array  # (N, s, G, v)
+    nodes: Array  # (N + 1, G, v)
+    costates: Array  # (N + 1, G, v)
+    multipliers: Array  # (G, e)
+
+
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """The linearized stage equations of all intervals and their solution as a function of (dx_k, dq_{k+1})."""
+
+    solved: Array  # (N, G, S, 1 + 2v): constant part, and derivatives by dx_k and by dq_{k+1}
+
+
+def newton_direction(
+    tableau: Tableau,
+    h: Array,
+    hessian: Array,
+    state: Array,
+    control: Array,
+    right: tuple[Array, Array, Array],
+    gaps: tuple[Array, Array],
+    ends: Ends,
+) -> Direction | None:
+    """Solve the Newton system; None if it is singular.
+
+    With W the Hessian, the rows of an interval are
+
+    * h (W_xx dX + W_xu dU − f_xᵀ dP) + Σ β_ij dP_j − (d_i/b_i) dq⁺ = right_x,
+    * W_ux dX + W_uu dU − f_uᵀ dP = right_u,
+    * Σ α_ij (dX_j − dx) − h (f_x dX + f_u dU) = right_p,
+    * dx⁺ − (1 − Σd) dx − Σ d_j dX_j = gap_x,  dq − (1 − Σd) dq⁺ − Σ b_i α_i dP_i = gap_q.
+
+    Parameters
+    ----------
+    tableau : Tableau
+        Coefficients.
+    h : ndarray, shape (N, G)
+        Lengths of the intervals.
+    hessian : ndarray, shape (N, s, G, v + m, v + m)
+        W.
+    state, control : ndarray, shapes (N, s, G, v, v) and (N, s, G, v, m)
+        f_x and f_u.
+    right : tuple of ndarray, shapes (N, s, G, v), (N, s, G, m), (N, s, G, v)
+        Right-hand sides of the stages.
+    gaps : tuple of ndarray, shapes (N, G, v)
+        Right-hand sides of the nodes.
+    ends : Ends
+        Boundary conditions.
+
+    Returns
+    -------
+    Direction or None
+        The step.
+    """
+    s, v, m = tableau.s, state.shape[-1], control.shape[-1]
+    solved = _eliminate(tableau, h, hessian, state, control, right)  # (N, G, S, 1 + 2v)
+    if solved is None:
+        return None
+    N, G = h.shape
+    X = solved[:, :, : s * v].reshape(N, G, s, v, -1)
+    P = solved[:, :, s * (v + m) :].reshape(N, G, s, v, -1)
+    ahead, back = np.einsum("j,ngjvc->ngvc", tableau.d, X), np.einsum("j,ngjvc->ngvc", tableau.b * tableau.row, P)
+    rest = 1.0 - tableau.d.sum()
+    eye = rest * np.eye(v)
+    chain = _Chain(
+        ahead[..., 1 : 1 + v] + eye,
+        ahead[..., 1 + v :],
+        ahead[..., 0] + gaps[0],
+        back[..., 1 : 1 + v],
+        back[..., 1 + v :] + eye,
+        back[..., 0] + gaps[1],
+    )
+    found = _solve_chain(chain, ends)
+    if found is None:
+        return None
+    nodes, costates, multipliers = found  # (N + 1, G, v) twice, (G, e)
+    inputs = np.concatenate((np.ones((N, G, 1)), nodes[:-1], costates[1:]), -1)
+    local = (solved @ inputs[..., None])[..., 0]  # (N, G, S)
+    parts = np.split(local, [s * v, s * (v + m)], axis=-1)
+    x, u, p = (part.reshape(N, G, s, -1).swapaxes(1, 2) for part in parts)
+    return Direction(x, u, p, nodes, costates, multipliers)
+
+
+def _eliminate(
+    tableau: Tableau, h: Array, hessian: Array, state: Array, control: Array, right: tuple[Array, Array, Array]
+) -> Array | None:
+    """Stages as functions of (dx_k, dq_{k+1}): (N, G, S, 1 + 2v), S = s (2v + m)."""
+    s, (N, G), v, m = tableau.s, h.shape, state.shape[-1], control.shape[-1]
+    S, eye = s * (2 * v + m), np.eye(v)
+    matrix = np.zeros((N, G, S, S))
+    columns = np.zeros((N, G, S, 1 + 2 * v))
+    first_u, first_p = s * v, s * (v + m)
+    step = h[..., None, None]
+    matrix[..., :first_u, first_p:] = np.kron(tableau.adjoint, eye)
+    matrix[..., first_p:, :first_u] = np.kron(tableau.alpha, eye)
+    for i in range(s):
+        X = slice(i * v, (i + 1) * v)
+        U = slice(first_u + i * m, first_u + (i + 1) * m)
+        P = slice(first_p + i * v, first_p + (i + 1) * v)
+        W, fx, fu = hessian[:, i], state[:, i], control[:, i]
+        matrix[..., X, X] = step * W[..., :v, :v]
+        matrix[..., X, U] = step * W[..., :v, v:]
+        matrix[..., U, X] = W[..., v:, :v]
+        matrix[..., U, U] = W[..., v:, v:]
+        matrix[..., X, P] -= step * fx.swapaxes(-1, -2)
+        matrix[..., U, P] = -fu.swapaxes(-1, -2)
+        matrix[..., P, X] -= step * fx
+        matrix[..., P, U] = -step * fu
+        columns[..., X, 0], columns[..., U, 0], columns[..., P, 0] = (part[:, i] for part in right)
+        columns[..., X, 1 + v :] = tableau.d[i] / tableau.b[i] * eye
+        columns[..., P, 1 : 1 + v] = tableau.row[i] * eye
+    try:
+        solved = np.linalg.solve(matrix, columns)
+    except np.linalg.LinAlgError:
+        return None
+    return solved if np.isfinite(solved).all() else None
+
+
+class _Chain(NamedTuple):
+    """dx_{k+1} = E dx_k + F dq_{k+1} + r and dq_k = Q dx_k + R dq_{k+1} + t, each (N, G, v, v) or (N, G, v)."""
+
+    E: Array
+    F: Array
+    r: Array
+    Q: Array
+    R: Array
+    t: Array
+
+
+def _solve_chain(chain: _Chain, ends: Ends) -> tuple[Array, Array, Array] | None:
+    """Nodes (N + 1, G, v), costates (N + 1, G, v) and multipliers (G, e), all groups in one banded system."""
+    N, G, v, _ = chain.E.shape
+    e = ends.slack.shape[-1]
+    size = 2 * v * (N + 1) + e
+    below, above = max(3 * v - 1, 2 * v + e - 1), max(3 * v - 1, v + e - 1)
+    band = np.zeros((below + above + 1, G, size))
+    right = np.zeros((G, size))
+
+    def put(row: Array | int, column: Array | int, values: Array) -> None:
+        """Entries (…, G) of a block whose rows and columns are given, for all groups."""
+        row, column = np.broadcast_arrays(row, column)
+        band[above + row - column, :, column] = values
+
+    i, j, k = np.arange(v), np.arange(v), np.arange(N)
+    put(i, i, ends.start_x.T)
+    put(i, v + i, ends.start_q.T)
+    right[:, :v] = ends.start_right
+    top = v + 2 * v * k  # first row of interval k; its columns start at 2vk
+    I, J, K = i[None, :, None], j[None, None, :], k[:, None, None]  # noqa: E741
+    move = lambda block: -block.transpose(0, 2, 3, 1)  # noqa: E731  (N, G, v, v) -> (N, v, v, G)
+    rows, columns = v + 2 * v * K + I, 2 * v * K + J
+    put(rows, columns, move(chain.E))
+    put(rows, columns + 3 * v, move(chain.F))
+    put(rows + v, columns, move(chain.Q))
+    put(rows + v, columns + 3 * v, move(chain.R))
+    put(top[:, None] + i, 2 * v * (k[:, None] + 1) + i, np.ones((N, v, G)))
+    put(top[:, None] + v + i, 2 * v * k[:, None] + v + i, np.ones((N, v, G)))
+    right[:, v : v + 2 * v * N] = np.concatenate((chain.r, chain.t), -1).transpose(1, 0, 2).reshape(G, -1)
+    last, x_end = v + 2 * v * N, 2 * v * N
+    put(last + i, x_end + v + i, np.ones((v, G)))
+    put(last + i[:, None], x_end + j, ends.hessian.transpose(1, 2, 0))
+    right[:, last : last + v] = ends.end_right
+    if e:
+        c = np.arange(e)
+        put(last + i[:, None], x_end + 2 * v + c, ends.jacobian.transpose(2, 1, 0))
+        put(last + v + c[:, None], x_end + j, ends.jacobian.transpose(1, 2, 0))
+        put(last + v + c, x_end + 2 * v + c, -ends.slack.T)
+        right[:, last + v :] = ends.constraint_right
+    try:
+        flat = solve_banded(
+            (below, above), band.reshape(len(band), -1), right.reshape(-1), overwrite_ab=True, overwrite_b=True
+        )
+    except (LinAlgError, ValueError):
+        return None
+    if not np.isfinite(flat).all():
+        return None
+    solution = flat.reshape(G, size)
+    pairs = solution[:, : 2 * v * (N + 1)].reshape(G, N + 1, 2, v)
+    return pairs[:, :, 0].swapaxes(0, 1), pairs[:, :, 1].swapaxes(0, 1), solution[:, 2 * v * (N + 1) :]

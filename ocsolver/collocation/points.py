@@ -1,0 +1,167 @@
+"""Values and derivatives of a problem's functions at all collocation points at once; it knows no algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ocsolver._autodiff import gradients, unit_cotangents
+from ocsolver._call import call
+from ocsolver.hamiltonian import dynamics, running_cost
+from ocsolver.problem import OptimalControlProblem
+
+__all__ = ["EndPoint", "Points", "PointValues", "Stacked"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class PointValues(NamedTuple):
+    """Functions q = (f, L, c) at points (N, s, G), their Jacobians in z = (x, u), and the Hessian of their sum."""
+
+    f: Array  # (N, s, G, v)
+    running: Array  # (N, s, G)
+    c: Array  # (N, s, G, e), path constraints
+    jacobian: Array | None = None  # (N, s, G, v + 1 + e, v + m)
+    hessian: Array | None = None  # (N, s, G, v + m, v + m), of −(P·f − L) + y·c
+
+
+class EndPoint(NamedTuple):
+    """Terminal functions (Φ, c) at x(t1) (G, v)."""
+
+    cost: Array  # (G,)
+    c: Array  # (G, e)
+    slope: Array  # (G, v), ∇Φ
+    jacobian: Array  # (G, e, v)
+    hessian: Array  # (G, v, v), of Φ + ν·c
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """A problem as G independent ones with v states each: v = n, or B·n where all trajectories share one control.
+
+    The cost of a group is the mean over its trajectories; so costates of stacked states are those of the trajectories
+    divided by their number, and constraints of all trajectories are stacked, too.
+    """
+
+    problem: OptimalControlProblem
+
+    @property
+    def groups(self) -> int:
+        """Number of independent problems G."""
+        return self.problem.groups
+
+    @property
+    def members(self) -> int:
+        """Trajectories per group."""
+        return self.problem.trajectories // self.groups
+
+    @property
+    def v(self) -> int:
+        """States per group."""
+        return self.members * self.problem.n
+
+    def tensor(self, values: Array) -> Tensor:
+        """With dtype and device of the run."""
+        like = self.problem.initial_state
+        return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+
+    def unstack(self, x: Tensor) -> Tensor:
+        """States (*b, G, v) as the user sees them: (*b, B, n)."""
+        return x.reshape(*x.shape[:-2], self.problem.trajectories, self.problem.n)
+
+    def stack(self, values: Tensor) -> Tensor:
+        """Values per trajectory (*b, B, d) as values per group (*b, G, members · d)."""
+        return values.reshape(*values.shape[:-2], self.groups, -1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the trajectories of a group: (*b, B) -> (*b, G)."""
+        return values if self.members == 1 else values.mean(-1, keepdim=True)
+
+    # ------------------------------------------------------------------ points
+
+    def _functions(self, t: Tensor, z: Tensor) -> Tensor:
+        """q = (f, L, c) at z (*b, G, v + m): (*b, G, v + 1 + e)."""
+        problem, x, u = self.problem, self.unstack(z[..., : self.v]), z[..., self.v :]
+        f, cost = dynamics(problem, t, x, u), running_cost(problem, t, x, u)
+        parts = [self.stack(f), self.mean(cost).unsqueeze(-1)]
+        if problem.path_constraint is not None:
+            parts.append(self.stack(problem.path_constraint.path(t, x, u)))
+        return torch.cat(parts, -1)
+
+    def values(self, t: Array, x: Array, u: Array) -> PointValues:
+        """Functions alone: t (N, s, G), x (N, s, G, v), u (N, s, G, m)."""
+        with torch.no_grad():
+            q = self._functions(self.tensor(t), torch.cat((self.tensor(x), self.tensor(u)), -1))
+        return self._split(q)
+
+    def _split(self, q: Tensor) -> PointValues:
+        array = _array(q)
+        return PointValues(array[..., : self.v], array[..., self.v], array[..., self.v + 1 :])
+
+    def expand(self, t: Array, x: Array, u: Array, p: Array, y: Array) -> PointValues:
+        """Functions, Jacobians and Hessian; costates p (N, s, G, v), multipliers y (N, s, G, e).
+
+        All rows come from one evaluation: copy r of the points gets the r-th unit vector as its cotangent.
+        """
+        z = torch.cat((self.tensor(x), self.tensor(u)), -1)
+        D, rows = z.shape[-1], self.v + 1 + y.shape[-1]
+        copies = max(D, rows)
+        with torch.enable_grad():
+            leaves = z.expand(copies, *z.shape).contiguous().requires_grad_()
+            q = self._functions(self.tensor(t), leaves)
+            weights = torch.cat((-self.tensor(p), torch.ones_like(q[0, ..., :1]), self.tensor(y)), -1)
+            (slope,) = gradients(q, (leaves,), weights.expand_as(q), create_graph=True)
+            (jacobian,) = gradients(q, (leaves,), _units(q), retain_graph=True)
+            (hessian,) = gradients(slope, (leaves,), _units(slope))
+        jacobian, hessian = (_array(rows_of.movedim(0, -2)) for rows_of in (jacobian[:rows], hessian[:D]))
+        return self._split(q[0].detach())._replace(jacobian=jacobian, hessian=hessian)
+
+    # --------------------------------------------------------------------- end
+
+    def _end_functions(self, x: Tensor) -> Tensor:
+        """(Φ, c) at x (*b, G, v): (*b, G, 1 + e)."""
+        problem, state = self.problem, self.unstack(x)
+        if problem.terminal_cost is None:
+            cost = state.new_zeros(state.shape[:-1])
+        else:
+            cost = call(problem.terminal_cost, "terminal_cost", state).expand(state.shape[:-1])
+        parts = [self.mean(cost).unsqueeze(-1)]
+        if problem.terminal_constraint is not None:
+            parts.append(self.stack(problem.terminal_constraint.terminal(state)))
+        return torch.cat(parts, -1)
+
+    def end_values(self, x: Array) -> tuple[Array, Array]:
+        """Φ (G,) and c (G, e) at x (G, v)."""
+        with torch.no_grad():
+            q = _array(self._end_functions(self.tensor(x)))
+        return q[..., 0], q[..., 1:]
+
+    def end(self, x: Array, multipliers: Array) -> EndPoint:
+        """Terminal functions with derivatives; multipliers ν (G, e)."""
+        z, e = self.tensor(x), multipliers.shape[-1]
+        copies = max(self.v, 1 + e)
+        with torch.enable_grad():
+            leaves = z.expand(copies, *z.shape).contiguous().requires_grad_()
+            q = self._end_functions(leaves)
+            weights = torch.cat((torch.ones_like(q[0, ..., :1]), self.tensor(multipliers)), -1)
+            (slope,) = gradients(q, (leaves,), weights.expand_as(q), create_graph=True)
+            (jacobian,) = gradients(q, (leaves,), _units(q), retain_graph=True)
+            (hessian,) = gradients(slope, (leaves,), _units(slope))
+        values, rows = _array(q[0].detach()), _array(jacobian[: 1 + e].movedim(0, -2))
+        return EndPoint(
+            values[..., 0], values[..., 1:], rows[..., 0, :], rows[..., 1:, :], _array(hessian[: self.v].movedim(0, -2))
+        )
+
+
+def _units(output: Tensor) -> Tensor:
+    """Unit cotangents of the copies (leading axis) in the last axis; zero for the copies beyond it."""
+    return unit_cotangents(output, output.shape[0])
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().cpu().to(torch.float64).numpy()
+    return array
