@@ -27,8 +27,10 @@ from ocsolver.solvers import (
     Anderson,
     AugmentedLagrangian,
     Collocation,
+    Continuation,
     DirectShooting,
     GradientDescent,
+    MultiStart,
     Solver,
 )
 from ocsolver.status import Status
@@ -52,6 +54,7 @@ __all__ = [
     "ClosedForm",
     "Collocation",
     "Constraint",
+    "Continuation",
     "ContinuousAdjoint",
     "ControlSet",
     "ConvergenceWarning",
@@ -70,6 +73,7 @@ __all__ = [
     "Integrator",
     "Maximizer",
     "Mesh",
+    "MultiStart",
     "OCSolverError",
     "OptimalControlProblem",
     "Product",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -125,6 +126,10 @@ def _check(problem: OptimalControlProblem) -> None:
         raise UnsupportedError(complaint("AugmentedLagrangian", expected="a problem without it", got=what, todo=todo))
 
 
+def _on_unit_time(control: Callable[[Tensor], Any], t0: float, t1: float) -> Callable[[Tensor], Any]:
+    return lambda tau: control(t0 + (t1 - t0) * tau)
+
+
 class _Rounds:
     """One run: the trajectory, its prices and the status of every group."""
 
@@ -162,6 +167,8 @@ class _Rounds:
     def _start(self, start: Any) -> tuple[Tensor, Any]:
         """Initial states (B, n) and control of what the user gave; a Solution also tells free starts and times."""
         x0, t = self.unit.initial_state, self.transcription
+        if self.problem.free_time is not None and callable(start) and not isinstance(start, Solution):
+            start = _on_unit_time(start, *self.problem.horizon)
         if not isinstance(start, Solution) or start.x.shape[1:] != self.problem.initial_state.shape:
             return x0, t.start(start)
         if self.problem.free_time is None:
