@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import multiprocessing
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from scripts._peers_resimulate import Answer, resimulate
@@ -83,30 +86,63 @@ def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
     }
 
 
-def refine(peer: Peer, statement: Statement, limit: float) -> dict[str, Any]:
+def steps(peer: Peer, statement: Statement, limit: float) -> Iterator[dict[str, Any]]:
     """Every refinement of one peer until one qualifies or the time is over; errors are data here."""
-    steps: list[dict[str, Any]] = []
-    spent = 0.0
+    spent = last = 0.0
     for mesh in peer.meshes:
-        if spent > limit:
-            break
+        if spent + last > limit:
+            return
         begin = time.perf_counter()
         try:
-            seconds, answer = timed(lambda mesh=mesh: peer.solve(statement, mesh))  # type: ignore[misc]
-            steps.append({"mesh": mesh, "seconds": seconds, **judge(statement, answer)})
+            last, answer = timed(partial(peer.solve, statement, mesh))
+            step = {"mesh": mesh, "seconds": last, **judge(statement, answer)}
         except Exception as error:  # whatever a toolkit raises
-            message = f"{type(error).__name__}: {error}".splitlines()[0]
-            seconds = time.perf_counter() - begin
-            steps.append({"mesh": mesh, "seconds": seconds, "message": message[:120], "qualified": False})
-            if isinstance(error, NotImplementedError):
-                break
-        spent += steps[-1]["seconds"]
-        if steps[-1]["qualified"]:
+            last = time.perf_counter() - begin
+            message = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+            step = {"mesh": mesh, "seconds": last, "message": message, "qualified": False}
+        yield step
+        if step["qualified"]:
+            return
+        spent += last
+
+
+def send_steps(peer: Peer, statement: Statement, limit: float, sender: Connection) -> None:
+    """Refine in a process of its own."""
+    for step in steps(peer, statement, limit):
+        sender.send(step)
+
+
+def watched_steps(peer: Peer, statement: Statement, limit: float) -> list[dict[str, Any]]:
+    """Refinements in a process of their own: a compiled solver may hang or crash."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_steps, args=(peer, statement, limit, sender))
+    process.start()
+    sender.close()
+    found: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 2.0 * limit
+    message = "hangs"
+    while receiver.poll(max(0.0, deadline - time.monotonic())):
+        try:
+            found.append(receiver.recv())
+        except EOFError:
+            message = "crashes"
             break
-    last = steps[-1] if steps else {"qualified": False}
+    process.kill()
+    process.join()
+    if message == "hangs" or not found:
+        found.append({"mesh": None, "seconds": None, "message": message, "qualified": False})
+    return found
+
+
+def refine(peer: Peer, statement: Statement, limit: float) -> dict[str, Any]:
+    """Refine one peer on one problem; ours in this process, the others in their own."""
+    ours = peer.tool == "ocsolver"
+    found = list(steps(peer, statement, limit)) if ours else watched_steps(peer, statement, limit)
+    last = found[-1] if found else {"qualified": False}
     return {
         "tool": peer.tool,
-        "steps": steps,
+        "steps": found,
         "mesh": last["mesh"] if last["qualified"] else None,
         "seconds": [],
         "warm_seconds": [],
@@ -125,26 +161,26 @@ def time_all(
         run = runs[id].get(name)
         if run is None or run["mesh"] is None:
             return False
-        rivals = [r["seconds"] or [r["steps"][-1]["seconds"]] for r in runs[id].values() if r["tool"] == run["tool"]]
+        rivals = [r["seconds"] or [r["steps"][-1]["seconds"]] for r in runs[id].values() if r["mesh"] is not None]
         qualified = [min(seconds) for seconds in rivals]
         return not run["seconds"] or min(run["seconds"]) <= 5.0 * min(qualified)
 
     for repeat in range(repeats):
         for statement in statements:
             for peer in peers:
-                run = runs[statement.id].get(peer.name)
-                if run is None or run["mesh"] is None:
+                if not raced(statement.id, peer.name):
                     continue
-                if repeat and run["seconds"][-1] > 2.0:
+                run = runs[statement.id][peer.name]
+                if repeat and run["seconds"] and run["seconds"][-1] > 2.0:
                     continue
-                seconds, _ = timed(lambda p=peer, s=statement, m=run["mesh"]: p.solve(s, m))  # type: ignore[misc]
+                seconds, _ = timed(partial(peer.solve, statement, run["mesh"]))
                 run["seconds"].append(seconds)
     for statement in statements:
         ready = []
         for peer in peers:
-            run = runs[statement.id].get(peer.name)
-            if run is None or run["mesh"] is None:
+            if not raced(statement.id, peer.name):
                 continue
+            run = runs[statement.id][peer.name]
             try:
                 with quiet():
                     action = peer.prepare(statement, run["mesh"])

@@ -4,7 +4,7 @@ Every toolkit that is installed (`pip install -e .[peers]`) is refined until the
 1e-10, is right to 1e-6, or 30 seconds have passed. The mesh that qualifies is then timed alone, from the statement to
 the answer, toolkits and problems interleaved; so is a second solve from another initial state by prebuilt solvers. It
 writes all numbers as JSON, a Markdown table and a picture. A toolkit that is missing or fails is reported as such;
-`--reuse` takes the others' numbers from a file and measures only `ocsolver`.
+`--reuse` keeps the others' numbers of a file and measures only `ocsolver`, or times others again on the known meshes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import matplotlib
 
 from scripts._peers_ours import Ours
-from scripts._peers_protocol import ACCURACY, Peer, refine, summarize, time_all
+from scripts._peers_protocol import ACCURACY, Peer, refine, steps, summarize, time_all
 from scripts._peers_report import draw, table
 from scripts._peers_statements import STATEMENTS, Statement
 from scripts._records import environment, write_json
@@ -46,7 +46,7 @@ def installed(only: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
     peers: list[Peer] = []
     versions = {}
     for package, module in MODULES.items():
-        if only and module not in only:
+        if module not in only:
             continue
         try:
             peers += importlib.import_module(f"scripts._peers_{module}").PEERS
@@ -57,15 +57,24 @@ def installed(only: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
 
 
 def measure(
-    peers: Sequence[Peer], statements: Sequence[Statement], limit: float, repeats: int
+    peers: Sequence[Peer],
+    statements: Sequence[Statement],
+    limit: float,
+    repeats: int,
+    stored: dict[str, Any] | None,
 ) -> dict[str, dict[str, Any]]:
-    """Refinement and times of every peer on every problem."""
+    """Refinement, unless a file already tells the mesh, and times of every peer on every problem."""
     runs: dict[str, dict[str, Any]] = {statement.id: {} for statement in statements}
     for peer in peers:
-        refine(peer, STATEMENTS[0], 0.0)  # loads what the toolkit loads late: no part of any time
+        next(steps(peer, STATEMENTS[0], 0.0))  # loads what the toolkit loads late: no part of any time
     for statement in statements:
+        known = stored["problems"].get(statement.id, {}).get("runs", {}) if stored else {}
         for peer in peers:
-            run = runs[statement.id][peer.name] = refine(peer, statement, limit)
+            if peer.name in known and peer.tool != "ocsolver":
+                run = {**known[peer.name], "seconds": [], "warm_seconds": []}
+            else:
+                run = refine(peer, statement, limit)
+            runs[statement.id][peer.name] = run
             print(f"{statement.id} {peer.name:24s} {describe(run)}", flush=True)
     time_all(peers, statements, runs, repeats)
     return runs
@@ -105,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of refinement per problem and peer")
     parser.add_argument("--problems", nargs="*", default=[], help="labels of problems, such as A15 (default: all)")
     parser.add_argument("--peers", nargs="*", default=[], help="modules of toolkits, such as casadi (default: all)")
-    parser.add_argument("--reuse", type=Path, help="take the numbers of the peers from this file, measure ours alone")
+    parser.add_argument("--reuse", type=Path, help="keep the numbers of this file; --peers are timed again on the meshes that it tells")
     parser.add_argument("--without-ours", action="store_true", help="measure the peers alone")
     options = parser.parse_args(argv)
     matplotlib.use("Agg")
@@ -115,18 +124,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     statements = [statement for statement in STATEMENTS if statement.id in wanted]
 
     stored = json.loads(options.reuse.read_text(encoding="utf-8")) if options.reuse else None
-    peers, versions = ([], {}) if stored else installed(["casadi"] if options.quick else options.peers)
+    modules = ["casadi"] if options.quick else options.peers or ([] if stored else list(MODULES.values()))
+    peers, versions = installed(modules)
     for package, version in versions.items():
         print(f"{package}: {version}")
     ours: list[Peer] = [] if options.without_ours else [Ours()]
-    runs = measure([*ours, *peers], statements, min(options.limit, 2.0) if options.quick else options.limit, repeats)
-    batch = stored["batch"] if stored else {}
-    batch.update(batches(options.quick, repeats, ours=bool(ours), peers=stored is None))
+    measured = [*ours, *peers]
+    limit = min(options.limit, 2.0) if options.quick else options.limit
+    runs = measure(measured, statements, limit, repeats, stored)
+    batch = batches(options.quick, repeats, ours=bool(ours), peers="casadi" in versions)
+    evidence = {peer.tool: peer.evidence for peer in measured}
     if stored:
-        versions = stored["peers"]
+        versions = {**stored["peers"], **versions}
+        evidence = {**stored["evidence"], **evidence}
+        batch = {**stored["batch"], **batch}
         for id, mine in runs.items():
             theirs = stored["problems"].get(id, {}).get("runs", {})
-            mine.update({name: run for name, run in theirs.items() if run["tool"] != "ocsolver"})
+            tools = {peer.tool for peer in measured}
+            mine.update({name: run for name, run in theirs.items() if run["tool"] not in tools})
     record = {
         **environment(),
         "peers": versions,
