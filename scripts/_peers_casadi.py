@@ -158,7 +158,7 @@ class Solver:
         }
         equalities, inequalities = stage.checks
         block = [True] * (self.n + equalities) + [False] * inequalities
-        end_values = [statement.final[i] / scale[i] for i in fixed]  # type: ignore[operator]
+        end_values = [statement.final[i] / scale[i] for i in fixed]
         rest = terminal.numel() - len(fixed)
         equal = [*block, *[True] * statement.states, *block * (N - 1), *[True] * len(fixed), *[False] * rest]
         values = np.zeros(len(equal))

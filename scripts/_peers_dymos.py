@@ -100,7 +100,9 @@ def build(statement: Statement, segments: int, start: Sequence[float]) -> tuple[
         index = next(i for i in range(statement.states) if depends(statement, i))
         phase.add_objective(states[index], loc="final", scaler=terminal_factor(statement, index))
     else:
-        phase.add_objective("cost", loc="final", ref=max(1.0, abs(statement.cost)) if max(statement.scales) > 1 else 1.0)
+        phase.add_objective(
+            "cost", loc="final", ref=max(1.0, abs(statement.cost)) if max(statement.scales) > 1 else 1.0
+        )
     if statement.terminal and statement.running:
         raise NotImplementedError("A cost at the end and one on the way together are not written for this front end.")
     problem.setup(force_alloc_complex=False)

@@ -1,4 +1,4 @@
-"""GEKKO: simultaneous collocation on finite elements by its bundled APOPT/IPOPT executable, piecewise linear controls."""
+"""GEKKO: collocation on finite elements by its own executable with IPOPT, piecewise linear controls."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def build(statement: Statement, mesh: int) -> tuple[Any, list[Any], Any]:
     rows = np.array(statement.first_states((model.time * statement.first_horizon).tolist())) / np.array(scales)
     states = [model.Var(value=row.tolist()) for row in rows.T]
     controls = []
-    for low, high, value in zip(statement.lower, statement.upper, statement.first_control, strict=True):
+    for low, high, first in zip(statement.lower, statement.upper, statement.first_control, strict=True):
         limits = {"lb": low, "ub": high} if np.isfinite(low) and np.isfinite(high) else {}
-        control = model.MV(value=value, fixed_initial=False, **limits)
+        control = model.MV(value=first, fixed_initial=False, **limits)
         control.STATUS, control.DCOST = 1, 0
         controls.append(control)
     clock = model.Param(value=model.time)

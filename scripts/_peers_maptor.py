@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def guess(statement: Statement, phase: Any, intervals: int, degree: int) -> None
     rows = np.array(statement.first_states(fine.tolist())) / np.array(statement.scales)
     places = np.append((np.array(radau_points(degree)) + 1) / 2, 1.0)
     states, controls = [], []
-    for a, b in zip(nodes[:-1], nodes[1:], strict=True):
+    for a, b in itertools.pairwise(nodes):
         times = a + (b - a) * places
         states.append(np.array([np.interp(times, fine, column) for column in rows.T]))
         controls.append(np.tile(statement.first_control, (degree, 1)).T)
@@ -105,9 +106,7 @@ class Maptor:
             problem = build(statement, 5, self.degree)
             tolerance = 10.0**-mesh
             return self.answer(
-                maptor.solve_adaptive(
-                    problem, error_tolerance=tolerance, nlp_options=dict(OPTIONS), show_summary=False
-                )
+                maptor.solve_adaptive(problem, error_tolerance=tolerance, nlp_options=dict(OPTIONS), show_summary=False)
             )
         problem = build(statement, mesh, self.degree)
         return self.answer(maptor.solve_fixed_mesh(problem, nlp_options=dict(OPTIONS), show_summary=False))
@@ -131,7 +130,7 @@ class Maptor:
         times = np.asarray(phase["time_arrays"]["controls"])
         values = np.array([solution[(1, name)] for name in phase["variables"]["control_names"]]).T
         places, pieces = [], []
-        for a, b in zip(breaks[:-1], breaks[1:], strict=True):
+        for a, b in itertools.pairwise(breaks):
             inside = (times >= a - 1e-9 * end) & (times < b - 1e-9 * end)
             places.append((times[inside] - a) / (b - a))
             pieces.append(values[inside])

@@ -15,7 +15,7 @@ from scripts._peers_protocol import ACCURACY
 from scripts._peers_resimulate import Answer, Control
 from scripts._peers_statements import FreeEnd, Statement
 
-__all__ = ["Ours", "problem_of"]
+__all__ = ["Ours", "control_of", "problem_of"]
 
 PLACES = (np.polynomial.legendre.leggauss(6)[0] + 1) / 2  # where the control of an interval is read
 
@@ -57,12 +57,12 @@ def problem_of(statement: Statement, start: Sequence[Any] | Tensor | None = None
     )
 
 
-def control_of(solution: oc.Solution) -> Control:
-    """The control of a solution as polynomials on its intervals."""
-    breaks = solution.t[:, 0].detach().numpy().astype(float)
+def control_of(solution: oc.Solution, group: int = 0) -> Control:
+    """The control of one group of a solution as polynomials on its intervals."""
+    breaks = solution.t[:, min(group, solution.t.shape[1] - 1)].detach().numpy().astype(float)
     lengths = np.diff(breaks)
     times = breaks[:-1, None] + lengths[:, None] * PLACES  # (N, 6)
-    values = solution.control(torch.as_tensor(times.ravel()))[:, 0].detach().numpy().reshape(*times.shape, -1)
+    values = solution.control(torch.as_tensor(times.ravel()))[:, group].detach().numpy().reshape(*times.shape, -1)
     return Control(breaks, [PLACES] * len(lengths), list(values))
 
 

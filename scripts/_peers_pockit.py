@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +21,16 @@ OPTIONS = {"print_level": 0, "sb": "yes", "tol": 1e-9, "max_iter": 1000}
 
 
 class Model:
-    """The statement as a system of pockit in scaled states; compiled once, discretized and solved as often as wanted."""
+    """The statement as a system of pockit in scaled states; compiled once, then discretized and solved."""
 
     def __init__(self, statement: Statement, start: Sequence[float] | None = None) -> None:
         self.statement, n = statement, statement.states
         scales, free = statement.scales, isinstance(statement.horizon, FreeEnd)
         ends = [f"e{i}" for i, value in enumerate(statement.final) if value is None]
         self.system = system = System([*ends, *(["T"] if free else [])])
-        self.phase = phase = system.new_phase([f"x{i}" for i in range(n)], [f"u{i}" for i in range(len(statement.lower))])
+        self.phase = phase = system.new_phase(
+            [f"x{i}" for i in range(n)], [f"u{i}" for i in range(len(statement.lower))]
+        )
         x, u = [a * size for a, size in zip(phase.x, scales, strict=True)], list(phase.u)
         rates = statement.dynamics(sympy, phase.t, x, u)
         phase.set_dynamics([rate / size for rate, size in zip(rates, scales, strict=True)])
@@ -101,7 +104,7 @@ class Model:
         breaks, times = np.asarray(phase._mesh) * end, np.asarray(phase.t_u) * end
         values = np.array([variable.u[i] for i in range(phase.n_u)]).T
         places, pieces = [], []
-        for k, (a, b) in enumerate(zip(breaks[:-1], breaks[1:], strict=True)):
+        for k, (a, b) in enumerate(itertools.pairwise(breaks)):
             inside = slice(int(phase.l_u[k]), int(phase.r_u[k]))
             places.append((times[inside] - a) / (b - a))
             pieces.append(values[inside])

@@ -6,6 +6,8 @@ import contextlib
 import io
 import math
 import multiprocessing
+import os
+import signal
 import statistics
 import time
 import warnings
@@ -107,7 +109,8 @@ def steps(peer: Peer, statement: Statement, limit: float) -> Iterator[dict[str, 
 
 
 def send_steps(peer: Peer, statement: Statement, limit: float, sender: Connection) -> None:
-    """Refine in a process of its own."""
+    """Refine in a process, and a process group, of its own."""
+    os.setpgrp()
     for step in steps(peer, statement, limit):
         sender.send(step)
 
@@ -128,6 +131,9 @@ def watched_steps(peer: Peer, statement: Statement, limit: float) -> list[dict[s
         except EOFError:
             message = "crashes"
             break
+    if process.pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what it started
     process.kill()
     process.join()
     if message == "hangs" or not found:

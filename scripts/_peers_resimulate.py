@@ -62,7 +62,8 @@ def barycentric(places: np.ndarray) -> np.ndarray:
     differences = places[:, None] - places[None, :]
     np.fill_diagonal(differences, 1.0)
     weights: np.ndarray = 1.0 / differences.prod(1)
-    return weights / np.abs(weights).max()
+    weights /= np.abs(weights).max()
+    return weights
 
 
 class Piece:
@@ -124,7 +125,7 @@ def resimulate(statement: Statement, control: Control, start: Sequence[float] | 
         return [a * size for a, size in zip(z.tolist(), scales, strict=False)]
 
     solver = ode(field).set_integrator("dop853", rtol=TOLERANCE, atol=TOLERANCE, nsteps=100000)
-    first = [a / size for a, size in zip(start or statement.start, scales, strict=True)]
+    first = [a / size for a, size in zip(statement.start if start is None else start, scales, strict=True)]
     z, violation = np.array([*first, 0.0]), 0.0
     end = float(control.breaks[-1])
     for k in range(len(control.places)):

@@ -40,7 +40,7 @@ class Ocp:
         if statement.terminal:
             ocp.add_objective(ocp.at_tf(statement.terminal(ca, x)))
         if isinstance(free, FreeEnd):
-            ocp.subject_to(free.lower <= (ocp.T <= free.upper))
+            ocp.subject_to(free.lower <= (free.upper >= ocp.T))
         for i, (state, value, size) in enumerate(zip(x, statement.final, statement.scales, strict=True)):
             ocp.subject_to(ocp.at_t0(state) == p[i], scale=size)
             if value is not None:
@@ -80,7 +80,7 @@ class Ocp:
 
 @dataclass(frozen=True)
 class Rockit:
-    """Multiple shooting by RK4: constant controls where the optimum jumps, continuous and piecewise linear elsewhere."""
+    """Multiple shooting by RK4: constant controls where the optimum jumps, piecewise linear ones elsewhere."""
 
     name: str = "rockit RK4"
     meshes: tuple[int, ...] = (25, 50, 100, 200, 400, 800)

@@ -404,7 +404,7 @@ STATEMENTS: tuple[Statement, ...] = (
         moon_lander,
         (1.0, -0.783, 1.0),
         FreeEnd(1.5, 0.1, 10.0),
-        1.420313,
+        1.42031259904919767,
         (1.01, -0.79083, 1.0),
         lambda m, t, x, u: u[0],
         end=(0.0, 0.0, None),

@@ -20,6 +20,7 @@ from typing import Any
 
 import matplotlib
 
+from scripts._peers_batch import loop_over_casadi, one_batch
 from scripts._peers_ours import Ours
 from scripts._peers_protocol import ACCURACY, Peer, refine, steps, summarize, time_all
 from scripts._peers_report import draw, table
@@ -39,6 +40,7 @@ MODULES = {
 }
 QUICK = ("A01", "A15", "B05")
 LIMIT = 30.0
+BATCH = 1000
 
 
 def installed(only: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
@@ -114,7 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of refinement per problem and peer")
     parser.add_argument("--problems", nargs="*", default=[], help="labels of problems, such as A15 (default: all)")
     parser.add_argument("--peers", nargs="*", default=[], help="modules of toolkits, such as casadi (default: all)")
-    parser.add_argument("--reuse", type=Path, help="keep the numbers of this file; --peers are timed again on the meshes that it tells")
+    parser.add_argument(
+        "--reuse", type=Path, help="keep the numbers of this file; --peers are timed again on the meshes that it tells"
+    )
+    parser.add_argument("--without-batch", action="store_true", help="leave out the loop over CasADi solvers")
     parser.add_argument("--without-ours", action="store_true", help="measure the peers alone")
     options = parser.parse_args(argv)
     matplotlib.use("Agg")
@@ -132,12 +137,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = [*ours, *peers]
     limit = min(options.limit, 2.0) if options.quick else options.limit
     runs = measure(measured, statements, limit, repeats, stored)
-    batch = batches(options.quick, repeats, ours=bool(ours), peers="casadi" in versions)
+    batch = batches(
+        8 if options.quick else BATCH,
+        ours=bool(ours),
+        casadi="casadi" in versions and any(peer.tool == "CasADi" for peer in peers) and not options.without_batch,
+        stored=stored["batch"] if stored else {},
+    )
     evidence = {peer.tool: peer.evidence for peer in measured}
     if stored:
         versions = {**stored["peers"], **versions}
         evidence = {**stored["evidence"], **evidence}
-        batch = {**stored["batch"], **batch}
         for id, mine in runs.items():
             theirs = stored["problems"].get(id, {}).get("runs", {})
             tools = {peer.tool for peer in measured}
@@ -166,9 +175,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def batches(quick: bool, repeats: int, *, ours: bool, peers: bool) -> dict[str, Any]:
+def batches(count: int, *, ours: bool, casadi: bool, stored: dict[str, Any]) -> dict[str, Any]:
     """Many Van der Pol problems: a loop over prebuilt CasADi solvers, and one batch of ours."""
-    return {}
+    batch = {"problems": count, **stored}
+    if casadi:
+        batch["CasADi"] = loop_over_casadi(count)
+    if ours:
+        batch["ocsolver"] = one_batch(count, batch.get("CasADi", {}).get("optima", []))
+    rates = [batch.get(name, {}).get("per_second") for name in ("ocsolver", "CasADi")]
+    if all(rates):
+        batch["throughput_ratio"] = rates[0] / rates[1]
+    return batch
 
 
 if __name__ == "__main__":
