@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from ocsolver.collocation.refine import Errors, Switch, estimate, find_switches,
 from ocsolver.collocation.tableau import gauss
 from ocsolver.status import Status
 
-__all__ = ["Campaign", "Stop"]
+__all__ = ["Campaign", "Start", "Stop"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+WARM_BARRIER = 1e-3  # of a start from a solution of a similar problem
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
 SHARPEST_KINK = 2e-9
@@ -54,6 +55,20 @@ class Stop:
         return self.max_seconds is not None and time.perf_counter() - self.begin > self.max_seconds
 
 
+class Stopped(Exception):  # noqa: N818
+    """The callback asked to stop."""
+
+
+class Start(NamedTuple):
+    """Values of everything at the nodes and Gauss points of a mesh."""
+
+    x: Array  # (N, s, G, v)
+    u: Array  # (N, s, G, m)
+    p: Array  # (N, s, G, v)
+    nodes: Array  # (N + 1, G, v)
+    costates: Array  # (N + 1, G, v)
+
+
 @dataclass(eq=False)
 class Campaign:
     """A run: it owns the current mesh and point, and says in the end how each group fared."""
@@ -85,15 +100,23 @@ class Campaign:
 
     # -------------------------------------------------------------------- run
 
-    def run(self, nodes: Array, control: Array | None, warm: Any = None) -> None:
-        """Solve from a guess: nodes (N + 1, G), control (N, G, m) or None."""
+    def run(self, nodes: Array, control: Array | None = None, warm: Start | None = None) -> None:
+        """Solve from a guess: nodes (N + 1, G), control (N, G, m), or values of everything at its Gauss points."""
+        self.ending: Status | None = None
         with np.errstate(all="ignore"):
-            self._run(nodes, control)
+            try:
+                solved = self._run(nodes, control, warm)
+            except (KeyboardInterrupt, Stopped) as reason:
+                if not hasattr(self, "model"):
+                    raise
+                self.ending = Status.INTERRUPTED if isinstance(reason, KeyboardInterrupt) else Status.STOPPED
+                solved = np.zeros(self.stacked.groups, dtype=bool)
+            self._judge(solved)
 
-    def _run(self, nodes: Array, control: Array | None) -> None:
+    def _run(self, nodes: Array, control: Array | None, warm: Start | None) -> Array:
         G = self.stacked.groups
         mesh = Mesh(nodes, gauss(self.stages))
-        solved = self._first(mesh, control)
+        solved = self._first(mesh, control, warm)
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
         final = self._final
@@ -129,8 +152,8 @@ class Campaign:
                 break  # the coarser mesh is the answer
             base, solved = plan.base, now
         _, self._state, solved = best
-        self.switches = self._final_switches(switches)
-        self._judge(solved)
+        self.switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.walk.size, switches)
+        return solved
 
     @property
     def _state(self) -> tuple[Walk, Point, Model, Array]:
@@ -175,12 +198,20 @@ class Campaign:
 
     # ------------------------------------------------------------------ starts
 
-    def _first(self, mesh: Mesh, control: Array | None) -> Array:
+    def _first(self, mesh: Mesh, control: Array | None, warm: Start | None) -> Array:
         """Solve on the first mesh from one guess after the other, until all groups are solved (G,)."""
         G = self.stacked.groups
         final = self._final
         hat = COARSE if self._has_barrier else final
         solved = np.zeros(G, dtype=bool)
+        if warm is not None:
+            self._start(mesh, warm.x, warm.nodes, warm.u)
+            self.mu = WARM_BARRIER * self.walk.size / self.walk.duration
+            parts = (warm.x, warm.u, warm.p, np.zeros_like(self.point.y), warm.nodes, warm.costates)
+            self.point = warm_point(self.walk, self.point, parts, self.mu)
+            solved = self._solve(hat, np.ones(G, dtype=bool))
+            if solved.all():
+                return solved
         for guess in (simulated, at_rest):
             x, nodes, u = guess(self.stacked, self.limits, mesh, control)
             self._start(mesh, x, nodes, u)
@@ -283,12 +314,12 @@ class Campaign:
         return result
 
     def _record(self, error: Array) -> None:
-        self.history.append((self.walk.cost(self.model.now.values, self.model.now.end), error))
+        self.cost, self.residual = self.walk.cost(self.model.now.values, self.model.now.end), error
+        self.history.append((self.cost, error))
+        if self.callback is not None and len(self.history) > 1 and self.callback(len(self.history) - 1, self):
+            raise Stopped
 
     # -------------------------------------------------------------------- end
-
-    def _final_switches(self, switches: list[list[Switch]]) -> list[list[Switch]]:
-        return find_switches(self.stacked, self.limits, self.mesh, self.point, self.walk.size, switches)
 
     def _judge(self, solved: Array) -> None:
         """Status, note and residual of every group."""
@@ -303,6 +334,10 @@ class Campaign:
 
     def _verdict(self, g: int, solved: bool, worst: float) -> tuple[Status, str]:
         tolerance = self.stop.tolerance
+        if self.ending is not None:
+            return self.ending, ""
+        if not np.isfinite(self.cost[g]):
+            return Status.NONFINITE, "no finite trajectory was found"
         if worst > 10 * VIOLATION and solved:
             return Status.INFEASIBLE, self._infeasible(g)
         if tolerance is None:

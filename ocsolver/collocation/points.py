@@ -87,7 +87,7 @@ class Stacked:
     def tensor(self, values: Array) -> Tensor:
         """With dtype and device of the run."""
         like = self.problem.initial_state
-        return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
 
     def unstack(self, x: Tensor) -> Tensor:
         """States (*b, G, v) as the user sees them: (*b, B, n)."""
