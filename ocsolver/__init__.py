@@ -20,7 +20,20 @@ from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
 from ocsolver.solution import History, Solution, Stats
 from ocsolver.solve import solve
-from ocsolver.solvers import EMSA, MSA, AdaptivePenalty, Collocation, DirectShooting, GradientDescent, Solver
+from ocsolver.solvers import (
+    EMSA,
+    MSA,
+    SQH,
+    AdaptivePenalty,
+    Anderson,
+    AugmentedLagrangian,
+    Collocation,
+    Continuation,
+    DirectShooting,
+    GradientDescent,
+    MultiStart,
+    Solver,
+)
 from ocsolver.status import Status
 from ocsolver.storage import load
 
@@ -31,14 +44,18 @@ __all__ = [
     "LBFGS",
     "MSA",
     "RK4",
+    "SQH",
     "AdaptivePenalty",
     "Adjoint",
+    "Anderson",
+    "AugmentedLagrangian",
     "Ball",
     "Box",
     "Certificate",
     "ClosedForm",
     "Collocation",
     "Constraint",
+    "Continuation",
     "ContinuousAdjoint",
     "ControlSet",
     "ConvergenceWarning",
@@ -57,6 +74,7 @@ __all__ = [
     "Integrator",
     "Maximizer",
     "Mesh",
+    "MultiStart",
     "OCSolverError",
     "OptimalControlProblem",
     "Product",

@@ -39,9 +39,13 @@ def _bounded(block: HamiltonianBlock) -> Tensor:
     free = ~torch.isfinite(bounds[1] - bounds[0])
     if not bool(free.any()):
         return torch.ones_like(block.current[..., 0], dtype=torch.bool)
-    curvature = -block.current_expansion.hessian[..., free, :][..., free]
+    curvature = -block.current_expansion.hessian
     finite = torch.isfinite(curvature).all(-1).all(-1)
-    values = torch.linalg.eigvalsh(torch.where(finite[..., None, None], curvature, 0.0))
+    curvature = torch.where(finite[..., None, None], curvature, 0.0)
+    size = curvature.diagonal(dim1=-2, dim2=-1).abs().amax(-1, keepdim=True)  # in place of components with bounds
+    size = torch.where(size > 0, size, 1.0).expand_as(block.current)
+    both = free[..., :, None] & free[..., None, :]
+    values = torch.linalg.eigvalsh(torch.where(both, curvature, torch.diag_embed(size)))
     concave: Tensor = values[..., 0] > 1e-12 * values[..., -1].abs()
     return concave
 

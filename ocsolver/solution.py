@@ -78,6 +78,8 @@ class Solution(Outcome):
         Per group the times at which a component of the control jumps; empty if they were not looked for.
     singular : list of list of (float, float, int)
         Per group the intervals on which a component of the control has a vanishing switching function.
+    minima : list of list of (float, int)
+        Per group the distinct costs at which the starts of `MultiStart` ended, with the number of starts.
     """
 
     t: Tensor
@@ -93,6 +95,7 @@ class Solution(Outcome):
     violations: dict[str, Tensor] = field(default_factory=dict)
     switches: list[list[tuple[float, int]]] = field(default_factory=list)
     singular: list[list[tuple[float, float, int]]] = field(default_factory=list)
+    minima: list[list[tuple[float, int]]] = field(default_factory=list)
 
     def summary(self) -> str:
         """Status, cost, residual, effort and certificate as a printable text.
@@ -121,6 +124,7 @@ class Solution(Outcome):
         ]
         lines += _events("switches", self.switches, lambda time, j: f"u[{j}] at {time:.7g}")
         lines += _events("singular arcs", self.singular, lambda t0, t1, j: f"u[{j}] on [{t0:.5g}, {t1:.5g}]")
+        lines += _events("minima", self.minima, lambda cost, count: f"{cost:.8g} ({count} starts)")
         if self.problem is not None and bool(torch.isfinite(self.cost).all()):
             lines.append(str(self.certificate))
         return "\n".join(lines)
@@ -325,6 +329,7 @@ class Solution(Outcome):
             "shared_control": self.shared_control,
             "switches": self.switches,
             "singular": self.singular,
+            "minima": self.minima,
         }
         tensors = {name: getattr(self, name) for name in ("t", "x", "p", "u", "cost", "residual")}
         for prefix, entries in {

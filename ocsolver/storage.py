@@ -64,7 +64,7 @@ def load(
         core |= {name: header[name] for name in ("notes", "solver", "shared_control")}
         core["status"] = [Status[name] for name in header["status"]]
         core["stats"] = Stats(**header["stats"])
-        core |= {what: _events(header.get(what, [])) for what in ("switches", "singular")}
+        core |= {what: _events(header.get(what, [])) for what in ("switches", "singular", "minima")}
         core |= {what: _prefixed(tensors, what) for what in ("multipliers", "violations")}
         pieces = _prefixed(tensors, "pieces")
         core["pieces"] = Pieces(**pieces) if pieces else None

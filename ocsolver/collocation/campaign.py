@@ -22,6 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
+SHARPEST_KINK = 2e-9
 LAST = 0.03  # final μ relative to the tolerance
 KAPPA = 10.0  # a barrier problem counts as solved when its error is below so many μ
 FASTER, POWER = 0.2, 1.5  # decrease of μ
@@ -95,7 +96,7 @@ class Campaign:
         solved = self._first(mesh, control)
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
-        final = LAST * self.stop.goal
+        final = self._final
         hat = COARSE if self._has_barrier else final
         best, wasted = (np.inf, self._state, solved), 0
         for level in range(LEVELS):
@@ -140,6 +141,11 @@ class Campaign:
         self.walk, self.point, self.model, self.mu = state
 
     @property
+    def _final(self) -> float:
+        """Last μ, relative to the size of J; kinks cannot be rounded as sharply as bounds can be approached."""
+        return max(LAST * self.stop.goal, SHARPEST_KINK if self.stacked.kinked else 0.0)
+
+    @property
     def _has_barrier(self) -> bool:
         lim = self.limits
         free = (
@@ -148,7 +154,7 @@ class Campaign:
             | np.isfinite(lim.control_lower).any()
         )
         starts = (lim.start_lower < lim.start_upper) & (np.isfinite(lim.start_lower) | np.isfinite(lim.start_upper))
-        return bool(free or lim.path_lower.size or (lim.end_lower < lim.end_upper).any() or starts.any())
+        return bool(free or self.stacked.kinked or lim.path_lower.size or (lim.end_lower < lim.end_upper).any() or starts.any())
 
     def _time_left(self) -> bool:
         return self.counts["iterations"] < self.stop.max_iterations and not self.stop.late()
@@ -172,7 +178,7 @@ class Campaign:
     def _first(self, mesh: Mesh, control: Array | None) -> Array:
         """Solve on the first mesh from one guess after the other, until all groups are solved (G,)."""
         G = self.stacked.groups
-        final = LAST * self.stop.goal
+        final = self._final
         hat = COARSE if self._has_barrier else final
         solved = np.zeros(G, dtype=bool)
         for guess in (simulated, at_rest):

@@ -203,7 +203,7 @@ class Walk:
     def linearize(self, point: Point, mu: Array) -> Model:
         """Derivatives at a point, and what the barriers make of them."""
         mesh = self.mesh
-        values = self.stacked.expand(mesh.points, point.x, point.u, point.p, point.y)
+        values = self.stacked.expand(mesh.points, point.x, point.u, point.p, point.y, iterate=True)
         return self._model(point, mu, values, self.stacked.end(point.nodes[-1], point.nu))
 
     def remodel(self, point: Point, mu: Array, *, model: Model) -> Model:

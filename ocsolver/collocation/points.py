@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -52,6 +52,7 @@ class Stacked:
 
     problem: OptimalControlProblem
     epsilon: float = 0.0  # radius by which kinks are rounded
+    memory: list[Any] = field(default_factory=list)  # of the rounding, from one iteration to the next
 
     @cached_property
     def kinked(self) -> bool:
@@ -62,9 +63,11 @@ class Stacked:
             self._functions(x.new_full((1,), self.problem.horizon[0]), z)
         return watch.found
 
-    def rounded(self) -> AbstractContextManager[Any]:
-        """Context in which kinks are rounded."""
-        return Rounded(self.epsilon) if self.kinked and self.epsilon > 0 else nullcontext()
+    def rounded(self, *, iterate: bool = False) -> AbstractContextManager[Any]:
+        """Context in which kinks are rounded; `iterate` says that these are the points of the next iteration."""
+        if not self.kinked or self.epsilon <= 0:
+            return nullcontext()
+        return Rounded(self.epsilon, self.memory if iterate else None)
 
     @property
     def groups(self) -> int:
@@ -119,7 +122,7 @@ class Stacked:
         array = _array(q)
         return PointValues(array[..., : self.v], array[..., self.v], array[..., self.v + 1 :])
 
-    def expand(self, t: Array, x: Array, u: Array, p: Array, y: Array) -> PointValues:
+    def expand(self, t: Array, x: Array, u: Array, p: Array, y: Array, *, iterate: bool = False) -> PointValues:
         """Functions, Jacobians and Hessian; costates p (N, s, G, v), multipliers y (N, s, G, e).
 
         All rows come from one evaluation: copy r of the points gets the r-th unit vector as its cotangent.
@@ -129,7 +132,7 @@ class Stacked:
         copies = max(D, rows)
         with torch.enable_grad():
             leaves = z.expand(copies, *z.shape).contiguous().requires_grad_()
-            with self.rounded():
+            with self.rounded(iterate=iterate):
                 q = self._functions(self.tensor(t), leaves)
             weights = torch.cat((-self.tensor(p), torch.ones_like(q[0, ..., :1]), self.tensor(y)), -1)
             (slope,) = gradients(q, (leaves,), weights.expand_as(q), create_graph=True)

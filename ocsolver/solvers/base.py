@@ -224,6 +224,10 @@ class SweepSolver(Solver):
         """Control before the last step and a more careful memory, if that step was taken untested on a mini-batch."""
         return None
 
+    def target(self, transcription: Timed, iterate: Iterate) -> Control | None:
+        """The control of the next iteration, if it depends on the present sweep alone (for `Anderson`); else None."""
+        return None
+
     @abstractmethod
     def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
         """One maximization and one forward sweep, accepted or not, for the active groups."""

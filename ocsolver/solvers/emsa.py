@@ -112,6 +112,11 @@ class EMSA(SweepSolver):
         rho = torch.full_like(iterate.cost, self.rho)
         return take(transcription, iterate, self._argmax(transcription, iterate, rho), rho)
 
+    def target(self, transcription: Timed, iterate: Iterate) -> Control | None:
+        if isinstance(self.rho, AdaptivePenalty):
+            return None
+        return self._argmax(transcription, iterate, torch.full_like(iterate.cost, self.rho))
+
     def _couples(self, iterate: Iterate) -> bool:
         """Whether the blocks are layers that Gauss–Newton steps and their quasi-Newton coupling serve."""
         ours = self.maximizer is None or isinstance(self.maximizer, GaussNewton)

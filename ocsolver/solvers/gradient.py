@@ -9,6 +9,7 @@ import torch
 from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.solvers.base import Iterate, SweepSolver, Timed
 from ocsolver.solvers.msa import take
+from ocsolver.transcription import Control
 
 __all__ = ["GradientDescent"]
 
@@ -47,7 +48,7 @@ class GradientDescent(SweepSolver):
                 )
             )
 
-    def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
+    def target(self, transcription: Timed, iterate: Iterate) -> Control:
         control = []
         for block in iterate.sweep.blocks:
             if not block.control_set.convex:
@@ -58,4 +59,7 @@ class GradientDescent(SweepSolver):
             slope = block.current_slope
             slope = block.weights[:, None, None] * slope if block.layered else slope
             control.append(block.control_set.project(block.current + self.step_size * slope))
-        return take(transcription, iterate, tuple(control), torch.zeros_like(iterate.cost))
+        return tuple(control)
+
+    def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
+        return take(transcription, iterate, self.target(transcription, iterate), torch.zeros_like(iterate.cost))

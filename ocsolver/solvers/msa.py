@@ -98,7 +98,7 @@ class MSA(SweepSolver):
             todo = "1 is plain MSA; smaller values damp it."
             raise InputError(complaint("MSA relaxation", expected="a number in (0, 1]", got=repr(omega), todo=todo))
 
-    def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
+    def target(self, transcription: Timed, iterate: Iterate) -> Control:
         control = []
         for block in iterate.sweep.blocks:
             if self.relaxation < 1.0 and not block.control_set.convex:
@@ -108,4 +108,7 @@ class MSA(SweepSolver):
                 )
             target = transcription.maximize(self.maximizer, block).u
             control.append(target if self.relaxation == 1.0 else torch.lerp(block.current, target, self.relaxation))
-        return take(transcription, iterate, tuple(control), torch.zeros_like(iterate.cost))
+        return tuple(control)
+
+    def step(self, transcription: Timed, iterate: Iterate) -> Iterate:
+        return take(transcription, iterate, self.target(transcription, iterate), torch.zeros_like(iterate.cost))

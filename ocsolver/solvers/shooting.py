@@ -81,7 +81,7 @@ class DirectShooting(Solver):
             return
         block = run.iterate.sweep.blocks[0]
         scaling = block.weights.sqrt()[:, None]  # (K, 1)
-        lower, upper = (side.expand_as(block.current[:, group]) * scaling for side in _sides(block))
+        lower, upper = (side.expand_as(block.current)[:, group] * scaling for side in _sides(block))
         evaluated: dict[bytes, Sweep] = {}
         wall = 1e3 * float(run.reference_cost[group]) + 1.0
 
