@@ -22,7 +22,8 @@ from ocsolver.hamiltonian import (
 )
 from ocsolver.intervals import Intervals
 from ocsolver.kinks import cut_at_kinks
-from ocsolver.pieces import Pieces, Samples, gauss, lifted
+from ocsolver.lifted import lifted
+from ocsolver.pieces import Pieces, Samples, gauss
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.residual import maximum_gap
 

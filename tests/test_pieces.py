@@ -16,7 +16,8 @@ from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.kinks import cut_at_kinks
-from ocsolver.pieces import Pieces, gauss, lifted, locate, shifted
+from ocsolver.lifted import lifted
+from ocsolver.pieces import Pieces, gauss, locate, shifted
 from ocsolver.transcription import Discretization, transcribe
 from ocsolver.violations import measure_violations
 
