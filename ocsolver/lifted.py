@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ocsolver.hamiltonian import dynamics, running_cost
-from ocsolver.pieces import Pieces, gauss, lagrange
+from ocsolver.pieces import Pieces, gauss
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Unconstrained
 
 __all__ = ["lifted"]
 
-PLACE = 3  # components of a lifted control before the values: number k, start t_k and length h_k of the interval
+PLACE = 3  # components of a lifted control before the polynomials: number k, start t_k and length h_k of the interval
 
 
 def lifted(
@@ -21,8 +21,8 @@ def lifted(
     """The problem that a polynomial control makes, in the variable σ ∈ (0, N) in which all intervals have length one.
 
     dx/dσ = h_k f(t_k + h_k (σ − k), x, P_U(polynomial of interval k)), the running cost likewise. States, costates and
-    J are those of the original. Its control is constant on intervals, (k, t_k, h_k, values at the Gauss points), so
-    every integrator and adjoint serves polynomials on meshes of each group's own.
+    J are those of the original. Its control is constant on intervals: number k, start t_k, length h_k and coefficients
+    of the polynomials. So every integrator and adjoint serves polynomials on meshes of each group's own.
 
     Parameters
     ----------
@@ -45,23 +45,21 @@ def lifted(
         What `controls` and integrators take as control.
     """
     N, s, G, m = pieces.control.shape
-    points = gauss(s, pieces.control)[0]
     number = torch.arange(N, dtype=t.dtype, device=t.device)[:, None].expand(N, G)
-    parts = [torch.stack((number, t[:-1], t.diff(dim=0)), -1), pieces.control.movedim(1, 2).flatten(2)]
+    parts = [torch.stack((number, t[:-1], t.diff(dim=0)), -1), _coefficients(pieces.control)]
     path = problem.path_constraint if priced and pieces.path_multipliers is not None else None
     if path is not None:
         assert pieces.path_multipliers is not None
-        parts.append(pieces.path_multipliers.movedim(1, 2).flatten(2))
+        parts.append(_coefficients(pieces.path_multipliers))
     rows = max(part.shape[1] for part in parts)
     control = torch.cat([part.expand(-1, rows, -1) for part in parts], -1)
 
     def place(sigma: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Time, length of the interval, control, multipliers."""
         fraction = sigma - v[..., 0]
-        basis = lagrange(points, fraction)[..., None]  # (*b, R, s, 1)
-        own, others = v[..., PLACE : PLACE + s * m], v[..., PLACE + s * m :]
-        u, nu = ((basis * part.reshape(*part.shape[:-1], s, part.shape[-1] // s)).sum(-2) for part in (own, others))
-        return v[..., 1] + v[..., 2] * fraction, v[..., 2], problem.control_set.project(u), nu
+        u = problem.control_set.project(_evaluated(v[..., PLACE : PLACE + s * m], s, fraction))
+        nu = _evaluated(v[..., PLACE + s * m :], s, fraction)
+        return v[..., 1] + v[..., 2] * fraction, v[..., 2], u, nu
 
     def rate(sigma: Tensor, x: Tensor, v: Tensor) -> Tensor:
         time, h, u, _ = place(sigma, v)
@@ -83,3 +81,19 @@ def lifted(
         shared_control=problem.shared_control,
     )
     return simple, control
+
+
+def _coefficients(values: Tensor) -> Tensor:
+    """Coefficients, lowest first, of the polynomials through values at Gauss points: (N, s, R, d) -> (N, R, s d)."""
+    s = values.shape[1]
+    powers = torch.linalg.vander(gauss(s, values)[0])  # (s, s)
+    coefficients: Tensor = torch.linalg.solve(powers, values.flatten(2)).reshape(values.shape)
+    return coefficients.movedim(1, 2).flatten(2)
+
+
+def _evaluated(coefficients: Tensor, s: int, sigma: Tensor) -> Tensor:
+    """Polynomials at σ (*b, R) by Horner's rule: (*b, R, s d) -> (*b, R, d)."""
+    *lower, value = coefficients.reshape(*coefficients.shape[:-1], s, coefficients.shape[-1] // s).unbind(-2)
+    for coefficient in reversed(lower):
+        value = coefficient + sigma[..., None] * value
+    return value
