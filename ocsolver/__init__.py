@@ -16,6 +16,7 @@ from ocsolver.errors import (
 from ocsolver.integrators import RK4, Euler, Heun, Integrator, SolveIVP, TorchDiffEq
 from ocsolver.maximizers import LBFGS, ClosedForm, Enumeration, GaussNewton, Maximizer, ProjectedNewton
 from ocsolver.mesh import Mesh
+from ocsolver.pieces import Pieces
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
 from ocsolver.solution import History, Solution, Stats
@@ -77,6 +78,7 @@ __all__ = [
     "MultiStart",
     "OCSolverError",
     "OptimalControlProblem",
+    "Pieces",
     "Product",
     "ProjectedNewton",
     "ShapeError",
