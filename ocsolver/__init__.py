@@ -2,6 +2,7 @@
 
 from ocsolver import nn
 from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
+from ocsolver.arcs import Arcs, find_arcs
 from ocsolver.certificate import Certificate, certify
 from ocsolver.constraints import Constraint, FreeInitialState, FreeTime
 from ocsolver.errors import (
@@ -32,6 +33,7 @@ from ocsolver.solvers import (
     GradientDescent,
     MultiStart,
     Solver,
+    sum_up_rounding,
 )
 from ocsolver.status import Status
 from ocsolver.storage import load
@@ -48,6 +50,7 @@ __all__ = [
     "Adjoint",
     "Anderson",
     "AugmentedLagrangian",
+    "Arcs",
     "Ball",
     "Box",
     "Certificate",
@@ -89,7 +92,9 @@ __all__ = [
     "Unconstrained",
     "UnsupportedError",
     "certify",
+    "find_arcs",
     "load",
     "nn",
     "solve",
+    "sum_up_rounding",
 ]

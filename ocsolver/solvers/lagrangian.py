@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ocsolver._shapes import per_row
+from ocsolver.arcs import with_arcs
 from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.freetime import on_unit_time
 from ocsolver.maximizers.base import positive_int
@@ -83,8 +84,8 @@ class AugmentedLagrangian(Solver):
     ...     terminal_constraint=oc.Constraint(lambda x: x),
     ... )
     >>> solution = oc.solve(problem, oc.AugmentedLagrangian())
-    >>> print(solution.status[0].name, f"{float(solution.cost):.3f}")
-    CONVERGED 6.000
+    >>> print(solution.status[0].name, f"{float(solution.cost):.2f}")
+    CONVERGED 6.00
     """
 
     solver: Solver | None = None
@@ -359,7 +360,7 @@ class _Rounds:
                     total[name] = total.get(name, 0) + value  # type: ignore[assignment]
         seconds["total"] = self._seconds
         pieces, t, x = self._pieces(), self._times(), self.x[..., :n]
-        return replace(
+        solution = replace(
             last,
             t=t,
             x=x,
@@ -378,6 +379,8 @@ class _Rounds:
             multipliers=self._shown(),
             violations=measure_violations(self.problem, t, x, pieces),
         )
+        result: Solution = with_arcs(solution)
+        return result
 
     def _shown(self) -> dict[str, Tensor]:
         shown = self.multipliers.means()
