@@ -3,7 +3,8 @@
 from ocsolver import nn
 from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
 from ocsolver.arcs import Arcs, find_arcs
-from ocsolver.certificate import Certificate, certify
+from ocsolver.certificate import Certificate
+from ocsolver.certify import certify
 from ocsolver.constraints import Constraint, FreeInitialState, FreeTime
 from ocsolver.errors import (
     ConvergenceWarning,

@@ -24,6 +24,7 @@ from ocsolver.hamiltonian import (
 from ocsolver.integrators import RK4, Integrator
 from ocsolver.intervals import Intervals, Linearization
 from ocsolver.mesh import Mesh
+from ocsolver.pieces import shifted
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.status import Status
 from ocsolver.timeparallel import newton_sweep, sweep_by_windows
@@ -111,7 +112,7 @@ class ContinuousTranscription:
         if initial_control is None:
             u = x0.new_zeros(N, G, m)
         elif callable(getattr(initial_control, "control", None)):
-            u = self._sample(initial_control.control, midpoints, todo)
+            u = self._sample(initial_control, todo)
         elif callable(initial_control):
             values = [call(initial_control, "initial_control", t) for t in midpoints]
             u = torch.stack([as_tensor(value, what="initial_control(t)", like=x0) for value in values])
@@ -128,12 +129,12 @@ class ContinuousTranscription:
         check_finite(u, what="initial_control")
         return (self.problem.control_set.project(u.expand(N, G, m).contiguous()),)
 
-    def _sample(self, control: Any, midpoints: Tensor, todo: str) -> Tensor:
-        """Mean of a Solution's control over each interval, by its value at points inside."""
+    def _sample(self, solution: Any, todo: str) -> Tensor:
+        """Mean of a Solution's control over each interval, by its values inside; its horizon may be another."""
         inner = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
         h = self.nodes.diff()
-        times = self.nodes[:-1, None] + h[:, None] * inner.to(h)  # (N, 8)
-        u: Tensor = control(times.reshape(-1)).to(self.problem.initial_state)
+        times = (self.nodes[:-1, None] + h[:, None] * inner.to(h)).reshape(-1)  # (N 8,)
+        u: Tensor = solution.control(shifted(times, solution.t)).to(self.problem.initial_state)
         N, G, m = self.mesh.intervals, self.groups, self.problem.m
         if u.shape[-1] != m or u.shape[1] not in (1, G):
             raise ShapeError(

@@ -18,7 +18,7 @@ from ocsolver.hamiltonian import costate_rate, dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Unconstrained
 
-__all__ = ["Pieces", "Samples", "checked_times", "gauss", "lifted", "locate"]
+__all__ = ["Pieces", "Samples", "checked_times", "gauss", "lagrange", "lifted", "locate", "shifted"]
 
 PLACE = 3  # components of a lifted control before the values: number k, start t_k and length h_k of the interval
 
@@ -71,6 +71,30 @@ class Samples(NamedTuple):
     p: Tensor  # (N, Q, B, n)
     u: Tensor  # (N, Q, G, m), projected onto U
     nu: Tensor | None  # (N, Q, G, c), path multipliers
+
+
+def shifted(times: Tensor, t: Tensor) -> Tensor:
+    """Times of another horizon as times of a solution, for warm starts.
+
+    Where the horizons overlap time is one and the same (receding horizon); else it counts from each start. Times before
+    or after the solution are moved to its ends.
+
+    Parameters
+    ----------
+    times : Tensor, shape (T,)
+        Increasing, in the new horizon.
+    t : Tensor, shape (N + 1, G)
+        Nodes of the solution.
+
+    Returns
+    -------
+    Tensor, shape (T,)
+        Times that the solution knows.
+    """
+    first, last = t[0].min(), t[-1].max()
+    apart = bool((times[-1] <= first) | (times[0] >= last))
+    own = times - times[0] + first if apart else times
+    return own.to(t).clamp(first, last)
 
 
 @dataclass(frozen=True, eq=False)

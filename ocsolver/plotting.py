@@ -7,29 +7,37 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ocsolver.errors import InputError, complaint
+from ocsolver.panels import (
+    CONTROL_COLORS,
+    GRAY,
+    INK,
+    LEGEND_ENTRIES,
+    RED,
+    STATE_COLORS,
+    Array,
+    legend,
+    logarithmic,
+    note,
+    numbers,
+    positive,
+    shades,
+    style,
+    widen,
+)
+from ocsolver.path_panels import DENSE_POINTS, draw_path, mark_structure, steps_of
 from ocsolver.sets import Ball, ControlSet, FiniteSet, Product
 
 __all__ = ["plot_solution"]
 
-LEGEND_ENTRIES = 8  # more components than these are told apart by shade alone
 FAINT_LINES = 200  # more lines of other trajectories than these would be a smear
-DENSE_POINTS = 400  # points of a curve between which nobody sees a corner
 REACH = 4.0  # limits of the control farther away than this many of its own ranges are left out of view
-INK, GRAY, RED = "#222222", "#6b6b6b", "#b3261e"
-STATE_COLORS = ("#1f5fa8", "#e0662a", "#2a9d6f", "#b5478f", "#d9a400", "#4fb3d9", "#7a5230", "#8a8a8a")
-CONTROL_COLORS = ("#4b2e83", "#c2185b", "#00838f", "#8d6e00", "#5c6bc0", "#ef6c00", "#558b2f", "#8a8a8a")
-
-Array = NDArray[np.float64]
 
 
 class Plottable(Protocol):
@@ -55,6 +63,15 @@ class Plottable(Protocol):
     def history(self) -> Any: ...
     @property
     def problem(self) -> Any: ...
+    @property
+    def pieces(self) -> Any: ...
+    @property
+    def curves(self) -> Any: ...
+    @property
+    def switches(self) -> Sequence[Sequence[tuple[float, int]]]: ...
+    @property
+    def singular(self) -> Sequence[Sequence[tuple[float, float, int]]]: ...
+    def control(self, t: Any) -> Tensor: ...
     def state(self, t: Any) -> Tensor: ...
     def costate(self, t: Any) -> Tensor: ...
     def hamiltonian(self) -> tuple[Tensor, Tensor]: ...
@@ -71,9 +88,10 @@ class Limit(NamedTuple):
 def plot_solution(solution: Plottable, trajectory: int = 0) -> Figure:
     """Draw one trajectory of a solution.
 
-    Panels: states, control as steps with the limits of its set, costates, and convergence; where the problem is known
-    also the Hamiltonian at the midpoints of the intervals and its gap to the maximum. Where all trajectories share a
-    control, the others are drawn faintly. Curves end where a trajectory ceases to be finite; the rest is shaded.
+    Panels: states, control with the limits of its set, costates, and convergence; where the problem is known also the
+    Hamiltonian at the midpoints of the intervals and its gap to the maximum, and a path constraint with its bounds and
+    multipliers. Switching times are dotted lines, singular arcs bands behind the control. Where all trajectories share
+    a control, the others are drawn faintly. Curves end where a trajectory ceases to be finite; the rest is shaded.
 
     Parameters
     ----------
@@ -94,19 +112,28 @@ def plot_solution(solution: Plottable, trajectory: int = 0) -> Figure:
     """
     i = _checked_index(trajectory, solution.x.shape[1])
     g = min(i, solution.u.shape[1] - 1)  # G = 1 or G = B
-    figure = Figure(figsize=(11.0, 8.0 if solution.problem is not None else 6.0), layout="constrained")
-    if solution.problem is not None:
-        (states, hamiltonian), (control, gap), (costates, convergence) = figure.subplots(3, 2)
+    known = solution.problem is not None
+    constrained = known and solution.problem.path_constraint is not None
+    rows = 2 + known + constrained
+    figure = Figure(figsize=(11.0, 2.0 + 2.0 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2)
+    if known:
+        (states, hamiltonian), (control, gap), (costates, convergence) = panels[:3]
         _draw_hamiltonian(hamiltonian, gap, solution, i, g)
         timed, lowest = [states, control, costates, hamiltonian, gap], [control, costates, gap]
     else:
-        (states, control), (costates, convergence) = figure.subplots(2, 2)
+        (states, control), (costates, convergence) = panels
         timed = lowest = [states, control, costates]
-    _draw_rows(states, solution, i, "x", "states")
+    if constrained:
+        path, multiplier = panels[3]
+        draw_path(path, multiplier, solution, i, g)
+        timed, lowest = [*timed, path, multiplier], [gap, path, multiplier]
+    _draw_rows(states, solution, i, g, "x", "states")
     _draw_control(control, solution, g)
-    _draw_rows(costates, solution, i, "p", "costates")
+    _draw_rows(costates, solution, i, g, "p", "costates")
     _draw_convergence(convergence, solution, g)
-    _finish_time_axes(timed, lowest, _numbers(solution.t[:, g]), _numbers(solution.x[:, i]))
+    mark_structure(timed, control, solution, g)
+    _finish_time_axes(timed, lowest, numbers(solution.t[:, g]), numbers(solution.x[:, i]))
     _write_title(figure, solution, i, g)
     figure.align_ylabels()
     return figure
@@ -124,28 +151,28 @@ def _checked_index(trajectory: Any, trajectories: int) -> int:
 # ---------------------------------------------------------------------------------------------------------- the panels
 
 
-def _draw_rows(ax: Axes, solution: Plottable, i: int, name: str, title: str) -> None:
+def _draw_rows(ax: Axes, solution: Plottable, i: int, g: int, name: str, title: str) -> None:
     """States or costates of trajectory i, over faint ones of the trajectories with the same control."""
-    _style(ax, title, name)
+    style(ax, title, name)
     rows: Tensor = solution.x if name == "x" else solution.p
-    t, values = _numbers(solution.t[:, 0]), _numbers(rows[:, i])  # (N + 1,), (N + 1, n)
+    t, values = numbers(solution.t[:, g]), numbers(rows[:, i])  # (N + 1,), (N + 1, n)
     B, n = rows.shape[1:]
-    colors = _colors(n, STATE_COLORS)
+    colors = shades(n, STATE_COLORS)
     if solution.u.shape[1] == 1 and B > 1:
         others = [b for b in range(0, B, math.ceil(B * n / FAINT_LINES)) if b != i]
         for j in range(n):
-            ax.plot(t, _numbers(rows[:, others, j]), color=colors[j], linewidth=0.6, alpha=0.3, zorder=1.5)
+            ax.plot(t, numbers(rows[:, others, j]), color=colors[j], linewidth=0.6, alpha=0.3, zorder=1.5)
     times, curves = _dense(solution, i, name, t, values)
     for j in range(n):
         label = f"{name}[{j}]" if n > 1 else name
         ax.plot(times, curves[:, j], color=colors[j], linewidth=1.8 if n <= LEGEND_ENTRIES else 1.0, label=label)
     finite = np.abs(values[np.isfinite(values)])
     if finite.size == 0:
-        _note(ax, f"no finite {title}")
+        note(ax, f"no finite {title}")
     elif finite.size < values.size and finite.max() > 1e3 * np.median(finite) > 0.0:
         # A blow-up: on a linear scale its last value would flatten everything before it.
         ax.set_yscale("symlog", linthresh=float(np.median(finite)))
-    _legend(ax, n, name)
+    legend(ax, n, name)
 
 
 def _dense(solution: Plottable, i: int, name: str, t: Array, values: Array) -> tuple[Array, Array]:
@@ -155,7 +182,7 @@ def _dense(solution: Plottable, i: int, name: str, t: Array, values: Array) -> t
         return t, values
     fractions = np.arange(parts) / parts
     times = np.append((t[:-1, None] + np.diff(t)[:, None] * fractions).ravel(), t[-1])
-    curves = _numbers((solution.state(times) if name == "x" else solution.costate(times))[:, i])
+    curves = numbers((solution.state(times) if name == "x" else solution.costate(times))[:, i])
     low, high = values.min(0), values.max(0)
     margin = 0.5 * (high - low) + 1e-6 * np.abs(values).max()
     # Where steps are long against a stiff problem, the slopes at the nodes say nothing about the curve between them.
@@ -164,12 +191,11 @@ def _dense(solution: Plottable, i: int, name: str, t: Array, values: Array) -> t
 
 
 def _draw_control(ax: Axes, solution: Plottable, g: int) -> None:
-    """Control as steps, with the limits of its set."""
+    """Control, with the limits of its set."""
     m = solution.u.shape[-1]
-    _style(ax, "control", "u")
-    t, u = _numbers(solution.t[:, g]), _numbers(solution.u[:, g])  # (N + 1,), (N, m)
-    steps = np.concatenate([u, u[-1:]])
-    colors = _colors(m, CONTROL_COLORS)
+    style(ax, "control", "u")
+    t, u, drawstyle = steps_of(solution, g)
+    colors = shades(m, CONTROL_COLORS)
     limits = [] if solution.problem is None else list(_limits(solution.problem.control_set, solution.u))
     view = _view(u, [limit.level for limit in limits])
     lines = {"bounds": "--", "radius": "-.", "points": ":"}
@@ -188,14 +214,14 @@ def _draw_control(ax: Axes, solution: Plottable, g: int) -> None:
         )
         labeled.add(limit.kind)
         if limit.kind == "radius" and limit.level > 0 and len(limit.components) > 1:
-            norm = np.linalg.norm(steps[:, limit.components], axis=-1)
-            ax.plot(t, norm, drawstyle="steps-post", color=GRAY, linewidth=1.0, label="‖u‖")
+            norm = np.linalg.norm(u[:, limit.components], axis=-1)
+            ax.plot(t, norm, drawstyle=drawstyle, color=GRAY, linewidth=1.0, label="‖u‖")
     for j in range(m):
         label = f"u[{j}]" if m > 1 else "u"
         width = 1.5 if m <= LEGEND_ENTRIES else 1.0
-        ax.plot(t, steps[:, j], drawstyle="steps-post", color=colors[j], linewidth=width, label=label)
+        ax.plot(t, u[:, j], drawstyle=drawstyle, color=colors[j], linewidth=width, label=label)
     ax.set_ylim(*view)
-    _legend(ax, m, "u", always=bool(limits))
+    legend(ax, m, "u", always=bool(limits))
 
 
 def _limits(control_set: ControlSet, like: Tensor, first: int = 0) -> Iterator[Limit]:
@@ -237,45 +263,37 @@ def _view(u: Array, levels: list[float]) -> tuple[float, float]:
 
 def _draw_hamiltonian(ax: Axes, gap_ax: Axes, solution: Plottable, i: int, g: int) -> None:
     """H at the midpoints of the intervals, and on its own axis max_U H − H."""
-    _style(ax, "Hamiltonian", "H")
-    _style(gap_ax, "gap to the maximum of H", r"$\max_U H - H$")
-    t = _numbers(solution.t[:, g])
+    style(ax, "Hamiltonian", "H")
+    style(gap_ax, "gap to the maximum of H", r"$\max_U H - H$")
+    t = numbers(solution.t[:, g])
     middle = 0.5 * (t[1:] + t[:-1])
-    value, gap = (_numbers(part) for part in solution.hamiltonian())
+    value, gap = (numbers(part) for part in solution.hamiltonian())
     H = value[:, i]
     if not np.isfinite(H).any():
         for panel in (ax, gap_ax):
-            _note(panel, "no finite trajectory")
+            note(panel, "no finite trajectory")
         return
     ax.plot(middle, H, color=INK, linewidth=1.5, label="H")
     if solution.u.shape[1] == 1 and value.shape[1] > 1:
         mean = value.mean(1)  # what a shared control maximizes
         ax.plot(middle, mean, color=GRAY, linewidth=1.2, linestyle="--", label="mean over trajectories")
-        _legend(ax, 1, "H", always=True)
+        legend(ax, 1, "H", always=True)
         H = np.stack([H, mean], -1)
-    _widen(ax, H)
+    widen(ax, H)
     excess = np.where(np.isfinite(value[:, i]), gap[:, g], np.nan)
-    if _logarithmic(gap_ax, excess):
-        gap_ax.plot(middle, _positive(excess), color=RED, linewidth=1.0, marker=".", markersize=2.5)
+    if logarithmic(gap_ax, excess):
+        gap_ax.plot(middle, positive(excess), color=RED, linewidth=1.0, marker=".", markersize=2.5)
     else:
-        _note(gap_ax, "zero on every interval" if (excess == 0).any() else "no finite maximum of H over U")
-
-
-def _widen(ax: Axes, H: Array) -> None:
-    """Let a constant H look constant: errors of rounding and of the mesh shall not fill the panel."""
-    finite = H[np.isfinite(H)]
-    middle, half = 0.5 * float(finite.max() + finite.min()), 0.55 * float(np.ptp(finite))
-    half = max(half, 0.02 * float(np.abs(finite).max()), 1e-12)
-    ax.set_ylim(middle - half, middle + half)
+        note(gap_ax, "zero on every interval" if (excess == 0).any() else "no finite maximum of H over U")
 
 
 def _draw_convergence(ax: Axes, solution: Plottable, g: int) -> None:
     """Cost above its lowest value, residual and ρ on a log scale; ticks mark rejected iterations."""
-    _style(ax, "convergence", "")
+    style(ax, "convergence", "")
     ax.set_xlabel("iteration")
     history, end = solution.history, _iterations(solution, g)
     k = np.arange(end + 1)
-    cost, residual, rho = (_numbers(getattr(history, name)[: end + 1, g]) for name in ("cost", "residual", "rho"))
+    cost, residual, rho = (numbers(getattr(history, name)[: end + 1, g]) for name in ("cost", "residual", "rho"))
     finite = cost[np.isfinite(cost)]
     above = cost - finite.min() if finite.size else np.full_like(cost, np.nan)
     drawn = False
@@ -284,12 +302,12 @@ def _draw_convergence(ax: Axes, solution: Plottable, g: int) -> None:
         (residual, RED, 1.5, "residual"),
         (rho, GRAY, 1.0, "ρ"),
     ):
-        if _logarithmic(ax, values):
+        if logarithmic(ax, values):
             marker = "o" if end < 25 else ""
-            ax.plot(k, _positive(values), color=color, linewidth=width, marker=marker, markersize=3, label=label)
+            ax.plot(k, positive(values), color=color, linewidth=width, marker=marker, markersize=3, label=label)
             drawn = True
     if not drawn:
-        _note(ax, "no finite values" if not finite.size else "zero throughout")
+        note(ax, "no finite values" if not finite.size else "zero throughout")
     rejected = k[~history.accepted[: end + 1, g].cpu().numpy()]
     if rejected.size:
         place: dict[str, Any] = {
@@ -301,7 +319,7 @@ def _draw_convergence(ax: Axes, solution: Plottable, g: int) -> None:
         ax.plot(rejected, np.full(rejected.size, 0.03), color=INK, markeredgewidth=0.8, label="rejected", **place)
     ax.set_xlim(-0.02 * end - 0.5, 1.02 * end + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _legend(ax, 1, "", always=drawn)
+    legend(ax, 1, "", always=drawn)
 
 
 def _iterations(solution: Plottable, g: int) -> int:
@@ -311,62 +329,7 @@ def _iterations(solution: Plottable, g: int) -> int:
     return int(np.argmax(residual <= residual[-1])) if solution.status[g].name == "CONVERGED" else residual.size - 1
 
 
-# ------------------------------------------------------------------------------------------------------------ the style
-
-
-def _numbers(values: Tensor) -> Array:
-    """Float64 array with infinities as NaN, which matplotlib leaves out."""
-    array: Array = values.detach().cpu().double().numpy()
-    return np.where(np.isfinite(array), array, np.nan)
-
-
-def _positive(values: Array) -> Array:
-    return np.where(values > 0, values, np.nan)
-
-
-def _logarithmic(ax: Axes, values: Array) -> bool:
-    """Use a log scale if there is something to draw on it."""
-    drawable = bool((values > 0).any())
-    if drawable:
-        ax.set_yscale("log")
-    return drawable
-
-
-def _colors(count: int, palette: tuple[str, ...]) -> list[str]:
-    if count <= len(palette):
-        return list(palette[:count])
-    return [to_hex(color) for color in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, count))]
-
-
-def _style(ax: Axes, title: str, name: str) -> None:
-    ax.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
-    ax.set_ylabel(name)
-    ax.grid(color="#e6e6e6", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
-
-
-def _legend(ax: Axes, count: int, name: str, *, always: bool = False) -> None:
-    """Legend above the panel, where it hides nothing; for many components a word on the order of the shades."""
-    if count > LEGEND_ENTRIES:
-        title = f"{name}[0] dark … {name}[{count - 1}] light"
-        ax.set_title(title, loc="right", fontsize=8, color=GRAY)
-    elif count > 1 or always:
-        entries = len(ax.get_legend_handles_labels()[1])
-        spacing: dict[str, Any] = {
-            "borderaxespad": 0.15,
-            "handlelength": 1.5,
-            "handletextpad": 0.4,
-            "columnspacing": 1.0,
-        }
-        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=entries, fontsize=8, frameon=False, **spacing)
-
-
-def _note(ax: Axes, text: str) -> None:
-    """Say why a panel is empty."""
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=GRAY, fontsize=9)
-    ax.set_yticks([])
+# ----------------------------------------------------------------------------------------------------------- the figure
 
 
 def _finish_time_axes(timed: list[Axes], lowest: list[Axes], t: Array, x: Array) -> None:

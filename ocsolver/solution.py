@@ -19,9 +19,11 @@ from ocsolver.certificate import Certificate, certify_sweep
 from ocsolver.continuous import ContinuousTranscription
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import hamiltonian
+from ocsolver.kinks import cut_at_kinks
 from ocsolver.mesh import Mesh
 from ocsolver.outcome import History, Outcome, Stats
 from ocsolver.pieces import Pieces, checked_times, lifted, locate
+from ocsolver.pieces_certificate import certify_pieces, gaps
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.residual import maximum_gap
 from ocsolver.transcription import Discretization, Sweep, transcribe
@@ -147,11 +149,13 @@ class Solution(Outcome):
         return locate(self.t, checked_times(self.t, as_tensor(t, what="t", like=self.t)))
 
     @cached_property
-    def _curves(self) -> Pieces:
+    def curves(self) -> Pieces:
+        """The trajectory as polynomials: `pieces`, or cubic Hermite interpolation of a control that is constant."""
         if self.pieces is not None:
             return self.pieces
-        assert self.problem is not None
-        return Pieces.from_steps(self.problem, self.t, self.x, self.p, self.u)
+        made = Pieces.from_steps(self._required_problem("curves"), self.t, self.x, self.p, self.u)
+        nu = self.multipliers.get("path_constraint")
+        return made if nu is None else replace(made, path_multipliers=nu[:, None].expand(-1, made.stages, -1, -1))
 
     def control(self, t: Any) -> Tensor:
         """Control at any times.
@@ -187,7 +191,7 @@ class Solution(Outcome):
             At least fourth-order accurate inside intervals.
         """
         self._known("state")
-        return self._curves.states(self.x, *self._locate(t))
+        return self.curves.states(self.x, *self._locate(t))
 
     def costate(self, t: Any) -> Tensor:
         """Costate at any times, by the polynomials of `pieces`, else by cubic Hermite interpolation.
@@ -203,7 +207,7 @@ class Solution(Outcome):
             At least fourth-order accurate inside intervals.
         """
         self._known("costate")
-        return self._curves.costates(self.p, *self._locate(t))
+        return self.curves.costates(self.p, *self._locate(t))
 
     # -------------------------------------------------------------- questioning
 
@@ -226,7 +230,8 @@ class Solution(Outcome):
         choice = d if integrator is None else Discretization(d.mesh, integrator)
         if self.pieces is None:
             return transcribe(problem, choice), self.u
-        simple, control = lifted(problem, self.t, self.x[0], self.pieces)
+        t, x, _, pieces = cut_at_kinks(problem.control_set, self.t, self.x, self.p, self.pieces)
+        simple, control = lifted(problem, t, x[0], pieces)
         return transcribe(simple, replace(choice, mesh=Mesh.uniform(len(control)))), control
 
     @torch.no_grad()
@@ -247,6 +252,11 @@ class Solution(Outcome):
         with threads_for(transcription.problem, transcription.mesh):
             return transcription.forward((control,)).cost
 
+    @property
+    def _is_own(self) -> bool:
+        """Whether the costates come with the solution, rather than from a sweep of its control."""
+        return self.pieces is not None or bool(self.multipliers)
+
     @cached_property
     def _sweep(self) -> Sweep:
         transcription, control = self._transcription()
@@ -255,6 +265,8 @@ class Solution(Outcome):
     @cached_property
     def certificate(self) -> Certificate:
         """Certificate of the returned control, computed on first use."""
+        if self._is_own:
+            return certify_pieces(self._required_problem("certificate"), self)
         return certify_sweep(self._transcription()[0], self._sweep)
 
     @torch.no_grad()
@@ -266,9 +278,12 @@ class Solution(Outcome):
         value : Tensor, shape (N, B)
             H at the midpoints of the intervals.
         gap : Tensor, shape (N, G)
-            max_U H − H(u) of each interval.
+            max_U H − H(u) of each interval: the mean over it, under constraints over the admissible controls.
         """
         problem = self._required_problem("hamiltonian")
+        if self._is_own:
+            middle = self.curves.samples(problem, self.t, self.x, self.p, self.x.new_full((1,), 0.5))
+            return hamiltonian(problem, *middle[:4])[:, 0], gaps(problem, self)
         t = 0.5 * (self.t[1:, :1] + self.t[:-1, :1])
         value = hamiltonian(problem, t, 0.5 * (self.x[1:] + self.x[:-1]), 0.5 * (self.p[1:] + self.p[:-1]), self.u)
         gap = maximum_gap(self._sweep.blocks[0])

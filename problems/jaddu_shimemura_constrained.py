@@ -6,16 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import ocsolver as oc
+from problems._arcs import Array, integrate
 from problems.reference import Exact, Reference, columns, initial_states
 
 __all__ = ["build"]
-
-Array = NDArray[np.float64]
 
 # The boundary value problem of the three arcs, solved by shooting: p(t0), and when the bound begins and ceases to act.
 START = (0.27278432824440824, 0.14953198234120202)
@@ -82,7 +79,7 @@ def build(
         ),
         cost=cost,
         exact=exact,
-        tags=frozenset({"smooth", "linear-quadratic", "path-constraint"} | ({"closed-form"} if exact else set())),
+        tags=frozenset({"smooth", "linear-quadratic", "path-constraint"}),
         source="danielrherber/dt-qp-project, jaddu-shimemura case 1; PSOPT/psopt, stc1",
         id="B29",
     )
@@ -105,27 +102,18 @@ def _arcs(t0: float) -> tuple[float, Exact]:
         slope = 16.0 * t - 8.0
         return np.array([x2, slope, 2.0 * x1, 0.01 * (slope + 16.0), x1 * x1 + x2 * x2 + 50.0 * p2 * p2])
 
-    y = np.array([0.0, -1.0, *START, 0.0])
-    pieces: list[Any] = []
-    for rate, span in ((free, (0.0, ENTRY)), (bounded, (ENTRY, EXIT)), (free, (EXIT, 1.0))):
-        arc = solve_ivp(rate, span, y, method="DOP853", rtol=1e-13, atol=1e-15, dense_output=True)
-        pieces.append(arc.sol)
-        y = arc.y[:, -1]
+    arcs = integrate((free, bounded, free), (0.0, ENTRY, EXIT, 1.0), [0.0, -1.0, *START, 0.0])
 
     def course(t: Any) -> Tensor:
         """x1, x2, p1, p2 and the cost, (*T, 1, 5)."""
-        past = torch.as_tensor(t, dtype=torch.float64) - t0
-        flat = past.reshape(-1).numpy()
-        which = (flat >= ENTRY).astype(int) + (flat >= EXIT)
-        values = np.stack([piece(flat) for piece in pieces])[which, :, np.arange(len(flat))]
-        return torch.as_tensor(values).reshape(*past.shape, 1, 5)
+        return arcs(torch.as_tensor(t, dtype=torch.float64) - t0)
 
     def multiplier(t: Any) -> Tensor:
         past, y = columns(t) - t0, course(t)
         density = 0.01 * (16.0 * past + 8.0) + y[..., 2:3] - y[..., 3:4] - 2.0 * y[..., 1:2]
         return torch.where((past >= ENTRY) & (past < EXIT), density, 0.0)
 
-    return float(y[4]), Exact(
+    return float(course(t0 + 1.0)[..., 4]), Exact(
         control=lambda t: 100.0 * course(t)[..., 3:4],
         state=lambda t: course(t)[..., :2],
         costate=lambda t: course(t)[..., 2:4],

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import ocsolver as oc
+from problems._arcs import Arcs, Array, integrate
 from problems.reference import Exact, Reference
 
 __all__ = ["build"]
-
-Array = NDArray[np.float64]
 
 LENGTH = 5.0
 # Least time, and the first switch of u3: at half time φ̇ = 0 and θ is half way. Solved by shooting.
@@ -82,13 +80,13 @@ def build(
         ),
         cost=DURATION,
         exact=_exact(t0),
-        tags=frozenset({"bang-bang", "closed-form", "terminal-constraint", "path-constraint", "free-time"}),
+        tags=frozenset({"bang-bang", "terminal-constraint", "path-constraint", "free-time"}),
         source="MadNLP/COPSBenchmark.jl, robot.jl; maptor/maptor, robot arm",
         id="B25",
     )
 
 
-NODES = np.array([0.0, 0.25 * DURATION, SWING, 0.5 * DURATION, DURATION - SWING, 0.75 * DURATION, DURATION])
+NODES = (0.0, 0.25 * DURATION, SWING, 0.5 * DURATION, DURATION - SWING, 0.75 * DURATION, DURATION)
 CONTROLS = np.array([[-1, 1, -1], [1, 1, -1], [1, 1, 1], [1, -1, 1], [1, -1, -1], [-1, -1, -1]], dtype=float)
 
 
@@ -108,56 +106,43 @@ def _rate(y: Array, u: Array) -> Array:
 
 
 @cache
-def _pieces() -> tuple[list[Any], Array]:
-    """Dense state and costates of unit vectors on every arc, and the costate at the start."""
-    y = np.concatenate(([4.5, 0.0, 0.0, 0.0, 0.25 * np.pi, 0.0], np.eye(6).ravel()))
-    pieces, zeros = [], []
-    for k, u in enumerate(CONTROLS):
-        span = (float(NODES[k]), float(NODES[k + 1]))
+def _solved() -> tuple[Arcs, Array]:
+    """State and costates that begin as unit vectors, (42), and the costate at the start."""
 
-        def rate(_: float, y: Array, u: Array = u) -> Array:
-            return _rate(y, u)
+    def with_control(u: Array) -> Callable[[float, Array], Array]:
+        return lambda _, y: _rate(y, u)
 
-        arc: Any = solve_ivp(rate, span, y, method="DOP853", rtol=1e-13, atol=1e-14, dense_output=True)
-        pieces.append(arc.sol)
-        y = arc.y[:, -1]
-        if k < 5:  # the switching function of the control that jumps here is zero
-            jumping = int(np.flatnonzero(CONTROLS[k + 1] != u)[0])
-            zeros.append(y[6:].reshape(6, 6)[:, 2 * jumping + 1])
-    first = _rate(np.concatenate((pieces[0](0.0)[:6], np.zeros(36))), CONTROLS[0])[:6]
-    return pieces, np.linalg.solve(np.stack([*zeros, first]), [0.0] * 5 + [1.0])
+    start = np.concatenate(([4.5, 0.0, 0.0, 0.0, 0.25 * np.pi, 0.0], np.eye(6).ravel()))
+    arcs = integrate([with_control(u) for u in CONTROLS], NODES, start)
+    costates = arcs(NODES[1:-1])[:, 0, 6:].reshape(5, 6, 6).numpy()
+    jumping = np.nonzero(np.diff(CONTROLS, axis=0))[1]  # which control jumps at each switch
+    zeros = costates[np.arange(5), :, 2 * jumping + 1]  # where its switching function is zero
+    return arcs, np.linalg.solve(np.vstack((zeros, _rate(start, CONTROLS[0])[:6])), [0.0] * 5 + [1.0])
 
 
 def _exact(t0: float) -> Exact:
     """Exact solution from the switches."""
-    pieces, start = _pieces()
+    arcs, start = _solved()
+    first, controls = torch.as_tensor(start), torch.as_tensor(CONTROLS)
 
-    def arcs(t: Any) -> tuple[Array, NDArray[np.int64], tuple[int, ...]]:
-        past = torch.as_tensor(t, dtype=torch.float64) - t0
-        flat = past.reshape(-1).numpy()
-        return flat, np.clip(np.searchsorted(NODES, flat, side="right") - 1, 0, 5), tuple(past.shape)
+    def past(t: Any) -> Tensor:
+        return torch.as_tensor(t, dtype=torch.float64) - t0
 
     def control(t: Any) -> Tensor:
-        _, which, shape = arcs(t)
-        return torch.as_tensor(CONTROLS[which]).reshape(*shape, 1, 3)
-
-    def course(t: Any, costates: bool) -> Tensor:
-        flat, which, shape = arcs(t)
-        values = np.stack([piece(flat) for piece in pieces])[which, :, np.arange(len(flat))]  # (T, 42)
-        chosen = np.einsum("i,tij->tj", start, values[:, 6:].reshape(-1, 6, 6)) if costates else values[:, :6]
-        return torch.as_tensor(chosen).reshape(*shape, 1, 6)
-
-    def costate(t: Any) -> Tensor:
-        return course(t, True)
+        return controls[torch.as_tensor(arcs.arc(past(t)))][..., None, :]
 
     def state(t: Any) -> Tensor:
-        return course(t, False)
+        return arcs(past(t))[..., :6]
+
+    def costate(t: Any) -> Tensor:
+        values = arcs(past(t))[..., 6:]
+        return first @ values.reshape(*values.shape[:-1], 6, 6)
 
     return Exact(
         control,
         state,
         costate,
-        switches=tuple(t0 + float(node) for node in NODES[1:-1]),
+        switches=tuple(t0 + node for node in NODES[1:-1]),
         final_time=t0 + DURATION,
         terminal_multiplier=-costate(t0 + DURATION),
         path_multiplier=lambda t: torch.zeros_like(state(t)[..., ::2]),

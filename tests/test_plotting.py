@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from exact import bang_bang, regulator, sliding
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -441,6 +442,49 @@ def test_wild_interpolation_is_not_drawn() -> None:
     times, values = data(panels(solution.plot())["states"], "x")
     np.testing.assert_array_equal(times, solution.t[:, 0].numpy())
     np.testing.assert_array_equal(values, solution.x[:, 0, 0].numpy())
+
+
+# ------------------------------------------------------------------------------------------- polynomials, constraints
+
+
+def test_polynomial_control_is_drawn_densely_with_its_jumps() -> None:
+    solution = bang_bang(4)
+    found = panels(solution.plot())
+    assert list(found) == WITH_PROBLEM
+    times, values = data(found["control"], "u")
+    assert len(times) > 200
+    assert bool((np.diff(times) >= 0).all())
+    np.testing.assert_allclose(values, np.where(times < 1.0, -1.0, 1.0))
+    for title in ("states", "control", "costates", "Hamiltonian", "gap to the maximum of H"):
+        assert any(line.get_linestyle() == ":" and line.get_xdata()[0] == 1.0 for line in found[title].get_lines()), (
+            title
+        )
+
+
+def test_each_group_is_drawn_on_its_own_mesh() -> None:
+    solution = regulator(5)
+    times, values = data(panels(solution.plot(1))["states"], "x")
+    assert set(solution.t[:, 1].tolist()) <= set(times.tolist())
+    np.testing.assert_allclose(values, 2.0 * np.cosh(1.0 - times) / np.cosh(1.0), rtol=1e-6)
+
+
+def test_path_constraint_is_drawn_with_bounds_and_multipliers() -> None:
+    solution = sliding(5)
+    found = panels(solution.plot())
+    assert list(found) == [*WITH_PROBLEM, "path constraint", "multiplier of the path constraint"]
+    times, values = data(found["path constraint"], "c")
+    np.testing.assert_allclose(values, 1.0, atol=1e-4)
+    assert [level for level, _, _ in levels(found["path constraint"])] == [1.0]
+    low, high = found["path constraint"].get_ylim()
+    assert high - low > 0.01  # an active constraint looks constant
+    assert data(found["multiplier of the path constraint"], "ν")[1].min() > 0.1
+    bare = replace(solution, pieces=replace(solution.pieces, path_multipliers=None))
+    panels(bare.plot())
+
+
+def test_singular_arcs_are_bands_behind_the_control() -> None:
+    plain, marked = (panels(replace(bang_bang(4), singular=arcs).plot()) for arcs in ([], [[(0.2, 0.4, 0)]]))
+    assert len(marked["control"].patches) == len(plain["control"].patches) + 1
 
 
 def test_pyplot_is_left_alone() -> None:

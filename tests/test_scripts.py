@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import ocsolver as oc
+import problems
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -98,6 +99,55 @@ def test_benchmark_of_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert 0.0 < row["propagation"] + row["maximization"] < row["milliseconds"]
     assert row["ratio"] == pytest.approx(row["milliseconds"] / row["adam"], rel=1e-3)
     assert "Adam" in capsys.readouterr().out
+
+
+def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gallery = importlib.import_module("scripts.gallery")
+    figures, pages = tmp_path / "figures" / "gallery", tmp_path / "gallery"
+    assert gallery.main(["--quick", "--out", str(tmp_path)]) == 0
+    assert "scalar-lqr" in capsys.readouterr().out
+    record = json.loads((figures / "gallery.json").read_text(encoding="utf-8"))
+    check_record(record, tmp_path)
+    solved = {entry["name"]: entry for entry in record["problems"]}
+    assert set(solved) == set(gallery.QUICK)
+    regulator = solved["scalar-lqr"]
+    assert regulator["status"] == ["CONVERGED"]
+    assert regulator["certificate"]["max_gap"] <= 1e-7
+    assert regulator["error"] == pytest.approx(float(regulator["cost"]) - 0.5 * math.tanh(1.0), rel=1e-4)
+    assert 5_000 < (figures / "scalar-lqr.png").stat().st_size < 60_000
+    page = (pages / "scalar_lqr.md").read_text(encoding="utf-8")
+    for text in ("J\\* = ½ x0² tanh T", "0.380797077978", "max gap", "figures/gallery/scalar-lqr.png", "maptor/maptor"):
+        assert text in page, text
+
+    assert gallery.main(["--only", "hull", "--out", str(tmp_path)]) == 0  # the others are kept
+    assert {path.stem for path in pages.glob("*.md")} == {
+        "hull", "scalar_lqr", "linear_pendulum", "minimum_energy", "index"
+    }  # fmt: skip
+    before = page
+    assert gallery.main(["--pages-only", "--out", str(tmp_path)]) == 0
+    assert (pages / "scalar_lqr.md").read_text(encoding="utf-8") == before
+    with pytest.raises(SystemExit):
+        gallery.main(["--only", "hul", "--out", str(tmp_path)])
+    assert "no such problem: hul" in capsys.readouterr().err
+
+
+def test_gallery_of_the_documentation_is_complete(tmp_path: Path) -> None:
+    """Every problem has its page, which says what its docstring and its record say today."""
+    docs = SCRIPTS.parent / "docs"
+    records = json.loads((docs / "figures" / "gallery" / "gallery.json").read_text(encoding="utf-8"))["problems"]
+    references = problems.all_references()
+    assert [record["name"] for record in records] == [reference.name for reference in references]
+    writer = importlib.import_module("scripts._gallery_pages")
+    writer.write_pages(tmp_path / "gallery", references, {record["name"]: record for record in records})
+    todo = "run: python scripts/gallery.py --pages-only --out docs"
+    for page in {*(tmp_path / "gallery").iterdir(), *(docs / "gallery").iterdir()}:
+        shown, written = docs / "gallery" / page.name, tmp_path / "gallery" / page.name
+        assert shown.exists(), todo
+        assert written.exists(), todo
+        assert shown.read_text(encoding="utf-8") == written.read_text(encoding="utf-8"), todo
+    for record in records:
+        if record["solved"]:
+            assert (docs / "figures" / "gallery" / f"{record['name']}.png").stat().st_size < 60_000
 
 
 @pytest.mark.slow

@@ -84,8 +84,14 @@ def test_a_solution_of_another_problem_is_refused_as_a_start() -> None:
     text = r"initial_control \(Solution\): expected \(G, m\) = \(1, 1\), got \(3, 2\)"
     with pytest.raises(oc.ShapeError, match=text):
         oc.solve(regulator(), mesh=N, initial_control=other)
-    with pytest.raises(oc.InputError, match=r"expected times .* in \[0, 1\]"):
-        oc.solve(regulator(horizon=2.0), mesh=N, initial_control=oc.solve(regulator(), mesh=N))
+
+
+def test_a_solution_of_another_horizon_starts_a_run() -> None:
+    """A receding horizon: time is the same where the horizons overlap, and the last value is kept afterwards."""
+    short = oc.solve(regulator(), mesh=N)
+    longer = oc.solve(regulator(horizon=2.0), mesh=2 * N, initial_control=short, max_iterations=0, tolerance=None)
+    torch.testing.assert_close(longer.u[:N], short.u)
+    torch.testing.assert_close(longer.u[N:], short.u[-1:].expand(N, 1, 1))
 
 
 def test_every_form_of_the_initial_control_is_taken(shared: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
+SHARPEST_KINK = 2e-9
 LAST = 0.03  # final μ relative to the tolerance
 KAPPA = 10.0  # a barrier problem counts as solved when its error is below so many μ
 FASTER, POWER = 0.2, 1.5  # decrease of μ
 ACCURACY = 1e-9  # of the Newton equations, without units
+FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 LEVELS = 10  # meshes
+PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE = 150  # iterations on one mesh
 STUCK = 8  # iterations that fail in a row before a group is given up
 VIOLATION = 1e-7
@@ -92,31 +96,54 @@ class Campaign:
         solved = self._first(mesh, control)
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
-        final = LAST * self.stop.goal
+        final = self._final
         hat = COARSE if self._has_barrier else final
+        best, wasted = (np.inf, self._state, solved), 0
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal = self.errors(), self.goal()
             total = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
-            good = ~solved | (total <= goal) | (total <= 4e-15 * self.scale() * self.mesh.h.shape[0])
-            if good.all() and hat <= final or not self._time_left() or level == LEVELS - 1:
+            good = ~solved | (total <= np.maximum(goal, 4e-15 * self.scale() * self.mesh.h.shape[0]))
+            score = float(np.max(np.where(solved, total / goal, 0.0)))
+            if hat > final:
+                best = np.inf, self._state, solved
+            elif score < 0.8 * best[0]:
+                best, wasted = (score, self._state, solved), 0
+            else:
+                wasted += 1
+            if good.all() and hat <= final or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
                 break
             switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.walk.size, switches)
             floor = 4.0 * self.mu * self.limits.control_lower.size
-            room = max(self.max_intervals, 1)
-            plan = refined_nodes(self.mesh, base, errors, switches, goal, floor, 2 * self.stages, room)
+            plan = refined_nodes(self.mesh, base, errors, switches, goal, floor, 2 * self.stages, self.max_intervals)
             hat = max(final, FINER * hat if not good.all() else final)
-            before = (self.walk, self.point, self.model, self.mu, solved)
-            self._move(plan.nodes, control)
+            before = self._state
+            self._move(plan.nodes)
             now = self._solve(hat, solved)
-            if not (now | ~solved).all() and level > 0:
-                worse = solved & ~now
-                if worse.all() or G == 1:  # the finer mesh could not be solved: the coarser one is the answer
-                    self.walk, self.point, self.model, self.mu, solved = before
-                    break
+            if not (now | ~solved).all() and self._time_left():  # too near the bounds to move: from further inside
+                self._state = before
+                self.mu = np.maximum(self.mu, COARSE * self.walk.size / self.walk.duration)
+                self._move(plan.nodes)
+                now = self._solve(hat, solved)
+            if not now.any() and solved.any():
+                break  # the coarser mesh is the answer
             base, solved = plan.base, now
+        _, self._state, solved = best
         self.switches = self._final_switches(switches)
         self._judge(solved)
+
+    @property
+    def _state(self) -> tuple[Walk, Point, Model, Array]:
+        return self.walk, self.point, self.model, self.mu
+
+    @_state.setter
+    def _state(self, state: tuple[Walk, Point, Model, Array]) -> None:
+        self.walk, self.point, self.model, self.mu = state
+
+    @property
+    def _final(self) -> float:
+        """Last μ, relative to the size of J; kinks cannot be rounded as sharply as bounds can be approached."""
+        return max(LAST * self.stop.goal, SHARPEST_KINK if self.stacked.kinked else 0.0)
 
     @property
     def _has_barrier(self) -> bool:
@@ -127,7 +154,7 @@ class Campaign:
             | np.isfinite(lim.control_lower).any()
         )
         starts = (lim.start_lower < lim.start_upper) & (np.isfinite(lim.start_lower) | np.isfinite(lim.start_upper))
-        return bool(free or lim.path_lower.size or (lim.end_lower < lim.end_upper).any() or starts.any())
+        return bool(free or self.stacked.kinked or lim.path_lower.size or (lim.end_lower < lim.end_upper).any() or starts.any())
 
     def _time_left(self) -> bool:
         return self.counts["iterations"] < self.stop.max_iterations and not self.stop.late()
@@ -151,7 +178,7 @@ class Campaign:
     def _first(self, mesh: Mesh, control: Array | None) -> Array:
         """Solve on the first mesh from one guess after the other, until all groups are solved (G,)."""
         G = self.stacked.groups
-        final = LAST * self.stop.goal
+        final = self._final
         hat = COARSE if self._has_barrier else final
         solved = np.zeros(G, dtype=bool)
         for guess in (simulated, at_rest):
@@ -168,7 +195,7 @@ class Campaign:
         self.mu = FIRST_BARRIER * self.walk.size / self.walk.duration
         self.point = first_point(self.stacked, self.limits, mesh, x, nodes, u, self.mu)
 
-    def _move(self, nodes: Array, control: Array | None) -> None:
+    def _move(self, nodes: Array) -> None:
         """Go on from the current solution on another mesh."""
         old = self.walk
         parts = resampled(self.stacked, self.limits, self.mesh, self.point, nodes, self.mu)
@@ -185,16 +212,20 @@ class Campaign:
         walk = self.walk
         unit = walk.size / walk.duration
         mu_end = np.minimum(hat * unit, self.mu)
+        self._round(unit)
         self.model = walk.linearize(self.point, self.mu)
         walk.reset(self.model.now)
         failed, fails = ~wanted, np.zeros(len(wanted), dtype=int)
-        converged = np.zeros_like(wanted)
+        converged, nearly = np.zeros_like(wanted), np.zeros(len(wanted), dtype=int)
         for _ in range(PATIENCE):
             error, parts = self._error()
             self._record(error)
             raised = self._raise_prices(error, ~failed)
             converged = (self.mu <= 1.0001 * mu_end) & (parts[0] <= ACCURACY) & (parts[1] <= ACCURACY) & ~raised
             converged &= parts[2] <= KAPPA * self.mu / unit
+            fair = (self.mu <= 1.0001 * mu_end) & (parts[0] <= FAIR) & (parts[1] <= ACCURACY**0.5) & ~raised
+            nearly = np.where(fair, nearly + 1, 0)
+            converged |= nearly >= NEARLY
             active = ~(converged | failed)
             if not active.any() or not self._time_left():
                 break
@@ -209,6 +240,10 @@ class Campaign:
             self.counts["iterations"] += 1
         return converged
 
+    def _round(self, unit: Array) -> None:
+        """Kinks are rounded as widely as the barrier is high."""
+        self.stacked.epsilon = float((self.mu / unit).max())
+
     def _error(self) -> tuple[Array, tuple[Array, Array, Array]]:
         parts = self.walk.errors(self.point, self.mu, self.model)
         return np.maximum(np.maximum(parts[0], parts[1]), parts[2]), parts
@@ -221,7 +256,9 @@ class Campaign:
             hat = self.mu / unit
             lower = np.maximum(mu_end, unit * np.minimum(FASTER * hat, hat**POWER))
             self.mu = np.where(ready, lower, self.mu)
-            self.model = self.walk.remodel(self.point, self.mu, self.model)
+            self._round(unit)
+            again = self.walk.linearize if self.stacked.kinked else partial(self.walk.remodel, model=self.model)
+            self.model = again(self.point, self.mu)
             self.walk.reset(self.model.now)
             error, _ = self._error()
 
@@ -234,7 +271,7 @@ class Campaign:
         if raised.any():
             factor = np.where(raised, 10.0, 1.0)[:, None]
             walk.rho_end, walk.rho_path = factor * walk.rho_end, factor * walk.rho_path
-            self.model = walk.remodel(self.point, self.mu, self.model)
+            self.model = walk.remodel(self.point, self.mu, model=self.model)
             walk.reset(self.model.now)
         return raised
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.interior import Limits, Mesh, Point, Walk
-from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.points import Stacked, preference
 
 __all__ = ["at_rest", "first_point", "simulated", "warm_point"]
 
@@ -120,7 +120,7 @@ def warm_point(walk: Walk, old: Point, parts: tuple[Array, ...], mu: Array) -> P
     x, u, p, y, nodes, costates = parts
     stacked, limits, mesh = walk.stacked, walk.limits, walk.mesh
     values = stacked.expand(mesh.points, x, u, p, y)
-    assert values.jacobian is not None
+    assert values.jacobian is not None and values.hessian is not None
     weights = np.concatenate((-p, np.ones((*p.shape[:-1], 1)), y), -1)
     r = np.einsum("...c,...ci->...i", weights, values.jacobian)[..., stacked.v :]  # −∂H/∂u
     controls = barrier_between(limits.control_lower, limits.control_upper, u.shape)
@@ -129,6 +129,15 @@ def warm_point(walk: Walk, old: Point, parts: tuple[Array, ...], mu: Array) -> P
     unit = np.where(np.isfinite(width) & (width > 0), width, walk.scale_u)
     low = m / (np.maximum(r, 0.0) + 4.0 * m / unit)
     high = m / (np.maximum(-r, 0.0) + 4.0 * m / unit)
+    # what Newton's method would carry beyond a bound belongs to the central path of that bound
+    raw = np.einsum("...ii->...i", values.hessian)[..., stacked.v :]
+    bend = np.maximum(raw, 0.0)
+    down, up = (r > 0) & (r >= bend * (u - controls.lower)), (r < 0) & (-r >= bend * (controls.upper - u))
+    convex = (raw < -1e-9 * np.abs(raw).max()) & np.isfinite(width)
+    if convex.any():  # both bounds are local maxima of H
+        better = preference(stacked, (limits.control_lower, limits.control_upper), mesh.points, x, u, p, y)
+        down, up = np.where(convex, better < 0, down), np.where(convex, better > 0, up)
+    u = np.where(down, controls.lower + low, np.where(up, controls.upper - high, u))
     u = np.clip(u, controls.lower + low, controls.upper - high)
     u = np.where(limits.control_lower == limits.control_upper, limits.control_lower, u)
     paths = barrier_between(limits.path_lower, limits.path_upper, values.c.shape)

@@ -203,10 +203,10 @@ class Walk:
     def linearize(self, point: Point, mu: Array) -> Model:
         """Derivatives at a point, and what the barriers make of them."""
         mesh = self.mesh
-        values = self.stacked.expand(mesh.points, point.x, point.u, point.p, point.y)
+        values = self.stacked.expand(mesh.points, point.x, point.u, point.p, point.y, iterate=True)
         return self._model(point, mu, values, self.stacked.end(point.nodes[-1], point.nu))
 
-    def remodel(self, point: Point, mu: Array, model: Model) -> Model:
+    def remodel(self, point: Point, mu: Array, *, model: Model) -> Model:
         """The model for another barrier parameter."""
         return self._model(point, mu, model.now.values, model.now.end)
 
@@ -387,7 +387,9 @@ class Walk:
         )
         barriers = (point.controls, point.paths, point.ends, point.starts)
         dual_alpha = np.min([b.dual_room(pair, share) for b, pair in zip(barriers, duals, strict=True)], axis=0)
+        room0 = alpha
         moved, alpha, step = self._search(point, mu, model, step, alpha, share, active)
+        self.info = (room0, alpha, dual_alpha, step.slope, model.now.feasibility)
         a, z = np.where(moved, alpha, 0.0)[:, None], np.where(moved, dual_alpha, 0.0)[:, None]
         new = point.shifted(step.d, step.path, step.end, a[:, 0])
         values = (new.u, new.slack, new.end_slack, new.nodes[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +13,11 @@ from torch import Tensor
 
 from ocsolver._autodiff import gradients, unit_cotangents
 from ocsolver._call import call
+from ocsolver.collocation.kinks import Rounded, Watch
 from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
 
-__all__ = ["EndPoint", "Points", "PointValues", "Stacked"]
+__all__ = ["EndPoint", "Points", "PointValues", "Stacked", "preference"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -39,7 +42,7 @@ class EndPoint(NamedTuple):
     hessian: Array  # (G, v, v), of Φ + ν·c
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Stacked:
     """A problem as G independent ones with v states each: v = n, or B·n where all trajectories share one control.
 
@@ -48,6 +51,23 @@ class Stacked:
     """
 
     problem: OptimalControlProblem
+    epsilon: float = 0.0  # radius by which kinks are rounded
+    memory: list[Any] = field(default_factory=list)  # of the rounding, from one iteration to the next
+
+    @cached_property
+    def kinked(self) -> bool:
+        """Whether the functions have kinks, such as |u|."""
+        x = self.problem.initial_state.requires_grad_(False)
+        z = torch.cat((self.stack(x), x.new_zeros(self.groups, self.problem.m)), -1).requires_grad_()
+        with torch.enable_grad(), Watch() as watch:
+            self._functions(x.new_full((1,), self.problem.horizon[0]), z)
+        return watch.found
+
+    def rounded(self, *, iterate: bool = False) -> AbstractContextManager[Any]:
+        """Context in which kinks are rounded; `iterate` says that these are the points of the next iteration."""
+        if not self.kinked or self.epsilon <= 0:
+            return nullcontext()
+        return Rounded(self.epsilon, self.memory if iterate else None)
 
     @property
     def groups(self) -> int:
@@ -94,7 +114,7 @@ class Stacked:
 
     def values(self, t: Array, x: Array, u: Array) -> PointValues:
         """Functions alone: t (N, s, G), x (N, s, G, v), u (N, s, G, m)."""
-        with torch.no_grad():
+        with torch.no_grad(), self.rounded():
             q = self._functions(self.tensor(t), torch.cat((self.tensor(x), self.tensor(u)), -1))
         return self._split(q)
 
@@ -102,7 +122,7 @@ class Stacked:
         array = _array(q)
         return PointValues(array[..., : self.v], array[..., self.v], array[..., self.v + 1 :])
 
-    def expand(self, t: Array, x: Array, u: Array, p: Array, y: Array) -> PointValues:
+    def expand(self, t: Array, x: Array, u: Array, p: Array, y: Array, *, iterate: bool = False) -> PointValues:
         """Functions, Jacobians and Hessian; costates p (N, s, G, v), multipliers y (N, s, G, e).
 
         All rows come from one evaluation: copy r of the points gets the r-th unit vector as its cotangent.
@@ -112,7 +132,8 @@ class Stacked:
         copies = max(D, rows)
         with torch.enable_grad():
             leaves = z.expand(copies, *z.shape).contiguous().requires_grad_()
-            q = self._functions(self.tensor(t), leaves)
+            with self.rounded(iterate=iterate):
+                q = self._functions(self.tensor(t), leaves)
             weights = torch.cat((-self.tensor(p), torch.ones_like(q[0, ..., :1]), self.tensor(y)), -1)
             (slope,) = gradients(q, (leaves,), weights.expand_as(q), create_graph=True)
             (jacobian,) = gradients(q, (leaves,), _units(q), retain_graph=True)
@@ -155,6 +176,27 @@ class Stacked:
         return EndPoint(
             values[..., 0], values[..., 1:], rows[..., 0, :], rows[..., 1:, :], _array(hessian[: self.v].movedim(0, -2))
         )
+
+
+def preference(
+    stacked: Stacked, bounds: tuple[Array, Array], t: Array, x: Array, u: Array, p: Array, y: Array
+) -> Array:
+    """H at the upper minus H at the lower bound of each control, the others as they are; zero without bounds.
+
+    Shapes: bounds (m,), t (N, s, G), x and p (N, s, G, v), u (N, s, G, m), y (N, s, G, e) -> (N, s, G, m).
+    """
+    result = np.zeros_like(u)
+    for j in range(u.shape[-1]):
+        if not np.isfinite(bounds[0][j] + bounds[1][j]):
+            continue
+        values = []
+        for bound in bounds:
+            other = u.copy()
+            other[..., j] = bound[j]
+            q = stacked.values(t, x, other)
+            values.append((p * q.f).sum(-1) - q.running - (y * q.c).sum(-1))
+        result[..., j] = values[1] - values[0]
+    return result
 
 
 def _units(output: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
 from ocsolver.collocation.interior import Limits, Mesh, Point
-from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.points import PointValues, Stacked, preference
 from ocsolver.collocation.tableau import gauss
 
 __all__ = ["Errors", "Switch", "estimate", "find_switches", "refined_nodes"]
@@ -24,6 +24,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 FINE = 6  # Gauss points per interval for the estimates
 MOST_PARTS = 4  # into which one interval is divided
+SAFETY, SHARPEST = 3.0, 0.01
 MOST_SWITCHES = 60  # per group; more are noise of a singular arc
 
 
@@ -70,10 +71,22 @@ def estimate(stacked: Stacked, limits: Limits, mesh: Mesh, point: Point) -> Erro
     stages = stacked.values(mesh.points, point.x, point.u).running
     excess = (at.p * (slope / h[..., None] - q.f)).sum(-1) + q.running
     defect = (w * excess).sum(1) - (mesh.weights * stages).sum(1)
-    best = _better_control(stacked, limits, at, q)
-    other = stacked.values(at.t, at.x, best)
-    gain = ((at.p * (other.f - q.f)).sum(-1) - (other.running - q.running)) - (at.y * (other.c - q.c)).sum(-1)
+    gain = _gain(stacked, at, q, _better_control(stacked, limits, at, q))
+    for j in range(at.u.shape[-1]):  # the bounds, in case H is not concave
+        for bound in (limits.control_lower[j], limits.control_upper[j]):
+            if np.isfinite(bound):
+                u = at.u.copy()
+                u[..., j] = bound
+                gain = np.fmax(gain, _gain(stacked, at, q, u))
     return Errors(defect, (w * np.maximum(gain, 0.0)).sum(1))
+
+
+def _gain(stacked: Stacked, at: Fine, q: PointValues, u: Array) -> Array:
+    """H(u) − H of the own control (N, q, G)."""
+    other = stacked.values(at.t, at.x, u)
+    return np.asarray(
+        (at.p * (other.f - q.f)).sum(-1) - (other.running - q.running) - (at.y * (other.c - q.c)).sum(-1)
+    )
 
 
 def _better_control(stacked: Stacked, limits: Limits, at: Fine, q: Any) -> Array:
@@ -113,6 +126,7 @@ class Switch(NamedTuple):
     time: float
     component: int
     width: float  # half the distance of the nodes that enclose it on the next mesh
+    cell: float  # length of the interval in which it was found
 
 
 def active_sides(point: Point, mesh: Mesh, size: Array, limits: Limits) -> Array:
@@ -129,21 +143,29 @@ def active_sides(point: Point, mesh: Mesh, size: Array, limits: Limits) -> Array
 def find_switches(
     stacked: Stacked, limits: Limits, mesh: Mesh, point: Point, size: Array, before: list[list[Switch]]
 ) -> list[list[Switch]]:
-    """Switches of every group, in order of time."""
-    sides = active_sides(point, mesh, size, limits)
-    N, s, G, m = sides.shape
-    flat = sides.reshape(N * s, G, m)
-    times = mesh.points.reshape(N * s, G)
+    """Switches of every group, in order of time; `before` are those of the mesh before, if there was one."""
+    active = active_sides(point, mesh, size, limits)
+    N, s, G, m = active.shape
+    flat, times = active.reshape(N * s, G, m), mesh.points.reshape(N * s, G)
+    bounds = (limits.control_lower, limits.control_upper)
+    better = preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y).reshape(N * s, G, m)
+    u = point.u.reshape(N * s, G, m)
+    constrained = bool(limits.end_lower.size or limits.path_lower.size)
     found: list[list[Switch]] = []
     for g in range(G):
-        here: list[Switch] = []
+        here: list[tuple[float, int]] = []
         for j in range(m):
-            changes = np.flatnonzero(np.diff(flat[:, g, j]))
-            runs = _merged_runs(flat[:, g, j], changes)
-            for left, right in runs:
-                here.append(_located(mesh, point, limits, g, j, left, right, flat, times, before[g] if before else []))
-        here.sort()
-        found.append(here if len(here) <= MOST_SWITCHES else [])
+            status = flat[:, g, j]
+            sides = (limits.control_lower[j], limits.control_upper[j])
+            for left, right in _merged_runs(status, np.flatnonzero(np.diff(status))):
+                jump = _jump(u[:, g, j], status, left, right, sides) if constrained else None
+                if jump is not None:
+                    time = _by_area(mesh, u[:, g, j], g, *jump)
+                else:
+                    time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
+                here.append((float(time), j))
+        here = sorted(here) if len(here) <= MOST_SWITCHES else []
+        found.append(_with_widths(here, mesh.t[:, g], before[g] if before else []))
     return found
 
 
@@ -164,44 +186,76 @@ def _merged_runs(status: Array, changes: Array) -> list[tuple[int, int]]:
 
 
 def _located(
-    mesh: Mesh,
-    point: Point,
-    limits: Limits,
-    g: int,
-    j: int,
-    left: int,
-    right: int,
-    flat: Array,
-    times: Array,
-    before: list[Switch],
-) -> Switch:
-    """Place one switch: by the mean control where it jumps, between the points where it has a kink."""
+    times: Array, u: Array, preference: Array, status: Array, left: int, right: int, bounds: tuple[float, float]
+) -> float:
+    """Where a jump has no preference between the bounds, or where a free control reaches its bound."""
+    a, b, first, last = times[left], times[right], status[left], status[right]
+    if first * last == -1:
+        fall = preference[left] - preference[right]
+        share = preference[left] / fall if fall != 0 else 0.5
+        return float(a + (b - a) * np.clip(share, 0.0, 1.0))
+    free = left if first == 0 else right  # linear extrapolation of the free control to the bound
+    bound, other = bounds[0] if first + last < 0 else bounds[1], free + (-1 if first == 0 else 1)
+    if 0 <= other < len(u) and status[other] == 0 and u[free] != u[other]:
+        time = times[free] + (bound - u[free]) * (times[other] - times[free]) / (u[other] - u[free])
+        return float(np.clip(time, a, b))
+    return float(0.5 * (a + b))
+
+
+def _jump(
+    u: Array, status: Array, left: int, right: int, bounds: tuple[float, float]
+) -> tuple[int, int, float, float] | None:
+    """Points (left, right) and values between which a control jumps over intermediate ones, None if it does not."""
+    first, last = status[left], status[right]
+    if first * last == -1:
+        start, end = bounds if first < 0 else bounds[::-1]
+        return (left, right, start, end) if right - left > 1 else None
+    width = bounds[1] - bounds[0]
+    step = 1 if last == 0 else -1  # towards the free arc
+    near, far = (right, right + 2) if last == 0 else (left, left - 2)
+    if not np.isfinite(width) or not 0 <= far < len(u) or status[far] or status[near + step]:
+        return None
+    bound, value = bounds[0] if first + last < 0 else bounds[1], u[near + step]
+    if abs(value - bound) < 0.1 * width or abs(value - u[far]) > 1e-3 * width:
+        return None
+    return (left, near + step, bound, value) if last == 0 else (near + step, right, value, bound)
+
+
+def _by_area(mesh: Mesh, u: Array, g: int, left: int, right: int, start: float, end: float) -> float:
+    """Where a jump has the integral of the values that it replaces: they meet the constraints, so they know it best."""
     s = mesh.tableau.s
-    a, b = times[left, g], times[right, g]
-    first, last = flat[left, g, j], flat[right, g, j]
-    if first * last == -1:  # a jump: the root of ∂H/∂u
-        r = (point.controls.low - point.controls.high).reshape(-1, *point.u.shape[2:])[:, g, j]  # −∂H/∂u
-        time, spread = float(a + (b - a) * r[left] / (r[left] - r[right])), b - a
-    else:
-        time, spread = 0.5 * (a + b), b - a
-        # a kink: linear extrapolation of the free control to the bound
-        free = left if first == 0 else right
-        bound = limits.control_lower[j] if (first + last) < 0 else limits.control_upper[j]
-        other = free - 1 if first == 0 else free + 1
-        if 0 <= other < len(flat) and flat[other, g, j] == 0:
-            u = point.u.reshape(-1, *point.u.shape[2:])[:, g, j]
-            t1, t2, u1, u2 = times[free, g], times[other, g], u[free], u[other]
-            if u1 != u2:
-                time = float(np.clip(t1 + (bound - u1) * (t2 - t1) / (u2 - u1), a, b))
-    known = [w for w in before if w.component == j and abs(w.time - time) <= 4.0 * w.width]
-    if known:
-        old = min(known, key=lambda w: abs(w.time - time))
-        moved = abs(old.time - time)
-        width = max(0.05 * old.width, min(2.0 * moved, 0.5 * old.width))
-    else:
-        width = 0.15 * spread
-    shortest = 1e-9 * (mesh.t[-1, g] - mesh.t[0, g])
-    return Switch(float(time), j, max(float(width), float(shortest)))
+    k0, k1 = left // s, right // s
+    area = (mesh.weights[k0 : k1 + 1, :, g].reshape(-1) * u[k0 * s : (k1 + 1) * s]).sum()
+    t0, t1 = mesh.t[k0, g], mesh.t[k1 + 1, g]
+    return float(np.clip(t0 + (area - end * (t1 - t0)) / (start - end), t0, t1))
+
+
+def _with_widths(found: list[tuple[float, int]], nodes: Array, before: list[Switch]) -> list[Switch]:
+    """How closely to enclose each switch.
+
+    Costates, and so the times, are wrong by the square of the interval in which a control may jump anywhere; the
+    constant is that of the switch of the group that moved most since the mesh before.
+    """
+    cells, moves, constant = [], [], 0.0
+    for time, j in found:
+        k = int(np.clip(np.searchsorted(nodes, time) - 1, 0, len(nodes) - 2))
+        cells.append(float(nodes[k + 1] - nodes[k]))
+        known = [w for w in before if w.component == j and abs(w.time - time) <= max(4.0 * w.width, w.cell)]
+        old = min(known, key=lambda w: abs(w.time - time)) if known else None
+        moves.append(None if old is None else (abs(old.time - time), old.width))
+        if old is not None:
+            constant = max(constant, abs(old.time - time) / old.cell**2)
+    result = []
+    shortest = 1e-9 * float(nodes[-1] - nodes[0])
+    for (time, j), cell, move in zip(found, cells, moves, strict=True):
+        if move is None:
+            width = 0.25 * cell
+        elif move[0] > move[1]:  # it lay outside
+            width = move[0]
+        else:
+            width = min(max(SAFETY * constant * cell**2, SHARPEST * cell), 0.25 * cell)
+        result.append(Switch(time, j, max(width, shortest), cell))
+    return result
 
 
 # ----------------------------------------------------------------------------------------------------------- nodes
@@ -257,13 +311,13 @@ def refined_nodes(
 
 
 def _enclosed(nodes: Array, switches: list[Switch]) -> Array:
-    """Nodes with two more around every switch, and none closer to it."""
+    """Nodes with one at every switch and one on each side, and no others close to it."""
     start, end = nodes[0], nodes[-1]
     kept = nodes
     extra: list[float] = []
     for switch in switches:
         kept = kept[(np.abs(kept - switch.time) > 3.0 * switch.width) | (kept == start) | (kept == end)]
-        extra += [switch.time - switch.width, switch.time + switch.width]
+        extra += [switch.time - switch.width, switch.time, switch.time + switch.width]
     inside = np.array([t for t in extra if start < t < end])
     merged = np.unique(np.concatenate((kept, inside)))
     gaps = np.diff(merged)

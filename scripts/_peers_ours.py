@@ -1,0 +1,97 @@
+"""`ocsolver` as one of the tools of the side-by-side benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ocsolver as oc
+from scripts._peers_protocol import ACCURACY
+from scripts._peers_resimulate import Answer, Control
+from scripts._peers_statements import FreeEnd, Statement
+
+__all__ = ["Ours", "control_of", "problem_of"]
+
+PLACES = (np.polynomial.legendre.leggauss(6)[0] + 1) / 2  # where the control of an interval is read
+
+
+def problem_of(statement: Statement, start: Sequence[Any] | Tensor | None = None) -> oc.OptimalControlProblem:
+    """The statement as a problem of the library, from another initial state (n,) or (B, n) if one is given."""
+
+    def tensor(value: Any, x: Tensor) -> Tensor:
+        return value if isinstance(value, Tensor) else torch.full_like(x[..., 0], value)
+
+    def dynamics(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return torch.stack(statement.dynamics(torch, t, x.unbind(-1), u.unbind(-1)), -1)
+
+    def running_cost(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        assert statement.running is not None
+        return tensor(statement.running(torch, t, x.unbind(-1), u.unbind(-1)), x)
+
+    def terminal_cost(x: Tensor) -> Tensor:
+        assert statement.terminal is not None
+        return tensor(statement.terminal(torch, x.unbind(-1)), x)
+
+    def below(t: Tensor, x: Tensor) -> Tensor:
+        assert statement.below is not None
+        return torch.stack(statement.below(torch, t, x.unbind(-1)), -1)
+
+    fixed = [i for i, value in enumerate(statement.final) if value is not None]
+    ends = [value for value in statement.final if value is not None]
+    bounded = any(np.isfinite((*statement.lower, *statement.upper)))
+    free = statement.horizon
+    return oc.OptimalControlProblem(
+        dynamics,
+        running_cost if statement.running else None,
+        terminal_cost if statement.terminal else None,
+        initial_state=torch.as_tensor(statement.start if start is None else start, dtype=torch.float64),
+        horizon=(0.0, oc.FreeTime(free.guess, free.lower, free.upper) if isinstance(free, FreeEnd) else free),
+        control_set=oc.Box(statement.lower, statement.upper) if bounded else oc.Unconstrained(statement.controls),
+        terminal_constraint=oc.Constraint(lambda x: x[..., fixed], ends, ends) if fixed else None,
+        path_constraint=oc.Constraint(below, -np.inf, 0.0) if statement.below else None,
+    )
+
+
+def control_of(solution: oc.Solution, group: int = 0) -> Control:
+    """The control of one group of a solution as polynomials on its intervals."""
+    breaks = solution.t[:, min(group, solution.t.shape[1] - 1)].detach().numpy().astype(float)
+    lengths = np.diff(breaks)
+    times = breaks[:-1, None] + lengths[:, None] * PLACES  # (N, 6)
+    values = solution.control(torch.as_tensor(times.ravel()))[:, group].detach().numpy().reshape(*times.shape, -1)
+    return Control(breaks, [PLACES] * len(lengths), list(values))
+
+
+def answer_of(solution: oc.Solution, scale: float) -> Answer:
+    """A solution with what its certificate says: it counts only if that is good enough, too."""
+    certificate, end = solution.certificate, float(solution.t[-1, 0])
+    errors = float(certificate.cost_error.max()), float(certificate.mean_gap.max()) * end
+    extra = {"certificate_cost_error": errors[0], "gap": errors[1], "certified": max(errors) <= ACCURACY * scale}
+    cost = float(solution.cost.mean())
+    return Answer(cost, lambda: control_of(solution), bool(solution.success.all()), solution.message, extra)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """`oc.solve` with its defaults; a refinement is a tighter tolerance, 10 to the power of −mesh."""
+
+    name: str = "ocsolver"
+    tool: str = "ocsolver"
+    meshes: tuple[int, ...] = (6, 7, 8, 9)
+    evidence: str = "certificate: max H − H(u) along the way, defects against an integration at 1e-12, cost error"
+
+    def solve(self, statement: Statement, mesh: int) -> Answer:
+        """From the statement to the certified answer."""
+        solution = oc.solve(problem_of(statement), tolerance=10.0**-mesh, max_seconds=30.0)
+        return answer_of(solution, max(1.0, abs(statement.cost)))
+
+    def prepare(self, statement: Statement, mesh: int) -> Callable[[], Answer]:
+        """The problem from the other initial state, started from the solution of the first."""
+        first = oc.solve(problem_of(statement), tolerance=10.0**-mesh, max_seconds=30.0)
+        other = problem_of(statement, statement.nearby)
+        scale = max(1.0, abs(statement.cost))
+        return lambda: answer_of(oc.solve(other, tolerance=10.0**-mesh, max_seconds=30.0, initial_control=first), scale)

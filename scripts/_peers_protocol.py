@@ -1,0 +1,243 @@
+"""How the side-by-side benchmark measures: refine until the re-simulated cost is right, then time that mesh alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import multiprocessing
+import os
+import signal
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from scripts._peers_resimulate import Answer, resimulate
+from scripts._peers_statements import Statement
+
+__all__ = ["ACCURACY", "Peer", "fastest", "geometric_mean", "refine", "summarize", "time_all"]
+
+ACCURACY = 1e-6  # of the re-simulated cost, relative to max(1, |J*|), and of the fixed final states
+
+
+class Peer(Protocol):
+    """One way to solve a statement with one toolkit."""
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        ...
+
+    @property
+    def tool(self) -> str:
+        """The toolkit."""
+        ...
+
+    @property
+    def meshes(self) -> tuple[int, ...]:
+        """Refinements, from a natural start."""
+        ...
+
+    @property
+    def evidence(self) -> str:
+        """What it offers as evidence of optimality."""
+        ...
+
+    def solve(self, statement: Statement, mesh: int) -> Answer:
+        """From the statement to the answer."""
+        ...
+
+    def prepare(self, statement: Statement, mesh: int) -> Callable[[], Answer] | None:
+        """The second solve, from another initial state, with everything that can be kept already made."""
+        ...
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the prints and warnings of the toolkits, which are no part of the time that is measured."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def timed(action: Callable[[], Answer]) -> tuple[float, Answer]:
+    """Seconds and answer."""
+    with quiet():
+        begin = time.perf_counter()
+        answer = action()
+        return time.perf_counter() - begin, answer
+
+
+def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
+    """Errors of an answer, reported and re-simulated."""
+    truth, size = resimulate(statement, answer.control()), max(1.0, abs(statement.cost))
+    error = (truth.cost - statement.cost) / size
+    return {
+        "reported_error": (answer.cost - statement.cost) / size,
+        "resimulated_error": error,
+        "miss": truth.miss,
+        "violation": truth.violation,
+        "success": answer.success,
+        "message": answer.message[:80],
+        **answer.extra,
+        "qualified": abs(error) <= ACCURACY and truth.miss <= ACCURACY and answer.extra.get("certified", True) is True,
+    }
+
+
+def steps(peer: Peer, statement: Statement, limit: float) -> Iterator[dict[str, Any]]:
+    """Every refinement of one peer until one qualifies or the time is over; errors are data here."""
+    spent = last = 0.0
+    for mesh in peer.meshes:
+        if spent + last > limit:
+            return
+        begin = time.perf_counter()
+        try:
+            last, answer = timed(partial(peer.solve, statement, mesh))
+            step = {"mesh": mesh, "seconds": last, **judge(statement, answer)}
+        except Exception as error:  # whatever a toolkit raises
+            last = time.perf_counter() - begin
+            message = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+            step = {"mesh": mesh, "seconds": last, "message": message, "qualified": False}
+        yield step
+        if step["qualified"]:
+            return
+        spent += last
+
+
+def send_steps(peer: Peer, statement: Statement, limit: float, sender: Connection) -> None:
+    """Refine in a process, and a process group, of its own."""
+    os.setpgrp()
+    for step in steps(peer, statement, limit):
+        sender.send(step)
+
+
+def watched_steps(peer: Peer, statement: Statement, limit: float) -> list[dict[str, Any]]:
+    """Refinements in a process of their own: a compiled solver may hang or crash."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_steps, args=(peer, statement, limit, sender))
+    process.start()
+    sender.close()
+    found: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 2.0 * limit
+    message = "hangs"
+    while receiver.poll(max(0.0, deadline - time.monotonic())):
+        try:
+            found.append(receiver.recv())
+        except EOFError:
+            message = "crashes"
+            break
+    if process.pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what it started
+    process.kill()
+    process.join()
+    if message == "hangs" or not found:
+        found.append({"mesh": None, "seconds": None, "message": message, "qualified": False})
+    return found
+
+
+def refine(peer: Peer, statement: Statement, limit: float) -> dict[str, Any]:
+    """Refine one peer on one problem; ours in this process, the others in their own."""
+    ours = peer.tool == "ocsolver"
+    found = list(steps(peer, statement, limit)) if ours else watched_steps(peer, statement, limit)
+    last = found[-1] if found else {"qualified": False}
+    return {
+        "tool": peer.tool,
+        "steps": found,
+        "mesh": last["mesh"] if last["qualified"] else None,
+        "seconds": [],
+        "warm_seconds": [],
+    }
+
+
+def time_all(
+    peers: Sequence[Peer], statements: Sequence[Statement], runs: dict[str, dict[str, Any]], repeats: int
+) -> None:
+    """Time the qualified meshes, peers and problems interleaved: statement to answer, and the warm second solve.
+
+    What is more than five times slower than the fastest way of the same toolkit is timed once: it is out of the race.
+    """
+
+    def raced(id: str, name: str) -> bool:
+        run = runs[id].get(name)
+        if run is None or run["mesh"] is None:
+            return False
+        rivals = [r["seconds"] or [r["steps"][-1]["seconds"]] for r in runs[id].values() if r["mesh"] is not None]
+        qualified = [min(seconds) for seconds in rivals]
+        return not run["seconds"] or min(run["seconds"]) <= 5.0 * min(qualified)
+
+    for repeat in range(repeats):
+        for statement in statements:
+            for peer in peers:
+                if not raced(statement.id, peer.name):
+                    continue
+                run = runs[statement.id][peer.name]
+                if repeat and run["seconds"] and run["seconds"][-1] > 2.0:
+                    continue
+                seconds, _ = timed(partial(peer.solve, statement, run["mesh"]))
+                run["seconds"].append(seconds)
+    for statement in statements:
+        ready = []
+        for peer in peers:
+            if not raced(statement.id, peer.name):
+                continue
+            run = runs[statement.id][peer.name]
+            try:
+                with quiet():
+                    action = peer.prepare(statement, run["mesh"])
+                if action is not None:
+                    timed(action)
+                    ready.append((run, action))
+            except Exception as error:  # whatever a toolkit raises
+                run["warm_message"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        for _ in range(repeats):
+            for run, action in ready:
+                seconds, answer = timed(action)
+                run["warm_seconds"].append(seconds)
+                run["warm_cost"], run["warm_success"] = answer.cost, answer.success
+    for statement in statements:
+        for run in runs[statement.id].values():
+            run["median_seconds"] = statistics.median(run["seconds"]) if run["seconds"] else None
+            run["median_warm"] = statistics.median(run["warm_seconds"]) if run["warm_seconds"] else None
+
+
+def geometric_mean(values: Sequence[float]) -> float | None:
+    """Geometric mean, None of nothing."""
+    return math.exp(statistics.fmean(math.log(value) for value in values)) if values else None
+
+
+def fastest(runs: dict[str, Any], key: str, tool: str | None = None) -> tuple[str, float] | None:
+    """Name and seconds of the fastest peer that qualified, of one toolkit or of all but ours."""
+    times = [
+        (run[key], name)
+        for name, run in runs.items()
+        if run[key] is not None and (run["tool"] == tool if tool else run["tool"] != "ocsolver")
+    ]
+    return (min(times)[1], min(times)[0]) if times else None
+
+
+def summarize(statements: Sequence[Statement], runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Time of the fastest peer relative to ours: geometric means over the problems, and the least."""
+    ratios: dict[str, dict[str, float]] = {"cold": {}, "warm": {}}
+    missing = []
+    for statement in statements:
+        for label, key in (("cold", "median_seconds"), ("warm", "median_warm")):
+            ours, peer = (fastest(runs[statement.id], key, tool) for tool in ("ocsolver", None))
+            if ours and peer:
+                ratios[label][statement.id] = peer[1] / ours[1]
+            elif peer and label == "cold":
+                missing.append(statement.id)
+    hard = [ratio for id, ratio in ratios["cold"].items() if next(s for s in statements if s.id == id).kind != "smooth"]
+    return {
+        "ratios": ratios,
+        "all": geometric_mean(list(ratios["cold"].values())),
+        "bounds_jumps_state": geometric_mean(hard),
+        "least": min(ratios["cold"].values(), default=None),
+        "warm": geometric_mean(list(ratios["warm"].values())),
+        "ours_missing": missing,
+    }
