@@ -2,6 +2,7 @@
 
 from ocsolver import nn
 from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
+from ocsolver.arcs import Arcs, find_arcs
 from ocsolver.certificate import Certificate
 from ocsolver.certify import certify
 from ocsolver.constraints import Constraint, FreeInitialState, FreeTime
@@ -34,6 +35,7 @@ from ocsolver.solvers import (
     GradientDescent,
     MultiStart,
     Solver,
+    sum_up_rounding,
 )
 from ocsolver.status import Status
 from ocsolver.storage import load
@@ -50,6 +52,7 @@ __all__ = [
     "Adjoint",
     "Anderson",
     "AugmentedLagrangian",
+    "Arcs",
     "Ball",
     "Box",
     "Certificate",
@@ -92,7 +95,9 @@ __all__ = [
     "Unconstrained",
     "UnsupportedError",
     "certify",
+    "find_arcs",
     "load",
     "nn",
     "solve",
+    "sum_up_rounding",
 ]

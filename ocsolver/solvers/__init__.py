@@ -10,6 +10,7 @@ from ocsolver.solvers.lagrangian import AugmentedLagrangian
 from ocsolver.solvers.msa import MSA
 from ocsolver.solvers.multistart import MultiStart
 from ocsolver.solvers.penalty import AdaptivePenalty
+from ocsolver.solvers.rounding import sum_up_rounding
 from ocsolver.solvers.shooting import DirectShooting
 from ocsolver.solvers.sqh import SQH
 
@@ -28,4 +29,5 @@ __all__ = [
     "MultiStart",
     "Solver",
     "SweepSolver",
+    "sum_up_rounding",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ocsolver.arcs import with_arcs
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.maximizers import Maximizer, default_maximizer
@@ -239,7 +240,8 @@ class SweepSolver(Solver):
         inner.check(control)
         transcription = Timed(inner)
         run = Run(self, transcription, self.init(transcription, control), limits)
-        return run.guard(lambda: self._iterate(run))
+        solution: Solution = with_arcs(run.guard(lambda: self._iterate(run)))
+        return solution
 
     def _iterate(self, run: Run) -> None:
         while run.iterations < run.limits.max_iterations and run.running:

@@ -67,7 +67,7 @@ class MultiStart(Solver):
     ... )
     >>> solution = oc.solve(problem, oc.MultiStart(n=8), mesh=20)
     >>> print([f"{cost:.3f}" for cost, _ in solution.minima[0]], f"x(1) = {float(solution.x[-1]):.2f}")
-    ['-0.084', '0.104'] x(1) = -1.01
+    ['-0.083', '0.104'] x(1) = -1.01
     """
 
     solver: Solver | None = None

@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from ocsolver.arcs import with_arcs
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.maximizers.base import positive_int
 from ocsolver.solution import Solution
@@ -73,7 +74,8 @@ class DirectShooting(Solver):
             for group in range(inner.groups):
                 self._descend(run, group)
 
-        return run.guard(all_groups)
+        solution: Solution = with_arcs(run.guard(all_groups))
+        return solution
 
     def _descend(self, run: Run, group: int) -> None:
         """Solve one group to its end."""

@@ -59,17 +59,18 @@ class SQH(SweepSolver):
 
     Examples
     --------
-    A switch that costs something whenever it is not at zero:
+    A fee for every moment at which the control is not zero, higher as time goes by:
 
     >>> import ocsolver as oc
     >>> problem = oc.OptimalControlProblem(
     ...     lambda t, x, u: u,
-    ...     lambda t, x, u: x[..., 0] ** 2 + 0.1 * (u[..., 0] != 0).to(x.dtype),
-    ...     initial_state=[0.5],
-    ...     horizon=(0.0, 2.0),
-    ...     control_set=oc.FiniteSet([-1.0, 0.0, 1.0]),
+    ...     lambda t, x, u: (0.25 + 0.1 * t) * (u[..., 0] != 0).to(x.dtype),
+    ...     lambda x: 0.5 * x[..., 0] ** 2,
+    ...     initial_state=[1.0],
+    ...     horizon=(0.0, 1.0),
+    ...     control_set=oc.Box(-1.0, 1.0),
     ... )
-    >>> solution = oc.solve(problem, oc.SQH())
+    >>> solution = oc.solve(problem, oc.SQH(oc.Enumeration()), tolerance=1e-3)
     >>> print(solution.status[0].name, sorted(set(solution.u[..., 0].flatten().tolist())))
     CONVERGED [-1.0, 0.0]
     """

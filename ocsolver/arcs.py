@@ -1,0 +1,270 @@
+"""What a control consists of: jumps, singular arcs, chattering; it reads solutions and changes none.
+
+A component of the control is bang-bang where its switching function ∂H/∂u_j does not vanish, singular where H does not
+depend on it over an interval although it is inside its bounds. Where it jumps at almost every node it chatters: what
+the mesh shows there is an approximation of its average.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ocsolver._autodiff import gradients, leaf
+from ocsolver._shapes import group_mean
+from ocsolver.errors import InputError, UnsupportedError, complaint
+from ocsolver.hamiltonian import hamiltonian, running_cost
+from ocsolver.pieces import Pieces
+from ocsolver.problem import OptimalControlProblem
+from ocsolver.solution import Solution
+
+__all__ = ["Arcs", "find_arcs", "with_arcs"]
+
+AT_BOUND = 1e-3  # distance to a bound, relative to the width, up to which a control is at the bound
+JUMP = 0.25  # change from one interval to the next, relative to the width, from which on it is a jump
+SHORTEST = 3  # intervals of a singular arc, and jumps of a chattering one, at least
+CLOSE = 2  # intervals between two jumps of a chattering arc, at most
+WINDOW = 6  # intervals over which chattering is averaged, to both sides
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Arcs:
+    """Structure of a control.
+
+    Attributes
+    ----------
+    switches : list of list of (float, int)
+        Per group the times at which a component jumps, and the component.
+    singular : list of list of (float, float, int)
+        Per group the intervals on which a component is inside its bounds and its switching function vanishes.
+    chattering : list of list of (float, float, int)
+        Per group the intervals on which a component jumps at almost every node.
+    averaged : Tensor, shape (N, G, m)
+        The control with its chattering replaced by a moving average, which lies in the convex hull of U.
+    grows : list of bool, or None
+        Per group whether the switches of a solution on a finer mesh are more by half; None if there was none.
+    """
+
+    switches: list[list[tuple[float, int]]]
+    singular: list[list[tuple[float, float, int]]]
+    chattering: list[list[tuple[float, float, int]]]
+    averaged: Tensor
+    grows: list[bool] | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Per group what a reader should know, or an empty text."""
+        return [self._note(g) for g in range(len(self.switches))]
+
+    def _note(self, g: int) -> str:
+        parts = []
+        for name, arcs in (("chatters", self.chattering[g]), ("is singular", self.singular[g])):
+            if arcs:
+                t0, t1, j = max(arcs, key=lambda arc: arc[1] - arc[0])
+                more = f" and on {len(arcs) - 1} more arcs" if len(arcs) > 1 else ""
+                parts.append(f"u[{j}] {name} on [{t0:.5g}, {t1:.5g}]{more}")
+        if self.grows is not None and self.grows[g]:
+            parts.append(
+                "the number of switches grows with the mesh: there may be no minimizer, only an averaged control"
+            )
+        return "; ".join(parts)
+
+
+def find_arcs(solution: Solution, finer: Solution | None = None, *, tolerance: float = 1e-3) -> Arcs:
+    """Find the jumps, singular arcs and chattering of a solution's control.
+
+    Parameters
+    ----------
+    solution : Solution
+        Whoever found it; it must know its problem.
+    finer : Solution, optional
+        The same problem solved on a finer mesh. If it has half as many switches again, their number grows with N.
+    tolerance : float, default 1e-3
+        A switching function vanishes if moving the control across its bounds would change H by less than this fraction
+        of the mean rate of |L| and |Φ|.
+
+    Returns
+    -------
+    Arcs
+        Per group; on controls without bounds nothing is looked for.
+
+    Raises
+    ------
+    InputError, UnsupportedError
+        If the tolerance is not positive, or the solution does not know its problem.
+
+    Examples
+    --------
+    Fishing that brings predator and prey to rest, with a singular arc in the middle:
+
+    >>> import ocsolver as oc
+    >>> from problems import fishing
+    >>> arcs = oc.find_arcs(oc.solve(fishing.build().problem))
+    >>> t0, t1, component = arcs.singular[0][0]
+    >>> print(f"u[{component}] is singular on [{t0:.1f}, {t1:.1f}]")
+    u[0] is singular on [4.0, 10.8]
+    """
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
+        todo = "Leave it out for the default."
+        raise InputError(
+            complaint("find_arcs tolerance", expected="a number in (0, 1)", got=repr(tolerance), todo=todo)
+        )
+    problem = solution.problem
+    if problem is None:
+        todo = "Use oc.load(path, problem=problem)."
+        expected = "a solution that knows its problem"
+        raise UnsupportedError(complaint("find_arcs", expected=expected, got="problem=None", todo=todo))
+    u = _array(solution.u)  # (N, G, m)
+    t = _array(solution.t)  # (N + 1, G)
+    low, high = _sides(problem, solution.u)
+    width = high - low
+    bounded = np.isfinite(width)
+    span = np.where(bounded, width, 1.0)
+    place = np.where(u <= low + AT_BOUND * span, -1, np.where(u >= high - AT_BOUND * span, 1, 0))  # (N, G, m)
+    G = u.shape[1]
+    switches = _switches(t, u, place, np.where(bounded, width, np.inf))
+    chattering = [_chattering(t[:, g], switches[g], len(u)) for g in range(G)]
+    singular: list[list[tuple[float, float, int]]] = [[] for _ in range(G)]
+    inside = (place == 0) & bounded
+    if _longest(inside) >= SHORTEST and problem.control_set.convex:
+        vanishing = inside & _vanishing(problem, solution, np.where(bounded, width, 0.0), tolerance)
+        singular = [_runs(t[:, g], vanishing[:, g]) for g in range(G)]
+    grows = None
+    if finer is not None:
+        count = [len(events) for events in find_arcs(finer, tolerance=tolerance).switches]
+        grows = [new >= 1.5 * len(old) and new > len(old) + 2 for new, old in zip(count, switches, strict=True)]
+    return Arcs(switches, singular, chattering, _averaged(solution, chattering), grows)
+
+
+def _sides(problem: OptimalControlProblem, like: Tensor) -> tuple[Array, Array]:
+    """Sides of each component (m,): of the box or of the points; infinite where there are none."""
+    sides = problem.control_set.bounds(like)
+    if sides is None or sides[0].ndim > 1:  # sides that differ from interval to interval belong to no user's problem
+        points = problem.control_set.candidates(like)
+        infinite = like.new_full((problem.m,), torch.inf)
+        sides = (-infinite, infinite) if points is None else (points.amin(0), points.amax(0))
+    return _array(sides[0]), _array(sides[1])
+
+
+def _array(values: Tensor) -> Array:
+    array: Array = values.detach().cpu().to(torch.float64).numpy()
+    return array
+
+
+def _switches(t: Array, u: Array, place: Array, width: Array) -> list[list[tuple[float, int]]]:
+    """Jumps of u (N, G, m) per group in the order of time; one inside an interval is placed by the mean there."""
+    found: list[list[tuple[float, int]]] = [[] for _ in range(u.shape[1])]
+    jumps = np.abs(np.diff(u, axis=0)) > JUMP * width  # (N − 1, G, m), at node k + 1
+    through = (place[1:-1] == 0) & (place[:-2] * place[2:] == -1)  # (N − 2, G, m), inside interval k + 1
+    jumps[:-1] &= ~through
+    jumps[1:] &= ~through
+    for k, g, j in zip(*np.nonzero(jumps), strict=True):
+        found[g].append((float(t[k + 1, g]), int(j)))
+    for k, g, j in zip(*np.nonzero(through), strict=True):
+        before, here, after = u[k : k + 3, g, j]
+        share = (here - after) / (before - after)
+        found[g].append((float(t[k + 1, g] + share * (t[k + 2, g] - t[k + 1, g])), int(j)))
+    return [sorted(events) for events in found]
+
+
+def _chattering(t: Array, switches: list[tuple[float, int]], N: int) -> list[tuple[float, float, int]]:
+    """Intervals in which a component jumps again and again, never more than CLOSE intervals apart."""
+    found = []
+    for j in {component for _, component in switches}:
+        times = [time for time, component in switches if component == j]
+        index = np.searchsorted(t, times, side="right") - 1
+        first = 0
+        for i in range(1, len(times) + 1):
+            if i == len(times) or index[i] - index[i - 1] > CLOSE:
+                if i - first >= SHORTEST:
+                    found.append((float(t[max(index[first] - 1, 0)]), float(t[min(index[i - 1] + 1, N)]), j))
+                first = i
+    return sorted(found)
+
+
+def _longest(mask: Array) -> int:
+    """Length of the longest run of True along the first axis, at most SHORTEST."""
+    for length in range(SHORTEST, 0, -1):
+        runs = [mask[i : len(mask) - length + i + 1] for i in range(length)]
+        if np.logical_and.reduce(runs).any():
+            return length
+    return 0
+
+
+def _runs(t: Array, mask: Array) -> list[tuple[float, float, int]]:
+    """Runs of at least SHORTEST intervals where mask (N, m) holds, in the order of time."""
+    found = []
+    for j in range(mask.shape[1]):
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], mask[:, j].astype(int), [0]))))
+        for first, last in zip(edges[::2], edges[1::2], strict=True):
+            if last - first >= SHORTEST:
+                found.append((float(t[first]), float(t[last]), j))
+    return sorted(found)
+
+
+def _vanishing(problem: OptimalControlProblem, solution: Solution, width: Array, tolerance: float) -> Array:
+    """Where H depends on a component neither here nor across its bounds: bool (N, G, m)."""
+    pieces = solution.pieces
+    if pieces is None:
+        pieces = Pieces.from_steps(problem, solution.t, solution.x, solution.p, solution.u)
+    middle = solution.x.new_tensor([0.5])
+    at = pieces.samples(problem, solution.t, solution.x, solution.p, middle)
+    t, x, p, u = (part[:, 0] for part in at[:4])
+    nu = None if at.nu is None else at.nu[:, 0]
+    path = problem.path_constraint
+
+    def slope(v: Tensor) -> Tensor:
+        """∂H/∂u, path multipliers included: (N, G, m)."""
+        with torch.enable_grad():
+            v = leaf(v)
+            value = hamiltonian(problem, t, x, p, v)
+            if path is not None and nu is not None:
+                value = value - (nu * path.path(t, x, v)).sum(-1)
+            (found,) = gradients(group_mean(value, v.shape[-2]), (v,))
+        return found
+
+    span = torch.as_tensor(width).to(u)
+    near = torch.stack([slope(u), slope(problem.control_set.project(u + 0.25 * span))])
+    h = solution.t.diff(dim=0)
+    with torch.no_grad():
+        rate = group_mean(running_cost(problem, t, x, u).abs(), u.shape[-2])  # (N, G)
+        scale = torch.maximum((rate * h).sum(0), solution.cost.abs())
+    gain = (near.abs() * span).amax(0) * h.sum(0)[:, None]  # (N, G, m)
+    limit = torch.where(torch.isfinite(scale), tolerance * scale, -1.0)  # nothing is known of a failed group
+    vanishing: Array = (gain <= limit[:, None]).cpu().numpy()
+    return vanishing
+
+
+def _averaged(solution: Solution, chattering: list[list[tuple[float, float, int]]]) -> Tensor:
+    """The control with moving averages on its chattering arcs (N, G, m)."""
+    u = solution.u.clone()
+    for g, arcs in enumerate(chattering):
+        h = solution.t[:, g].diff()
+        for t0, t1, j in arcs:
+            middle = solution.t[:-1, g] + 0.5 * h
+            (inside,) = ((middle >= t0) & (middle <= t1)).nonzero(as_tuple=True)
+            first, last = int(inside[0]), int(inside[-1]) + 1
+            for k in range(first, last):
+                near = slice(max(k - WINDOW, first), min(k + WINDOW + 1, last))
+                u[k, g, j] = (solution.u[near, g, j] * h[near]).sum() / h[near].sum()
+    return u
+
+
+def with_arcs(solution: Any) -> Any:
+    """The solution with its switches and singular arcs, and with notes on what is not plain bang-bang."""
+    if not isinstance(solution, Solution) or solution.problem is None:
+        return solution
+    arcs = find_arcs(solution)
+    notes = []
+    for own, note, status, switches in zip(solution.notes, arcs.notes, solution.status, arcs.switches, strict=True):
+        parts = [part for part in (own, note) if part]
+        if status < 0 and len(switches) >= SHORTEST:
+            parts.append(f"u switches {len(switches)} times: oc.find_arcs(solution, finer) tells if that grows with N")
+        notes.append("; ".join(parts))
+    return replace(solution, switches=arcs.switches, singular=arcs.singular, notes=notes)
