@@ -7,6 +7,7 @@ import io
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import statistics
 import time
@@ -19,9 +20,13 @@ from typing import Any, Protocol
 from scripts._peers_resimulate import Answer, resimulate
 from scripts._peers_statements import Statement
 
-__all__ = ["ACCURACY", "Peer", "fastest", "geometric_mean", "refine", "summarize", "time_all"]
+__all__ = ["ACCURACY", "TIMES", "Peer", "fastest", "geometric_mean", "refine", "summarize", "time_all"]
 
+SLACK = 3.0  # one refinement may take this many times the limit of all before it is stopped
 ACCURACY = 1e-6  # of the re-simulated cost, relative to max(1, |J*|), and of the fixed final states
+
+
+TIMES = ("seconds", "processor_seconds", "warm_seconds", "warm_processor_seconds")
 
 
 class Peer(Protocol):
@@ -64,12 +69,21 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def timed(action: Callable[[], Answer]) -> tuple[float, Answer]:
-    """Seconds and answer."""
+def processor_time() -> float:
+    """Processor seconds of this process and of those that it started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def timed(action: Callable[[], Answer]) -> tuple[float, float, Answer]:
+    """Seconds, processor seconds and answer."""
     with quiet():
-        begin = time.perf_counter()
+        begin, processor = time.perf_counter(), time.process_time()
+        children = processor_time()
         answer = action()
-        return time.perf_counter() - begin, answer
+        seconds = time.perf_counter() - begin
+        own = time.process_time() - processor
+        return seconds, max(own, processor_time() - children), answer
 
 
 def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
@@ -89,19 +103,19 @@ def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
 
 
 def steps(peer: Peer, statement: Statement, limit: float) -> Iterator[dict[str, Any]]:
-    """Every refinement of one peer until one qualifies or the time is over; errors are data here."""
+    """Every refinement of one peer until one qualifies or its processor time is over; errors are data here."""
     spent = last = 0.0
     for mesh in peer.meshes:
         if spent + last > limit:
             return
-        begin = time.perf_counter()
+        begin, processor = time.perf_counter(), processor_time()
         try:
-            last, answer = timed(partial(peer.solve, statement, mesh))
-            step = {"mesh": mesh, "seconds": last, **judge(statement, answer)}
+            seconds, last, answer = timed(partial(peer.solve, statement, mesh))
+            step = {"mesh": mesh, "seconds": seconds, "processor_seconds": last, **judge(statement, answer)}
         except Exception as error:  # whatever a toolkit raises
-            last = time.perf_counter() - begin
+            seconds, last = time.perf_counter() - begin, processor_time() - processor
             message = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-            step = {"mesh": mesh, "seconds": last, "message": message, "qualified": False}
+            step = {"mesh": mesh, "seconds": seconds, "message": message, "qualified": False}
         yield step
         if step["qualified"]:
             return
@@ -109,10 +123,13 @@ def steps(peer: Peer, statement: Statement, limit: float) -> Iterator[dict[str, 
 
 
 def send_steps(peer: Peer, statement: Statement, limit: float, sender: Connection) -> None:
-    """Refine in a process, and a process group, of its own."""
+    """Refine in a process, and a process group, of its own, with a bound on its processor time."""
     os.setpgrp()
+    most = int(SLACK * limit) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
     for step in steps(peer, statement, limit):
         sender.send(step)
+    sender.send(None)
 
 
 def watched_steps(peer: Peer, statement: Statement, limit: float) -> list[dict[str, Any]]:
@@ -123,20 +140,24 @@ def watched_steps(peer: Peer, statement: Statement, limit: float) -> list[dict[s
     process.start()
     sender.close()
     found: list[dict[str, Any]] = []
-    deadline = time.monotonic() + 2.0 * limit
-    message = "hangs"
-    while receiver.poll(max(0.0, deadline - time.monotonic())):
-        try:
-            found.append(receiver.recv())
-        except EOFError:
-            message = "crashes"
-            break
+    deadline = time.monotonic() + 10.0 * SLACK * limit
+    step: dict[str, Any] | None = {}
+    try:
+        while step is not None and receiver.poll(max(0.0, deadline - time.monotonic())):
+            step = receiver.recv()
+            if step is not None:
+                found.append(step)
+    except EOFError:
+        pass
+    process.join(timeout=1.0)
+    died = process.exitcode
     if process.pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # and what it started
-    process.kill()
     process.join()
-    if message == "hangs" or not found:
+    if step is not None:  # it did not come to its end
+        over = died in (None, -signal.SIGXCPU, -signal.SIGKILL)
+        message = f"no answer within {SLACK * limit:g} s" if over else "crashes"
         found.append({"mesh": None, "seconds": None, "message": message, "qualified": False})
     return found
 
@@ -150,8 +171,7 @@ def refine(peer: Peer, statement: Statement, limit: float) -> dict[str, Any]:
         "tool": peer.tool,
         "steps": found,
         "mesh": last["mesh"] if last["qualified"] else None,
-        "seconds": [],
-        "warm_seconds": [],
+        **{key: [] for key in TIMES},
     }
 
 
@@ -160,16 +180,16 @@ def time_all(
 ) -> None:
     """Time the qualified meshes, peers and problems interleaved: statement to answer, and the warm second solve.
 
-    What is more than five times slower than the fastest way of the same toolkit is timed once: it is out of the race.
+    What is far slower than the fastest way of the same toolkit is timed once: it is out of the race.
     """
 
-    def raced(id: str, name: str) -> bool:
+    def raced(id: str, name: str, factor: float = 5.0) -> bool:
         run = runs[id].get(name)
         if run is None or run["mesh"] is None:
             return False
         rivals = [r["seconds"] or [r["steps"][-1]["seconds"]] for r in runs[id].values() if r["mesh"] is not None]
         qualified = [min(seconds) for seconds in rivals]
-        return not run["seconds"] or min(run["seconds"]) <= 5.0 * min(qualified)
+        return not run["seconds"] or min(run["seconds"]) <= factor * min(qualified)
 
     for repeat in range(repeats):
         for statement in statements:
@@ -179,12 +199,13 @@ def time_all(
                 run = runs[statement.id][peer.name]
                 if repeat and run["seconds"] and run["seconds"][-1] > 2.0:
                     continue
-                seconds, _ = timed(partial(peer.solve, statement, run["mesh"]))
+                seconds, processor, _ = timed(partial(peer.solve, statement, run["mesh"]))
                 run["seconds"].append(seconds)
+                run["processor_seconds"].append(processor)
     for statement in statements:
         ready = []
         for peer in peers:
-            if not raced(statement.id, peer.name):
+            if not raced(statement.id, peer.name, 2.5):
                 continue
             run = runs[statement.id][peer.name]
             try:
@@ -197,13 +218,14 @@ def time_all(
                 run["warm_message"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         for _ in range(repeats):
             for run, action in ready:
-                seconds, answer = timed(action)
+                seconds, processor, answer = timed(action)
                 run["warm_seconds"].append(seconds)
+                run["warm_processor_seconds"].append(processor)
                 run["warm_cost"], run["warm_success"] = answer.cost, answer.success
     for statement in statements:
         for run in runs[statement.id].values():
-            run["median_seconds"] = statistics.median(run["seconds"]) if run["seconds"] else None
-            run["median_warm"] = statistics.median(run["warm_seconds"]) if run["warm_seconds"] else None
+            for key in TIMES:
+                run[f"median_{key}"] = statistics.median(run[key]) if run[key] else None
 
 
 def geometric_mean(values: Sequence[float]) -> float | None:
@@ -226,7 +248,7 @@ def summarize(statements: Sequence[Statement], runs: dict[str, dict[str, Any]]) 
     ratios: dict[str, dict[str, float]] = {"cold": {}, "warm": {}}
     missing = []
     for statement in statements:
-        for label, key in (("cold", "median_seconds"), ("warm", "median_warm")):
+        for label, key in (("cold", "median_seconds"), ("warm", "median_warm_seconds")):
             ours, peer = (fastest(runs[statement.id], key, tool) for tool in ("ocsolver", None))
             if ours and peer:
                 ratios[label][statement.id] = peer[1] / ours[1]

@@ -42,7 +42,7 @@ def nearest(runs: dict[str, Any], tool: str) -> str:
 
 def cells(runs: dict[str, Any], tool: str) -> tuple[str, str]:
     """Times of a toolkit on one problem, cold and warm, in milliseconds; in parentheses the error it got stuck at."""
-    cold, warm = (fastest(runs, key, tool) for key in ("median_seconds", "median_warm"))
+    cold, warm = (fastest(runs, key, tool) for key in ("median_seconds", "median_warm_seconds"))
     first = f"{1e3 * cold[1]:.3g}" if cold else nearest(runs, tool)
     return first, f"{1e3 * warm[1]:.3g}" if warm else "–"
 
@@ -80,7 +80,7 @@ def draw(record: dict[str, Any]) -> Figure:
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(10, 1.2 + 0.3 * len(problems)), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
-        panels = (("median_seconds", "statement to answer"), ("median_warm", "second solve"))
+        panels = (("median_seconds", "statement to answer"), ("median_warm_seconds", "second solve"))
         for ax, (key, title) in zip(axes, panels, strict=True):
             for tool in names:
                 places, times = [], []
