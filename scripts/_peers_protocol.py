@@ -122,31 +122,21 @@ def steps(peer: Peer, statement: Statement, limit: float) -> Iterator[dict[str, 
         spent += last
 
 
-def send_steps(peer: Peer, statement: Statement, limit: float, sender: Connection) -> None:
-    """Refine in a process, and a process group, of its own, with a bound on its processor time."""
-    os.setpgrp()
-    most = int(SLACK * limit) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-    for step in steps(peer, statement, limit):
-        sender.send(step)
-    sender.send(None)
-
-
-def watched_steps(peer: Peer, statement: Statement, limit: float) -> list[dict[str, Any]]:
-    """Refinements in a process of their own: a compiled solver may hang or crash."""
+def watched(items: Iterator[Any], limit: float) -> tuple[list[Any], str | None]:
+    """What an iterator yields in a process of its own, and what became of it: a compiled solver may hang or crash."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=send_steps, args=(peer, statement, limit, sender))
+    process = context.Process(target=send_all, args=(items, limit, sender))
     process.start()
     sender.close()
-    found: list[dict[str, Any]] = []
+    found: list[Any] = []
     deadline = time.monotonic() + 10.0 * SLACK * limit
-    step: dict[str, Any] | None = {}
+    item: Any = ()
     try:
-        while step is not None and receiver.poll(max(0.0, deadline - time.monotonic())):
-            step = receiver.recv()
-            if step is not None:
-                found.append(step)
+        while item is not None and receiver.poll(max(0.0, deadline - time.monotonic())):
+            item = receiver.recv()
+            if item is not None:
+                found.append(item)
     except EOFError:
         pass
     process.join(timeout=1.0)
@@ -155,17 +145,51 @@ def watched_steps(peer: Peer, statement: Statement, limit: float) -> list[dict[s
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # and what it started
     process.join()
-    if step is not None:  # it did not come to its end
-        over = died in (None, -signal.SIGXCPU, -signal.SIGKILL)
-        message = f"no answer within {SLACK * limit:g} s" if over else "crashes"
-        found.append({"mesh": None, "seconds": None, "message": message, "qualified": False})
-    return found
+    if item is None:
+        return found, None
+    over = died in (None, -signal.SIGXCPU, -signal.SIGKILL)
+    return found, f"no answer within {SLACK * limit:g} s" if over else "crashes"
+
+
+def send_all(items: Iterator[Any], limit: float, sender: Connection) -> None:
+    """Send what an iterator yields, and None at last, from a process group with a bound on its processor time."""
+    os.setpgrp()
+    most = int(SLACK * limit) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+    for item in items:
+        sender.send(item)
+    sender.send(None)
+
+
+def isolated(peer: Peer, items: Iterator[Any], limit: float) -> tuple[list[Any], str | None]:
+    """What an iterator yields: ours in this process, the others in their own."""
+    if peer.tool != "ocsolver":
+        return watched(items, limit)
+    found = []
+    try:
+        found.extend(items)
+    except Exception as error:  # reported, as for the others
+        return found, f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    return found, None
+
+
+def warm_runs(peer: Peer, statement: Statement, mesh: int, repeats: int) -> Iterator[tuple[float, float]]:
+    """Seconds and processor seconds of the second solve, after one that is not measured."""
+    with quiet():
+        action = peer.prepare(statement, mesh)
+    if action is None:
+        return
+    timed(action)
+    for _ in range(repeats):
+        seconds, processor, _ = timed(action)
+        yield seconds, processor
 
 
 def refine(peer: Peer, statement: Statement, limit: float) -> dict[str, Any]:
     """Refine one peer on one problem; ours in this process, the others in their own."""
-    ours = peer.tool == "ocsolver"
-    found = list(steps(peer, statement, limit)) if ours else watched_steps(peer, statement, limit)
+    found, failure = isolated(peer, steps(peer, statement, limit), limit)
+    if failure:
+        found.append({"mesh": None, "seconds": None, "message": failure, "qualified": False})
     last = found[-1] if found else {"qualified": False}
     return {
         "tool": peer.tool,
@@ -176,25 +200,30 @@ def refine(peer: Peer, statement: Statement, limit: float) -> dict[str, Any]:
 
 
 def time_all(
-    peers: Sequence[Peer], statements: Sequence[Statement], runs: dict[str, dict[str, Any]], repeats: int
+    peers: Sequence[Peer],
+    statements: Sequence[Statement],
+    runs: dict[str, dict[str, Any]],
+    repeats: int,
+    limit: float,
 ) -> None:
     """Time the qualified meshes, peers and problems interleaved: statement to answer, and the warm second solve.
 
-    What is far slower than the fastest way of the same toolkit is timed once: it is out of the race.
+    What was far slower than the fastest way of the same toolkit when it was refined is out of the race, and not timed.
     """
 
-    def raced(id: str, name: str, factor: float = 5.0) -> bool:
-        run = runs[id].get(name)
-        if run is None or run["mesh"] is None:
+    def raced(id: str, name: str, factor: float) -> bool:
+        """Whether a peer qualified and is not far slower than the fastest way of its toolkit."""
+        qualified = {key: run for key, run in runs[id].items() if run["mesh"] is not None}
+        if name not in qualified:
             return False
-        rivals = [r["seconds"] or [r["steps"][-1]["seconds"]] for r in runs[id].values() if r["mesh"] is not None]
-        qualified = [min(seconds) for seconds in rivals]
-        return not run["seconds"] or min(run["seconds"]) <= factor * min(qualified)
+        best = {key: min(run["seconds"] or [run["steps"][-1]["seconds"]]) for key, run in qualified.items()}
+        rivals = [best[key] for key, run in qualified.items() if run["tool"] == qualified[name]["tool"]]
+        return best[name] <= factor * min(rivals)
 
     for repeat in range(repeats):
         for statement in statements:
             for peer in peers:
-                if not raced(statement.id, peer.name):
+                if not raced(statement.id, peer.name, 5.0):
                     continue
                 run = runs[statement.id][peer.name]
                 if repeat and run["seconds"] and run["seconds"][-1] > 2.0:
@@ -203,25 +232,15 @@ def time_all(
                 run["seconds"].append(seconds)
                 run["processor_seconds"].append(processor)
     for statement in statements:
-        ready = []
         for peer in peers:
-            if not raced(statement.id, peer.name, 2.5):
-                continue
-            run = runs[statement.id][peer.name]
-            try:
-                with quiet():
-                    action = peer.prepare(statement, run["mesh"])
-                if action is not None:
-                    timed(action)
-                    ready.append((run, action))
-            except Exception as error:  # whatever a toolkit raises
-                run["warm_message"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-        for _ in range(repeats):
-            for run, action in ready:
-                seconds, processor, answer = timed(action)
-                run["warm_seconds"].append(seconds)
-                run["warm_processor_seconds"].append(processor)
-                run["warm_cost"], run["warm_success"] = answer.cost, answer.success
+            if raced(statement.id, peer.name, 2.5):
+                run = runs[statement.id][peer.name]
+                found, failure = isolated(peer, warm_runs(peer, statement, run["mesh"], repeats), limit)
+                for seconds, processor in found:
+                    run["warm_seconds"].append(seconds)
+                    run["warm_processor_seconds"].append(processor)
+                if failure:
+                    run["warm_message"] = failure
     for statement in statements:
         for run in runs[statement.id].values():
             for key in TIMES:

@@ -56,8 +56,8 @@ def table(record: dict[str, Any]) -> str:
         pairs = [cells(problem["runs"], tool) for tool in names]
         row = [*(pair[0] for pair in pairs), *(pair[1] for pair in pairs)]
         lines.append(f"| {id} {problem['name']} | {' | '.join(row)} |")
+    lines += ["", *winners(record), ""]
     summary = record["summary"]
-    lines.append("")
     for label, key in (
         ("all", "all"),
         ("bounds, jumps, state constraints", "bounds_jumps_state"),
@@ -72,6 +72,22 @@ def table(record: dict[str, Any]) -> str:
         if isinstance(row, dict) and row.get("per_second"):
             lines.append(f"- batch, {name}: {row['per_second']:.3g} problems per second, error {row['error']:.1e}")
     return "\n".join(lines)
+
+
+def winners(record: dict[str, Any]) -> list[str]:
+    """Markdown: the fastest way of all toolkits but ours on each problem, its mesh and its errors."""
+    titles = ["problem", "fastest of the others", "mesh", "ms", "error reported", "re-simulated", "miss", "violation"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for id, problem in record["problems"].items():
+        best = fastest(problem["runs"], "median_seconds")
+        if best is None:
+            continue
+        run = problem["runs"][best[0]]
+        step = run["steps"][-1]
+        numbers = [step.get(key) for key in ("reported_error", "resimulated_error", "miss", "violation")]
+        texts = ["–" if number is None else f"{number:.0e}" for number in numbers]
+        lines.append(f"| {id} | {best[0]} | {run['mesh']} | {1e3 * best[1]:.3g} | {' | '.join(texts)} |")
+    return lines
 
 
 def draw(record: dict[str, Any]) -> Figure:

@@ -79,7 +79,7 @@ def measure(
                 run = refine(peer, statement, limit)
             runs[statement.id][peer.name] = run
             print(f"{statement.id} {peer.name:24s} {describe(run)}", flush=True)
-    time_all(peers, statements, runs, repeats)
+    time_all(peers, statements, runs, repeats, limit)
     return runs
 
 
