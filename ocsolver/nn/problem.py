@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ocsolver.errors import InputError, ShapeError, complaint
 from ocsolver.hamiltonian import call
-from ocsolver.nn.chain import Chain
+from ocsolver.nn.chain import Chain, kind_of
 from ocsolver.nn.layers import Layer, layers_of, refuse_coupled
 from ocsolver.nn.loss import Loss, check_objective, check_uncoupled
 from ocsolver.nn.parts import Inside, inside_of
@@ -186,20 +186,28 @@ class NetworkProblem:
         """Run a few samples through layers and loss: families of equal layers on vectors, affine maps, chains."""
         x = self.inputs[:PROBE]
         states: list[Tensor] = []
+        kinds: list[Any] = []
+        signatures: list[Any] = []
         families: list[tuple[int, ...]] = []
         chains: list[Chain] = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for layer in self.layers:
+                kind = kind_of(layer)
+                states.append(x)
+                if kind is not None and kinds and kinds[-1] == kind:  # as the last one
+                    signatures.append(signatures[-1])
+                    continue
+                kinds.append(kind)
+                signatures.append(_signature(layer, x))
                 following = call(lambda state, f=layer: f(state, None), layer.name, x)
                 if following.shape[:1] != x.shape[:1]:
                     expected, got = f"{len(x)} samples on the first axis", f"shape {tuple(following.shape)}"
                     todo = "Let layers keep the batch axis, e.g. torch.nn.Flatten(1)."
                     raise ShapeError(complaint(f"output of {layer.name}", expected=expected, got=got, todo=todo))
-                states.append(x)
                 x = following
             check_uncoupled(self.loss, x, self.targets[:PROBE])
             trainable = [(n, layer, states[n]) for n, layer in enumerate(self.layers) if layer.m]
-            for _, group in groupby(trainable, key=lambda part: _signature(part[1], part[2])):
+            for _, group in groupby(trainable, key=lambda part: signatures[part[0]]):
                 members = list(group)
                 indices = [n for n, _, _ in members]
                 chain = Chain.of(indices, self.layers) if members[0][2].ndim == 2 else None

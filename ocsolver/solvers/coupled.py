@@ -77,18 +77,20 @@ def coupled_step(maximizer: GaussNewton, transcription: Timed, iterate: Iterate,
     fast, rho, unknown = bool(memory.pairs), memory.rho, torch.full_like(old.cost, torch.nan)
     step = memory.length * memory.direction
     control = _moved(blocks, step)
-    terms = Terms((slope @ step)[None], unknown, unknown) if fast else step_terms(iterate, control)
+    terms, constant = Terms((slope @ step)[None], unknown, unknown), unknown
     trial = transcription.forward(control, old)
     drop, promised = float(old.cost - trial.cost), float(terms.gain)
     ratio = drop / promised if promised > 0 and bool(trial.finite) else -math.inf
     accepted = ratio >= (rule.accept if memory.calibrated else CALIBRATION)
-    constant = unknown if fast else estimated_constant(old.cost, trial.cost, terms)
     new, stalled = iterate, False
     if accepted:
         sweep, value = transcription.settle(trial, iterate.first_gradient)
         new = replace(iterate, sweep=sweep, residual=value)
         memory = _learned(memory, rule, fast, ratio, step, slope - flat_slope(sweep.blocks))
     else:
+        if not fast:  # Lemma 1 says how much larger ρ has to be
+            terms = step_terms(iterate, control)
+            constant = estimated_constant(old.cost, trial.cost, terms)
         memory = _rejected(memory, rule, fast, ratio, trial.finite, constant)
         stalled = memory.rejected >= PATIENCE or (not fast and promised <= float(rounding_of(old)))
     flag, no = torch.full_like(trial.finite, accepted), torch.zeros_like(trial.finite)
