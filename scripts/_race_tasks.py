@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ def evaluate(network: nn.Module, case: Case) -> tuple[float, float]:
     """Mean loss and accuracy on the test samples, in evaluation mode and without gradients."""
     x, y = case.test
     loss = correct = 0.0
-    quick = copy.deepcopy(network).eval()
+    quick: Any = copy.deepcopy(network).eval()
     if x.ndim == 4:  # this order and small parts are three times faster
         quick, x = quick.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():

@@ -48,7 +48,7 @@ def squares(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().flatten(1).sum(-1)
 
 
-# ------------------------------------------------------------------------------------------------ what layers consist of
+# ----------------------------------------------------------------------------------------------- what layers consist of
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,9 @@ def test_parts_follow_one_another_in_the_step() -> None:
     assert block.parts is not None
     begin = 0
     for part in block.parts():
-        alone = SingleAverage(0.0, torch.zeros(()), torch.zeros(())) if part.view is None else MapAverage.start(part.map)
+        alone = (
+            SingleAverage(0.0, torch.zeros(()), torch.zeros(())) if part.view is None else MapAverage.start(part.map)
+        )
         average = alone.update(part, DAMPING)
         own = slice(begin, begin + average.size)
         torch.testing.assert_close(step[:, 0, own], average.step(block.current_slope[:, 0, own]), rtol=1e-12, atol=0.0)

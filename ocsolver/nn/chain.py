@@ -90,7 +90,7 @@ class Chain:
 
 
 def kind_of(layer: Layer) -> tuple[float, int, bool, type[nn.Module]] | None:
-    """Step, width, bias and activation of a residual layer that a chain can hold, or None: nothing in it is user code."""
+    """Step, width, bias and activation of a residual layer that a chain can hold, without user code, or None."""
     module = layer.module
     parts = list(module) if type(module).forward is nn.Sequential.forward else [module]  # type: ignore[call-overload]
     if layer.step is None or not 1 <= len(parts) <= 2 or type(parts[0]) is not nn.Linear:

@@ -35,7 +35,7 @@ class Inside(NamedTuple):
 
 def inside_of(layer: Layer, x: Tensor) -> Inside:
     """Affine maps that act exactly once in a layer, seen on the samples x (B, …), and the other parameters."""
-    candidates = [part for part in layer.module.modules() if is_affine(part)]
+    candidates: list[Any] = [part for part in layer.module.modules() if is_affine(part)]
     calls: Counter[nn.Module] = Counter()
     with ExitStack() as stack, tapped(candidates, [layer] * len(candidates)) as taps:
         for part in candidates:
