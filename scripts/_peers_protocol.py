@@ -165,7 +165,7 @@ def isolated(peer: Peer, items: Iterator[Any], limit: float) -> tuple[list[Any],
     """What an iterator yields: ours in this process, the others in their own."""
     if peer.tool != "ocsolver":
         return watched(items, limit)
-    found = []
+    found: list[Any] = []
     try:
         found.extend(items)
     except Exception as error:  # reported, as for the others
@@ -218,7 +218,7 @@ def time_all(
             return False
         best = {key: min(run["seconds"] or [run["steps"][-1]["seconds"]]) for key, run in qualified.items()}
         rivals = [best[key] for key, run in qualified.items() if run["tool"] == qualified[name]["tool"]]
-        return best[name] <= factor * min(rivals)
+        return bool(best[name] <= factor * min(rivals))
 
     for repeat in range(repeats):
         for statement in statements:
