@@ -70,17 +70,17 @@ class Stacked:
             return nullcontext()
         return Rounded(self.epsilon, self.memory if iterate else None)
 
-    @property
+    @cached_property
     def groups(self) -> int:
         """Number of independent problems G."""
         return self.problem.groups
 
-    @property
+    @cached_property
     def members(self) -> int:
         """Trajectories per group."""
         return self.problem.trajectories // self.groups
 
-    @property
+    @cached_property
     def v(self) -> int:
         """States per group."""
         return self.members * self.problem.n
@@ -92,11 +92,11 @@ class Stacked:
 
     def unstack(self, x: Tensor) -> Tensor:
         """States (*b, G, v) as the user sees them: (*b, B, n)."""
-        return x.reshape(*x.shape[:-2], self.problem.trajectories, self.problem.n)
+        return x if self.members == 1 else x.reshape(*x.shape[:-2], self.groups * self.members, -1)
 
     def stack(self, values: Tensor) -> Tensor:
         """Values per trajectory (*b, B, d) as values per group (*b, G, members · d)."""
-        return values.reshape(*values.shape[:-2], self.groups, -1)
+        return values if self.members == 1 else values.reshape(*values.shape[:-2], self.groups, -1)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the trajectories of a group: (*b, B) -> (*b, G)."""

@@ -60,8 +60,7 @@ def refined_nodes(
             parts[:] = 1
         while parts.sum() > most and parts.max() > 1:
             parts = np.maximum(1, parts - 1)
-        pieces = [np.linspace(nodes[k], nodes[k + 1], parts[k] + 1)[:-1] for k in range(len(share))]
-        fresh = np.concatenate((*pieces, nodes[-1:]))
+        fresh = _divided(nodes, parts)
         new_base.append(fresh)
         lists.append(_enclosed(fresh, switches[g]))
     longest = max(len(nodes) for nodes in lists)
@@ -86,11 +85,21 @@ def _enclosed(nodes: Array, switches: list[Switch]) -> Array:
     return merged
 
 
+def _divided(nodes: Array, parts: Array) -> Array:
+    """Nodes of intervals divided into equal parts."""
+    first = np.repeat(np.cumsum(parts) - parts, parts)
+    share = (np.arange(parts.sum()) - first) / np.repeat(parts, parts)
+    return np.append(np.repeat(nodes[:-1], parts) + share * np.repeat(np.diff(nodes), parts), nodes[-1])
+
+
 def _padded(nodes: Array, count: int) -> Array:
     """Halve the longest intervals until there are `count` nodes."""
     while len(nodes) < count:
-        k = int(np.argmax(np.diff(nodes)))
-        nodes = np.insert(nodes, k + 1, 0.5 * (nodes[k] + nodes[k + 1]))
+        h = np.diff(nodes)
+        longest = np.argsort(h)[::-1][: count - len(nodes)]
+        parts = np.ones(len(h), dtype=int)
+        parts[longest[h[longest] > 0.5 * h.max()]] = 2
+        nodes = _divided(nodes, parts)
     return nodes
 
 
@@ -98,7 +107,8 @@ def resampled(mesh: Mesh, limits: Bounds, point: Point, t: Array) -> tuple[Array
     """A solution on the mesh t (N + 1, G): x, u, p, y at its Gauss points, states and costates at its nodes."""
     new = Mesh(t, mesh.tableau)
     N, s = new.h.shape[0], mesh.tableau.s
-    rows = [_resampled_group(mesh, limits, point, g, new.points[:, :, g], t[:, g]) for g in range(t.shape[1])]
+    states, costates = with_ends(point.nodes, point.x), with_ends(point.costates, point.p)
+    rows = [_resampled_group(mesh, limits, point, g, (states, costates), new.points[:, :, g], t[:, g]) for g in range(t.shape[1])]
     inside, ends = N * s, slice(N * s, None)
     x, p, u, y = (np.stack(part, 1) for part in zip(*rows, strict=True))  # (N s + N + 1, G, …)
     at_points = (part[:inside].reshape(N, s, *part.shape[1:]) for part in (x, u, p, y))
@@ -106,15 +116,15 @@ def resampled(mesh: Mesh, limits: Bounds, point: Point, t: Array) -> tuple[Array
 
 
 def _resampled_group(
-    mesh: Mesh, limits: Bounds, point: Point, g: int, points: Array, nodes: Array
+    mesh: Mesh, limits: Bounds, point: Point, g: int, dense: tuple[Array, Array], points: Array, nodes: Array
 ) -> tuple[Array, Array, Array, Array]:
     """States, costates, controls and path multipliers of a group at points and nodes, one after the other."""
     times = np.concatenate((points.reshape(-1), nodes))
     k = np.clip(np.searchsorted(mesh.t[:, g], times, side="right") - 1, 0, mesh.h.shape[0] - 1)
     sigma = (times - mesh.t[k, g]) / mesh.h[k, g]
     ends, inner = state_basis(mesh.tableau.s, sigma), control_basis(mesh.tableau.s, sigma)
-    x = np.einsum("kj,kjv->kv", ends, with_ends(point.nodes, point.x)[k, :, g])
-    p = np.einsum("kj,kjv->kv", ends, with_ends(point.costates, point.p)[k, :, g])
+    x = np.einsum("kj,kjv->kv", ends, dense[0][k, :, g])
+    p = np.einsum("kj,kjv->kv", ends, dense[1][k, :, g])
     u = np.einsum("kj,kjc->kc", inner, point.u[k, :, g])
     y = np.einsum("kj,kjc->kc", inner, point.y[k, :, g])
     return x, p, np.clip(u, limits.control_lower, limits.control_upper), y

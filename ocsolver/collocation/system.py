@@ -8,6 +8,7 @@ by primal–dual barriers whose weights are those of the quadrature, so that μ 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class System:
             result = result + total(w * elastic.price(path, self.rho_path, mu[:, None]))
         return np.asarray(result + elastic.price(terminal, self.rho_end, (mu * duration)[:, None]).sum(-1))
 
-    @property
+    @cached_property
     def duration(self) -> Array:
         """Length of the horizon (G,)."""
         result: Array = self.mesh.t[-1] - self.mesh.t[0]
@@ -167,7 +168,7 @@ class System:
         ends = (tab.d / tab.b)[:, None, None] * point.costates[1:, None]
         return np.asarray(np.einsum("ij,njgv->nigv", tab.adjoint, point.p) - ends)
 
-    @property
+    @cached_property
     def scale_z(self) -> Array:
         """Scales of (x, u) (G, v + m)."""
         return np.concatenate((self.scale_x, np.broadcast_to(self.scale_u, (len(self.scale_x), len(self.scale_u)))), -1)

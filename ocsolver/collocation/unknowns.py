@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,17 @@ class Mesh:
     t: Array  # (N + 1, G)
     tableau: Tableau
 
-    @property
+    @cached_property
     def h(self) -> Array:
         """Lengths (N, G)."""
         return np.diff(self.t, axis=0)
 
-    @property
+    @cached_property
     def points(self) -> Array:
         """Times of the Gauss points (N, s, G)."""
         return self.t[:-1, None] + self.h[:, None] * self.tableau.c[:, None]
 
-    @property
+    @cached_property
     def weights(self) -> Array:
         """Quadrature weights (N, s, G)."""
         return self.h[:, None] * self.tableau.b[:, None]
@@ -84,17 +85,17 @@ class Bounds:
     start_lower: Array  # (G, v)
     start_upper: Array
 
-    @property
+    @cached_property
     def path_fixed(self) -> Array:
         """Equality constraints on the path (e,)."""
         return np.asarray(self.path_lower == self.path_upper)
 
-    @property
+    @cached_property
     def end_fixed(self) -> Array:
         """Equality constraints at the end (k,)."""
         return np.asarray(self.end_lower == self.end_upper)
 
-    @property
+    @cached_property
     def start_fixed(self) -> Array:
         """Fixed components of the initial state (G, v)."""
         return np.asarray(self.start_lower == self.start_upper)
