@@ -35,7 +35,7 @@ ACCURACY = 1e-9  # of the Newton equations, without units
 FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
-PATIENCE = 150  # iterations on one mesh
+PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
 STUCK = 8  # iterations that fail in a row before a group is given up
 VIOLATION = 1e-7
 PRICE, HIGHEST_PRICE = 1e2, 1e7  # of constraint violations, relative to the size of J
@@ -89,7 +89,6 @@ class Campaign:
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
     status: list[Status] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    switches: list[list[Switch]] = field(default_factory=list)
 
     system: System = field(init=False)
     walk: Walk = field(init=False)
@@ -127,7 +126,7 @@ class Campaign:
         switches: list[list[Switch]] = []
         final = self._final
         hat = COARSE if self._has_barrier else final
-        best, wasted = (np.inf, self._state, solved), 0
+        best, wasted, finished = (np.inf, self._state, solved), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal = self.errors(), self.goal()
@@ -140,30 +139,28 @@ class Campaign:
                 best, wasted = (score, self._state, solved), 0
             else:
                 wasted += 1
-            if (
-                (good.all() and hat <= final)
-                or wasted >= PATIENT_LEVELS
-                or not self._time_left()
-                or level == LEVELS - 1
-            ):
+            if hat <= final:
+                finished |= good
+            if finished.all() or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
                 break
             switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.system.size, switches)
             floor = 4.0 * self.mu * self.limits.control_lower.size
+            goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
             plan = refined_nodes(self.mesh, base, errors, switches, goal, floor, 2 * self.stages, self.max_intervals)
             hat = max(final, FINER * hat if not good.all() else final)
             before = self._state
             self._move(plan.nodes)
-            now = self._solve(hat, solved)
+            wanted = solved & ~finished
+            now = self._solve(hat, wanted) | finished
             if not (now | ~solved).all() and self._time_left():  # too near the bounds to move: from further inside
                 self._state = before
                 self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
                 self._move(plan.nodes)
-                now = self._solve(hat, solved)
+                now = self._solve(hat, wanted) | finished
             if not now.any() and solved.any():
                 break  # the coarser mesh is the answer
             base, solved = plan.base, now
         _, self._state, solved = best
-        self.switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.system.size, switches)
         return solved
 
     @property
@@ -255,7 +252,7 @@ class Campaign:
         walk.reset(self.model.now)
         failed, fails = ~wanted, np.zeros(len(wanted), dtype=int)
         converged, nearly = np.zeros_like(wanted), np.zeros(len(wanted), dtype=int)
-        for _ in range(PATIENCE):
+        for _ in range(PATIENCE if self.counts["meshes"] == 0 else LATER):
             error, parts = self._error()
             self._record(error)
             raised = self._raise_prices(error, ~failed)

@@ -103,7 +103,7 @@ class Walk:
                 break
             before = self.delta
             self.delta = np.where(short, np.maximum(8.0 * self.delta, np.maximum(self.last_delta / 3.0, 1e-2)), before)
-            other = self.system.direction(point, mu, model, self.delta)
+            other = self.system.direction(point, mu, model, self.delta, active)
             if other is None:
                 self.delta = before
                 break
@@ -134,7 +134,7 @@ class Walk:
     def _regular_direction(self, point: Point, mu: Array, model: Model, active: Array) -> Step | None:
         """Newton step of positive curvature, the Hessian shifted where that needs it."""
         for _ in range(40):
-            step = self.system.direction(point, mu, model, self.delta)
+            step = self.system.direction(point, mu, model, self.delta, active)
             bad = active if step is None else active & ~(step.bend >= CURVATURE * step.length * self.system.size)
             if step is not None and not bad.any():
                 self.last_delta = np.where(self.delta > 0, self.delta, self.last_delta)
@@ -166,7 +166,7 @@ class Walk:
                 and not good[waiting].all()
                 and (tried.feasibility > now.feasibility)[waiting & ~good].any()
             ):
-                corrected = self._correct(point, mu, model, tried, trial_alpha, share)
+                corrected = self._correct(point, mu, model, tried, trial_alpha, share, waiting & ~good)
                 if corrected is not None:
                     other, beta = corrected
                     trial2 = point.shifted(other.d, other.path, other.end, beta)
@@ -223,7 +223,7 @@ class Walk:
         return passed, switching & armijo
 
     def _correct(
-        self, point: Point, mu: Array, model: Model, tried: Residual, alpha: Array, share: Array
+        self, point: Point, mu: Array, model: Model, tried: Residual, alpha: Array, share: Array, active: Array
     ) -> tuple[Step, Array] | None:
         """Second-order correction: the step with the residuals α c + c(trial)."""
         a = alpha[:, None]
@@ -235,9 +235,7 @@ class Walk:
             path=a * now.path + tried.path,
             terminal=a * now.terminal + tried.terminal,
         )
-        if not all(np.isfinite(part).all() for part in (combined.stage, combined.path, combined.terminal)):
-            return None
-        step = self.system.direction(point, mu, model, self.delta, combined)
+        step = self.system.direction(point, mu, model, self.delta, active, combined)
         return None if step is None else (step, self._room(point, step, share))
 
     def reset(self, now: Residual) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy.linalg import LinAlgError, solve_banded
 
 from ocsolver.collocation.tableau import Tableau
 
-__all__ = ["Direction", "Ends", "newton_direction"]
+__all__ = ["Direction", "Ends", "directions", "newton_direction"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,11 +42,45 @@ class Direction(NamedTuple):
     multipliers: Array  # (G, e)
 
 
-@dataclass(frozen=True, eq=False)
-class Stages:
-    """The linearized stage equations of all intervals and their solution as a function of (dx_k, dq_{k+1})."""
-
-    solved: Array  # (N, G, S, 1 + 2v): constant part, and derivatives by dx_k and by dq_{k+1}
+def directions(
+    active: Array,
+    tableau: Tableau,
+    h: Array,
+    hessian: Array,
+    state: Array,
+    control: Array,
+    right: tuple[Array, Array, Array],
+    gaps: tuple[Array, Array],
+    ends: Ends,
+) -> Direction | None:
+    """`newton_direction` of the groups that are active (G,) and finite, zero for the others; None if there is none."""
+    G = h.shape[1]
+    inside = (hessian, state, control, *right)
+    finite = np.isfinite(sum(part.sum((0, 1, *range(3, part.ndim))) for part in inside))
+    rows = np.flatnonzero(active & finite & np.isfinite(ends.end_right.sum(-1)))
+    if len(rows) == G:
+        return newton_direction(tableau, h, hessian, state, control, right, gaps, ends)
+    if not len(rows):
+        return None
+    hessian, state, control, *rest = (part[:, :, rows] for part in inside)
+    found = newton_direction(
+        tableau,
+        h[:, rows],
+        hessian,
+        state,
+        control,
+        (rest[0], rest[1], rest[2]),
+        (gaps[0][:, rows], gaps[1][:, rows]),
+        Ends(*(part[rows] for part in ends)),
+    )
+    if found is None:
+        return None
+    whole = []
+    for part in found:
+        full = np.zeros((*part.shape[:-2], G, part.shape[-1]))
+        full[..., rows, :] = part
+        whole.append(full)
+    return Direction(*whole)
 
 
 def newton_direction(

@@ -17,6 +17,7 @@ __all__ = ["Plan", "refined_nodes", "resampled"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_PARTS = 4  # into which one interval is divided
+GROWTH = 2.5  # of a mesh
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,10 @@ def refined_nodes(
     total = np.abs(errors.defect) + np.maximum(errors.gap - floor * mesh.h, 0.0)
     new_base, lists = [], []
     for g in range(G):
+        if goal[g] == np.inf:  # finished
+            new_base.append(base[g])
+            lists.append(mesh.t[:, g])
+            continue
         nodes = base[g]
         # errors of the intervals, collected on the base intervals; those of enclosing cells are the switches' affair
         middles = 0.5 * (mesh.t[1:, g] + mesh.t[:-1, g])
@@ -58,8 +63,10 @@ def refined_nodes(
         parts[big] = np.clip(np.ceil((share[big] / wanted) ** (1.0 / order)), 2, MOST_PARTS)
         if share.sum() <= 0.5 * goal[g]:
             parts[:] = 1
-        while parts.sum() > most and parts.max() > 1:
+        while parts.sum() > min(most, GROWTH * len(share)) and parts.max() > 2:
             parts = np.maximum(1, parts - 1)
+        if parts.sum() > most:
+            parts[:] = 1
         fresh = _divided(nodes, parts)
         new_base.append(fresh)
         lists.append(_enclosed(fresh, switches[g]))
@@ -108,7 +115,10 @@ def resampled(mesh: Mesh, limits: Bounds, point: Point, t: Array) -> tuple[Array
     new = Mesh(t, mesh.tableau)
     N, s = new.h.shape[0], mesh.tableau.s
     states, costates = with_ends(point.nodes, point.x), with_ends(point.costates, point.p)
-    rows = [_resampled_group(mesh, limits, point, g, (states, costates), new.points[:, :, g], t[:, g]) for g in range(t.shape[1])]
+    rows = [
+        _resampled_group(mesh, limits, point, g, (states, costates), new.points[:, :, g], t[:, g])
+        for g in range(t.shape[1])
+    ]
     inside, ends = N * s, slice(N * s, None)
     x, p, u, y = (np.stack(part, 1) for part in zip(*rows, strict=True))  # (N s + N + 1, G, …)
     at_points = (part[:inside].reshape(N, s, *part.shape[1:]) for part in (x, u, p, y))

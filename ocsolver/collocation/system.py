@@ -15,7 +15,7 @@ import numpy as np
 
 from ocsolver.collocation import elastic
 from ocsolver.collocation.barrier import Barrier
-from ocsolver.collocation.kkt import Direction, Ends, newton_direction
+from ocsolver.collocation.kkt import Direction, Ends, directions
 from ocsolver.collocation.points import EndPoint, PointValues, Stacked
 from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point, Residual, Step, largest, total
 
@@ -126,9 +126,9 @@ class System:
             return np.where(fixed, 0.0, np.minimum(1.0 / barrier.curvature(slack), 1e30))
 
     def direction(
-        self, point: Point, mu: Array, model: Model, delta: Array, now: Residual | None = None
+        self, point: Point, mu: Array, model: Model, delta: Array, active: Array, now: Residual | None = None
     ) -> Step | None:
-        """Newton step for a Hessian shifted by δ (G,).
+        """Newton step of the active groups for a Hessian shifted by δ (G,); None if there is none.
 
         The residuals of `now` take the place of the model's own: a second-order correction.
         """
@@ -148,16 +148,10 @@ class System:
             diagonal = np.einsum("...ii->...i", hessian)
             diagonal += (delta * self.size / self.duration)[:, None] / self.scale_z**2
         ends = self._ends(point, mu_end, model.now.end, now.terminal)
-        found = newton_direction(
-            tab,
-            mesh.h,
-            hessian,
-            jacobian[..., :v, :v],
-            jacobian[..., :v, v:],
-            (-(h * slope[..., :v] + adjoint), -du, -now.stage),
-            (-now.gap, back - point.costates[:-1]),
-            ends,
-        )
+        right = (-(h * slope[..., :v] + adjoint), -du, -now.stage)
+        gaps = (-now.gap, back - point.costates[:-1])
+        rates = jacobian[..., :v, :v], jacobian[..., :v, v:]
+        found = directions(active, tab, mesh.h, hessian, *rates, right, gaps, ends)
         if found is None:
             return None
         return self._completed(point, mu, mu_end, model, now, found, aim, hessian)

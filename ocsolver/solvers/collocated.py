@@ -151,10 +151,6 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
         pieces=pieces,
         multipliers=multipliers,
         violations=measure_violations(problem, times, x, pieces),
-        switches=[
-            [(float(view.start + d * switch.time), switch.component) for switch in row]
-            for d, row in zip(duration, campaign.switches, strict=True)
-        ],
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ocsolver._call import call
+from ocsolver.arcs import with_arcs
 from ocsolver.collocation.campaign import Campaign, Stop
 from ocsolver.collocation.points import Stacked
 from ocsolver.constraints import Constraint
@@ -104,7 +105,8 @@ class Collocation(Solver):
             nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
             campaign.run(nodes, None if start is None else control[0].to(torch.float64).cpu().numpy())
         bar.close()
-        return report(problem, campaign, begin, repr(self))
+        solution: Solution = with_arcs(report(problem, campaign, begin, repr(self)))
+        return solution
 
 
 @dataclass(eq=False)
