@@ -80,6 +80,18 @@ def exclusive_or() -> oc.OptimalControlProblem:
 
 CASES = {
     "B01": (to_rest(), 6.0, 1e-3),
+    "B02": (
+        oc.OptimalControlProblem(
+            cart,
+            lambda t, x, u: torch.ones_like(x[..., 0]),
+            initial_state=[-1.0, 0.0],
+            horizon=(0.0, oc.FreeTime()),
+            control_set=oc.Box(-1.0, 1.0),
+            terminal_constraint=oc.Constraint(lambda x: x),
+        ),
+        2.0,
+        1e-5,
+    ),
     "B05": (bryson_denham(1 / 9), 4.0, 2e-3),
     "B09a": (scalar(lambda t, x, u: u - x, effort, -1.0, 0.0), 0.156517642749666, 1e-5),
     "B10": (
