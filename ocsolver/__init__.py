@@ -17,6 +17,7 @@ from ocsolver.errors import (
 from ocsolver.integrators import RK4, Euler, Heun, Integrator, SolveIVP, TorchDiffEq
 from ocsolver.maximizers import LBFGS, ClosedForm, Enumeration, GaussNewton, Maximizer, ProjectedNewton
 from ocsolver.mesh import Mesh
+from ocsolver.pieces import Pieces
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import Ball, Box, ControlSet, FiniteSet, Product, Unconstrained
 from ocsolver.solution import History, Solution, Stats
@@ -80,6 +81,7 @@ __all__ = [
     "MultiStart",
     "OCSolverError",
     "OptimalControlProblem",
+    "Pieces",
     "Product",
     "ProjectedNewton",
     "ShapeError",

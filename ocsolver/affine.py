@@ -7,20 +7,21 @@ an activation or a max-pool. With the slopes s = φ′(z) and y = s∘p = ∂H/�
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, prod
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["AffineView", "ConvolutionView", "LinearView", "Shape"]
+__all__ = ["AffineView", "ConvolutionView", "LinearView", "Part", "Shape", "enough_samples"]
 
-POSITIONS = 8  # times the columns of a convolution, from which its Gram matrix is estimated on mini-batches
+POSITIONS = 4  # times the columns of a convolution, from which its Gram matrix is estimated on mini-batches
 IMAGES = 10  # at least
 SAMPLES = 32  # times the columns of a linear map, from which the Gram matrices of its rows are estimated
 
@@ -37,6 +38,11 @@ class Shape(NamedTuple):
         """As plain data."""
         return self.rows, self.width, self.bias
 
+    @property
+    def size(self) -> int:
+        """Number of entries of Θ."""
+        return self.rows * (self.width + self.bias)
+
     def split(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
         """W (*l, r, columns) and b (*l, r, 1) from control vectors (*l, m)."""
         weights = u[..., : self.rows * self.width].reshape(*u.shape[:-1], self.rows, self.width)
@@ -51,6 +57,37 @@ class Shape(NamedTuple):
         """Control vectors from Θ: (*l, r, a) -> (*l, m)."""
         weights = matrix[..., : self.width].flatten(-2)
         return torch.cat((weights, matrix[..., self.width]), -1) if self.bias else weights
+
+
+class Part(NamedTuple):
+    """Consecutive parameters of K equal layers that share an average: Θ of an affine map, or any others.
+
+    Attributes
+    ----------
+    view : AffineView or None
+        Of an affine map, on some of the samples; its slopes s satisfy ⟨s_j²⟩ = ⟨Σ_i (∂f_i/∂z_j)²⟩.
+    squares : Tensor (K, size) or None
+        Of other parameters: an estimate of the diagonal of ⟨FᵀF⟩, F = ∂f/∂θ.
+    """
+
+    view: AffineView | None = None
+    squares: Tensor | None = None
+
+    @property
+    def map(self) -> AffineView:
+        """The view of an affine map."""
+        assert self.view is not None
+        return self.view
+
+
+def enough_samples(columns: int, positions: int) -> int:
+    """Number of samples from which A of a map with so many columns and positions is estimated on mini-batches."""
+    return max(IMAGES, math.ceil(POSITIONS * columns / positions))
+
+
+def _some(columns: Tensor, most: int) -> Tensor:
+    """At most so many columns (*l, a, S), evenly spaced."""
+    return columns[..., :: -(-columns.shape[-1] // most)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +153,10 @@ class AffineView(ABC):
         """⟨s_j² x̃x̃ᵀ⟩ of every row, summed over the positions (K, r, a, a): ∂f_jᵀ∂f_j; an estimate as above."""
 
     @abstractmethod
+    def root(self, most: int) -> Tensor:
+        """R with RRᵀ about A, from at most so many samples or positions (K, a, S)."""
+
+    @abstractmethod
     def slope_square(self) -> Tensor:
         """⟨s_j²⟩, averaged over the positions (K, r)."""
 
@@ -126,7 +167,15 @@ class AffineView(ABC):
 
 @dataclass(frozen=True, eq=False)
 class LinearView(AffineView):
-    """Fully connected layers: inputs (K, B, a), slopes and sensitivities (K, B, r)."""
+    """Fully connected layers: inputs (K, B, a), slopes and sensitivities (K, B, r).
+
+    Attributes
+    ----------
+    positions : int
+        Number of positions of each sample at which the map acts, all of which are among the B.
+    """
+
+    positions: int = 1
 
     @property
     def samples(self) -> int:
@@ -144,20 +193,24 @@ class LinearView(AffineView):
 
     def gram(self, *, estimate: bool = False) -> Tensor:
         x = self._extended
-        return x @ x.mT / x.shape[-1]
+        return x @ x.mT * (self.positions / x.shape[-1])
 
     def row_gram(self, *, estimate: bool = False) -> Tensor:
         every = max(1, self.inputs.shape[1] // (SAMPLES * self.columns)) if estimate else 1
         x, slopes = self._extended[..., ::every], self.slopes.mT[..., ::every]
         products = (x[:, :, None] * x[:, None]).flatten(1, 2)  # (K, a², B)
-        grams = slopes.square() @ products.mT / x.shape[-1]
+        grams = slopes.square() @ products.mT * (self.positions / x.shape[-1])
         return grams.reshape(*grams.shape[:-1], x.shape[1], x.shape[1])
+
+    def root(self, most: int) -> Tensor:
+        x = _some(self._extended, most)
+        return x * math.sqrt(self.positions / x.shape[-1])
 
     def slope_square(self) -> Tensor:
         return self.slopes.square().mean(1)
 
     def sensitivity_gram(self) -> Tensor:
-        return self.sensitivities.mT @ self.sensitivities / self.inputs.shape[1]
+        return self.sensitivities.mT @ self.sensitivities * (self.positions / self.inputs.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +235,7 @@ class ConvolutionView(AffineView):
     @property
     def _images(self) -> int:
         """Number of images that an estimate uses."""
-        positions = prod(self.inputs.shape[2:])
-        return min(len(self.inputs), max(IMAGES, ceil(POSITIONS * self.columns / positions)))
+        return min(len(self.inputs), enough_samples(self.columns, prod(self.inputs.shape[2:])))
 
     @property
     def width(self) -> int:
@@ -219,6 +271,11 @@ class ConvolutionView(AffineView):
         squares = self.slopes.flatten(2).square().transpose(1, 2).reshape(-1, self.rows)  # (B P, r)
         grams = [patches.mT @ (patches * column[:, None]) for column in squares.mT]
         return (torch.stack(grams) / len(self.inputs))[None]
+
+    def root(self, most: int) -> Tensor:
+        patches = self._patches()
+        x = _some(patches.mT, most)
+        return (x * math.sqrt(len(patches) / len(self.inputs) / x.shape[-1]))[None]
 
     def _patches(self) -> Tensor:
         """x̃ at every position (B P, a), written out."""

@@ -25,7 +25,8 @@ def certify(
     control : Tensor, callable or Solution
         Anything that `solve` takes as initial_control. A function of time is sampled at the midpoints of the mesh, a
         Solution averaged over its intervals. A Solution that has polynomials or multipliers is instead taken as it is,
-        with its own mesh, states, costates and multipliers, unless a discretization is named.
+        with its own mesh, states, costates and multipliers, unless a discretization is named. Of a bare control the
+        multipliers of constraints are unknown and count as zero.
     mesh, integrator, adjoint : optional
         The discretization, as in `solve`.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ocsolver._autodiff import gradients, leaf, replicate
 from ocsolver._call import call
 from ocsolver._shapes import group_mean
-from ocsolver.affine import AffineView
+from ocsolver.affine import AffineView, Part
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.sets import ControlSet
 
@@ -204,6 +204,9 @@ class HamiltonianBlock:
         Whether the expansion at the current control also yields the second derivatives in x (sites with one point).
     formula : callable or None
         H, rates and ∇ₓH for a control (K, G, m), or for None those at the current one, where the sweep has formulas.
+    parts : callable or None
+        Returns what averages over mini-batches are made of, from some of the samples: the affine maps inside of layers,
+        and their other parameters.
     """
 
     rates: Callable[[Tensor, Tensor], Tensor]
@@ -222,6 +225,7 @@ class HamiltonianBlock:
     fine: bool = False
     coupled: bool = False
     formula: Callable[[Tensor | None], tuple[Tensor, Tensor, Tensor]] | None = None
+    parts: Callable[[], tuple[Part, ...]] | None = None
 
     @property
     def groups(self) -> int:

@@ -1,4 +1,4 @@
-"""Trajectories as polynomials on each interval, and the problem that follows from their control; it knows no algorithm.
+"""Trajectories as polynomials on each interval; they know neither integrators nor algorithms.
 
 The nodes are t (N + 1, G): each group may have its own. Inside interval k time is told by the fraction σ ∈ [0, 1] of
 its length. The values are given at the s Gauss–Legendre points of every interval.
@@ -14,13 +14,10 @@ import torch
 from torch import Tensor
 
 from ocsolver.errors import InputError, complaint
-from ocsolver.hamiltonian import costate_rate, dynamics, running_cost
+from ocsolver.hamiltonian import costate_rate, dynamics
 from ocsolver.problem import OptimalControlProblem
-from ocsolver.sets import Unconstrained
 
-__all__ = ["Pieces", "Samples", "checked_times", "gauss", "lagrange", "lifted", "locate", "shifted"]
-
-PLACE = 3  # components of a lifted control before the values: number k, start t_k and length h_k of the interval
+__all__ = ["Pieces", "Samples", "checked_times", "gauss", "lagrange", "locate", "shifted"]
 
 
 def gauss(s: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +114,18 @@ class Pieces:
         State and costate.
     path_multipliers : Tensor, shape (N, s, G, c), or None
         Multipliers ν of the path constraint (with B rows where the trajectories share a control).
+
+    Examples
+    --------
+    A control that is linear on each of two intervals, by its values at two Gauss points:
+
+    >>> import torch
+    >>> import ocsolver as oc
+    >>> values = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double()[..., None, None]
+    >>> pieces = oc.Pieces(values, torch.zeros_like(values), torch.zeros_like(values))
+    >>> middle = torch.full((2, 1), 0.5).double()
+    >>> pieces.controls(torch.tensor([[0], [1]]), middle).flatten().tolist()
+    [0.5, 0.5]
     """
 
     control: Tensor
@@ -164,19 +173,67 @@ class Pieces:
             return cls(u[:, None].expand(-1, 2, -1, -1), state, hermite(p, *slopes))
 
     def controls(self, k: Tensor, sigma: Tensor) -> Tensor:
-        """Control polynomial, not yet projected, at fractions σ (T, G) of intervals k (T, G): (T, G, m)."""
+        """Control polynomial, not yet projected.
+
+        Parameters
+        ----------
+        k, sigma : Tensor, shape (T, G)
+            Intervals, and fractions of their lengths.
+
+        Returns
+        -------
+        Tensor, shape (T, G, m)
+            Control.
+        """
         return self._inside(self.control, k, sigma)
 
     def states(self, x: Tensor, k: Tensor, sigma: Tensor) -> Tensor:
-        """State polynomial through the nodes x (N + 1, B, n) at fractions σ (T, G) of intervals k (T, G): (T, B, n)."""
+        """State polynomial.
+
+        Parameters
+        ----------
+        x : Tensor, shape (N + 1, B, n)
+            States at the nodes.
+        k, sigma : Tensor, shape (T, G)
+            Intervals, and fractions of their lengths.
+
+        Returns
+        -------
+        Tensor, shape (T, B, n)
+            States.
+        """
         return self._inside(self.state, k, sigma, x)
 
     def costates(self, p: Tensor, k: Tensor, sigma: Tensor) -> Tensor:
-        """Costate polynomial through the nodes p (N + 1, B, n) at σ (T, G) of intervals k (T, G): (T, B, n)."""
+        """Costate polynomial.
+
+        Parameters
+        ----------
+        p : Tensor, shape (N + 1, B, n)
+            Costates at the nodes.
+        k, sigma : Tensor, shape (T, G)
+            Intervals, and fractions of their lengths.
+
+        Returns
+        -------
+        Tensor, shape (T, B, n)
+            Costates.
+        """
         return self._inside(self.costate, k, sigma, p)
 
     def multipliers(self, k: Tensor, sigma: Tensor) -> Tensor | None:
-        """Path multipliers at fractions σ (T, G) of intervals k (T, G), (T, G, c); None without a path constraint."""
+        """Polynomial of the path multipliers.
+
+        Parameters
+        ----------
+        k, sigma : Tensor, shape (T, G)
+            Intervals, and fractions of their lengths.
+
+        Returns
+        -------
+        Tensor, shape (T, G, c), or None
+            Multipliers; None without them.
+        """
         return None if self.path_multipliers is None else self._inside(self.path_multipliers, k, sigma)
 
     def _inside(self, values: Tensor, k: Tensor, sigma: Tensor, ends: Tensor | None = None) -> Tensor:
@@ -235,76 +292,6 @@ class Pieces:
         basis = lagrange(gauss(self.stages, self.control)[0], points)  # (Q, s)
         u = problem.control_set.project(torch.einsum("qs,nsgm->nqgm", basis, self.control))
         return torch.einsum("q,nqgm->ngm", weights, u)
-
-
-def lifted(
-    problem: OptimalControlProblem, t: Tensor, start: Tensor, pieces: Pieces, *, priced: bool = False
-) -> tuple[OptimalControlProblem, Tensor]:
-    """The problem that a polynomial control makes, in the variable σ ∈ (0, N) in which all intervals have length one.
-
-    dx/dσ = h_k f(t_k + h_k (σ − k), x, P_U(polynomial of interval k)), the running cost likewise. States, costates and
-    J are those of the original. Its control is constant on intervals, (k, t_k, h_k, values at the Gauss points), so
-    every integrator and adjoint serves polynomials on meshes of each group's own.
-
-    Parameters
-    ----------
-    problem : OptimalControlProblem
-        The original; its constraints are left out, and what is free is fixed.
-    t : Tensor, shape (N + 1, G)
-        Nodes.
-    start : Tensor, shape (B, n)
-        Initial states.
-    pieces : Pieces
-        The control.
-    priced : bool, default False
-        Add ν·c to the running cost: the costate equation is then the one with path multipliers.
-
-    Returns
-    -------
-    problem : OptimalControlProblem
-        On the horizon (0, N); its mesh is uniform with N intervals.
-    control : Tensor, shape (N, G, 3 + s m), or (N, R, 3 + s m + s c) if priced, with R rows of multipliers
-        What `controls` and integrators take as control.
-    """
-    N, s, G, m = pieces.control.shape
-    points = gauss(s, pieces.control)[0]
-    number = torch.arange(N, dtype=t.dtype, device=t.device)[:, None].expand(N, G)
-    parts = [torch.stack((number, t[:-1], t.diff(dim=0)), -1), pieces.control.movedim(1, 2).flatten(2)]
-    path = problem.path_constraint if priced and pieces.path_multipliers is not None else None
-    if path is not None:
-        assert pieces.path_multipliers is not None
-        parts.append(pieces.path_multipliers.movedim(1, 2).flatten(2))
-    rows = max(part.shape[1] for part in parts)
-    control = torch.cat([part.expand(-1, rows, -1) for part in parts], -1)
-
-    def place(sigma: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Time, length of the interval, control, multipliers."""
-        fraction = sigma - v[..., 0]
-        basis = lagrange(points, fraction)[..., None]  # (*b, R, s, 1)
-        own, others = v[..., PLACE : PLACE + s * m], v[..., PLACE + s * m :]
-        u, nu = ((basis * part.reshape(*part.shape[:-1], s, part.shape[-1] // s)).sum(-2) for part in (own, others))
-        return v[..., 1] + v[..., 2] * fraction, v[..., 2], problem.control_set.project(u), nu
-
-    def rate(sigma: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        time, h, u, _ = place(sigma, v)
-        return h[..., None] * dynamics(problem, time, x, u)
-
-    def price(sigma: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        time, h, u, nu = place(sigma, v)
-        cost = running_cost(problem, time, x, u)
-        return h * (cost if path is None else cost + (nu * path.path(time, x, u)).sum(-1))
-
-    free = problem.running_cost is None and path is None
-    simple = OptimalControlProblem(
-        rate,
-        None if free else price,
-        problem.terminal_cost,
-        initial_state=start,
-        horizon=(0.0, float(N)),
-        control_set=Unconstrained(control.shape[-1]),
-        shared_control=problem.shared_control,
-    )
-    return simple, control
 
 
 def checked_times(t: Tensor, times: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from ocsolver.hamiltonian import (
 )
 from ocsolver.intervals import Intervals
 from ocsolver.kinks import cut_at_kinks
-from ocsolver.pieces import Pieces, Samples, gauss, lifted
+from ocsolver.lifted import lifted
+from ocsolver.pieces import Pieces, Samples, gauss
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.residual import maximum_gap
 
@@ -154,7 +155,40 @@ def _admissible_gap(problem: OptimalControlProblem, at: Samples, block: Hamilton
     lower, upper = path.bounds(values)
     room = torch.where(nu > 0, upper - values, values - lower).clamp_min(0.0)
     slack = (nu.abs() * torch.where(nu == 0, 0.0, room)).sum(-1)
-    return gap + group_mean(slack, problem.groups)
+    gap = gap + group_mean(slack, problem.groups)
+    return gap if bool(torch.isfinite(gap).all()) else torch.where(torch.isfinite(gap), gap, _best_trial(problem, at))
+
+
+def _best_trial(problem: OptimalControlProblem, at: Samples) -> Tensor:
+    """Largest H(v) − H(u) over the corners that one constraint makes with U, and a grid of U (N, Q, G).
+
+    It is exact where H and one constraint are affine in a single control, and says at least something elsewhere; needed
+    where H − ν·c is affine in an unbounded control, so that rounding decides whether it has a maximum.
+    """
+    path, sets = problem.path_constraint, problem.control_set
+    assert path is not None
+    with torch.enable_grad():
+        u = leaf(at.u)
+        values = path.path(at.t, at.x, u)
+        slopes = [gradients(value.sum(), (u,), retain_graph=True)[0] for value in values.unbind(-1)]
+    values, groups = values.detach(), problem.groups
+    allowed = path.violation(values).clamp_min(1e-9)
+    trials = []
+    for j, slope in enumerate(slopes):
+        for side in path.bounds(values):
+            if bool(torch.isfinite(side[j])):
+                missing = group_mean(side[j] - values[..., j], groups)[..., None]
+                length = slope.square().sum(-1, keepdim=True)
+                trials.append(sets.project(at.u + slope * torch.where(length > 0, missing / length, 0.0)))
+    grid = sets.candidates(at.u, fine=True)
+    trials += [] if grid is None else [point.expand(at.u.shape) for point in grid]
+    best = torch.zeros_like(at.u[..., 0])
+    current = hamiltonian(problem, at.t, at.x, at.p, at.u)
+    for v in trials:
+        outside = (path.violation(path.path(at.t, at.x, v)) > allowed).any(-1)  # (N, Q, B)
+        gain = torch.where(outside, -torch.inf, hamiltonian(problem, at.t, at.x, at.p, v) - current)
+        best = torch.maximum(best, group_mean(gain, groups))
+    return best
 
 
 def _drift(problem: OptimalControlProblem, at: Samples) -> Tensor:

@@ -20,9 +20,10 @@ from ocsolver.continuous import ContinuousTranscription
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import hamiltonian
 from ocsolver.kinks import cut_at_kinks
+from ocsolver.lifted import lifted
 from ocsolver.mesh import Mesh
 from ocsolver.outcome import History, Outcome, Stats
-from ocsolver.pieces import Pieces, checked_times, lifted, locate
+from ocsolver.pieces import Pieces, checked_times, locate
 from ocsolver.pieces_certificate import certify_pieces, gaps
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.residual import maximum_gap

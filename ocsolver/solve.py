@@ -10,7 +10,8 @@ from typing import Any
 from ocsolver._threads import threads_for
 from ocsolver.errors import ConvergenceWarning, InputError, SolveError, complaint
 from ocsolver.solution import Solution
-from ocsolver.solvers import EMSA, Limits, Solver
+from ocsolver.solvers import Limits, Solver
+from ocsolver.solvers.automatic import Automatic
 from ocsolver.transcription import Discretization
 
 __all__ = ["solve"]
@@ -48,9 +49,12 @@ def solve(
     problem : OptimalControlProblem or NetworkProblem
         What to minimize.
     solver : Solver, optional
-        `EMSA`, `MSA`, `GradientDescent`, `DirectShooting`; None means ``EMSA()``.
+        `Collocation`, `EMSA`, `MSA`, `AugmentedLagrangian`, …. None means `Collocation`, globalized by `EMSA`, where
+        the control set is a box, the precision double and the size moderate; and `EMSA` elsewhere, and wherever a mesh,
+        an integrator, an adjoint or a fixed number of iterations (``tolerance=None``) is asked for on a problem without
+        constraints and free ends.
     mesh : int or Mesh, optional
-        Number of uniform intervals N, or nodes on [0, 1]; default 100.
+        Number of uniform intervals N, or nodes on [0, 1]; default 100, or the choice of an adaptive solver.
     integrator : Integrator, optional
         Default `RK4`.
     adjoint : Adjoint, optional
@@ -103,7 +107,7 @@ def solve(
     >>> solution.status[0].name
     'CONVERGED'
     """
-    solver = EMSA() if solver is None else solver
+    solver = Automatic() if solver is None else solver
     if not isinstance(solver, Solver):
         todo = "Pass an instance such as oc.EMSA(), or None."
         raise InputError(complaint("solver", expected="a Solver", got=repr(solver), todo=todo))

@@ -16,6 +16,7 @@ from scripts._images_claims import runs_of
 __all__ = ["draw"]
 
 COLORS = {SUCCESSIVE: "#e0662a", "SGD": "#6b6b6b", "Adagrad": "#2a9d6f", "Adam": "#1f5fa8"}
+FAST = "#a3123f"  # E-MSA by another maximizer
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST", "digits": "digits (quick run)"}
 LOWEST = {"mnist": 0.85, "fashion": 0.65, "digits": 0.0}  # accuracy that is shown
 FIRST_SECOND = 0.3  # where a logarithmic axis of seconds begins
@@ -31,9 +32,12 @@ def draw(results: dict[str, Any], against: str) -> Figure:
                 draw_panel(ax, results, part, what, against)
         for ax in axes[1]:
             ax.set_xlabel("epoch" if against == "epoch" else "seconds on one core, without evaluation")
+        if against == "seconds" and results.get("race"):
+            for ax, what in zip(axes[1], ("loss", "accuracy"), strict=True):
+                draw_race(ax, results["race"], what)
         handles, labels = axes[1][0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=len(COLORS), frameon=False)
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
         seeds = max((len(runs_of(results, method)) for method in METHODS), default=0)
         note = f"lines: median of {seeds} seeds; bands: their range"
         depth = results["study"]["size"]["depth"] + 3
@@ -69,6 +73,16 @@ def draw_panel(ax: Axes, results: dict[str, Any], part: str, what: str, against:
         ax.set_xlim(left=FIRST_SECOND)
     ax.grid(alpha=0.25, linewidth=0.5, which="both")
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def draw_race(ax: Axes, runs: list[dict[str, Any]], what: str) -> None:
+    """E-MSA by the default maximizer on the test images, from the race."""
+    steps = sorted(set.intersection(*(set(run["step"]) for run in runs)))
+    rows = {key: np.array([[number(run[key][run["step"].index(k)]) for k in steps] for run in runs]) for key in runs[0]}
+    x, values = np.median(rows["seconds"], 0), rows[what]
+    ax.fill_between(x, values.min(0), values.max(0), color=FAST, alpha=0.15, linewidth=0)
+    name = f"{SUCCESSIVE}, Gauss–Newton"
+    ax.plot(x, np.median(values, 0), color=FAST, linewidth=1.8, linestyle="--", label=name)
 
 
 def number(value: float | None) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -189,6 +190,24 @@ def results_of(number: int, study: Study, folder: Path) -> dict[str, Any]:
     return results | {"claims": [asdict(claim) for claim in check_claims(results)]}
 
 
+def from_race(race: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Curves of E-MSA by its default maximizer, from the numbers of `benchmark_training`.
+
+    Their seconds are those of another day, so they are in proportion to what a step of Adam took here and there.
+    """
+    runs = [run for record in race["races"].get(results["data"], []) for run in record["runs"]]
+    theirs = [run["milliseconds_per_step"] for run in runs if run["family"] == "Adam"]
+    ours = [1e3 * run["seconds"] / run["train"]["step"][-1] for run in results["runs"] if run["method"] == "Adam"]
+    if not theirs or not ours:
+        return []
+    scale = statistics.median(ours) / statistics.median(theirs)
+    curves = [run["curve"] for run in runs if run["family"] == SUCCESSIVE]
+    return [
+        {key: curve[key] for key in ("step", "loss", "accuracy")} | {"seconds": [scale * s for s in curve["seconds"]]}
+        for curve in curves
+    ]
+
+
 def report(results: dict[str, Any]) -> None:
     """Print grids, final numbers and claims."""
     for method, entry in results["tuning"].items():
@@ -231,6 +250,8 @@ def figure(number: int, data: str, against: str, doc: str | None, argv: Sequence
     parser.add_argument("--draw", action="store_true", help="train nothing; draw what there is")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for picture and numbers (default: out)")
     parser.add_argument("--reuse", type=Path, metavar="JSON", help="take finished runs from another figure")
+    text = "draw E-MSA by its default maximizer, too, from the numbers of benchmark_training"
+    parser.add_argument("--race", type=Path, metavar="JSON", help=text)
     for name, default, text in (
         ("seeds", Study.seeds, "number of seeds"),
         ("epochs", Study.epochs, "passes over the data for every baseline"),
@@ -257,6 +278,8 @@ def figure(number: int, data: str, against: str, doc: str | None, argv: Sequence
             complete = False
             print("Interrupted; the same command goes on from here. The picture shows what is done.", file=sys.stderr)
     results = results_of(number, study, folder)
+    if options.race is not None:
+        results["race"] = from_race(json.loads(options.race.read_text(encoding="utf-8")), results)
     write_json(options.out / f"figure{number}.json", results)
     picture = draw(results, against)
     for kind in ("png", "pdf"):

@@ -254,7 +254,7 @@ class Casadi:
         return lambda: second.solve(statement.nearby, before)[1]
 
 
-COARSE, FINE = (5, 10, 20, 40, 80, 160, 320, 640), (25, 50, 100, 200, 400, 800, 1600, 3200)
+COARSE, FINE = tuple(5 * 2**k for k in range(10)), tuple(25 * 2**k for k in range(10))
 PEERS: tuple[Casadi, ...] = (
     Casadi("IPOPT radau 3", "ipopt", "radau", 3, COARSE),
     Casadi("IPOPT legendre 3", "ipopt", "legendre", 3, COARSE),

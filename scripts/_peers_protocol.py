@@ -7,6 +7,7 @@ import io
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import statistics
 import time
@@ -19,9 +20,13 @@ from typing import Any, Protocol
 from scripts._peers_resimulate import Answer, resimulate
 from scripts._peers_statements import Statement
 
-__all__ = ["ACCURACY", "Peer", "fastest", "geometric_mean", "refine", "summarize", "time_all"]
+__all__ = ["ACCURACY", "TIMES", "Peer", "fastest", "geometric_mean", "refine", "summarize", "time_all"]
 
+SLACK = 3.0  # one refinement may take this many times the limit of all before it is stopped
 ACCURACY = 1e-6  # of the re-simulated cost, relative to max(1, |J*|), and of the fixed final states
+
+
+TIMES = ("seconds", "processor_seconds", "warm_seconds", "warm_processor_seconds")
 
 
 class Peer(Protocol):
@@ -64,12 +69,21 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def timed(action: Callable[[], Answer]) -> tuple[float, Answer]:
-    """Seconds and answer."""
+def processor_time() -> float:
+    """Processor seconds of this process and of those that it started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def timed(action: Callable[[], Answer]) -> tuple[float, float, Answer]:
+    """Seconds, processor seconds and answer."""
     with quiet():
-        begin = time.perf_counter()
+        begin, processor = time.perf_counter(), time.process_time()
+        children = processor_time()
         answer = action()
-        return time.perf_counter() - begin, answer
+        seconds = time.perf_counter() - begin
+        own = time.process_time() - processor
+        return seconds, max(own, processor_time() - children), answer
 
 
 def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
@@ -89,121 +103,148 @@ def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
 
 
 def steps(peer: Peer, statement: Statement, limit: float) -> Iterator[dict[str, Any]]:
-    """Every refinement of one peer until one qualifies or the time is over; errors are data here."""
+    """Every refinement of one peer until one qualifies or its processor time is over; errors are data here."""
     spent = last = 0.0
     for mesh in peer.meshes:
         if spent + last > limit:
             return
-        begin = time.perf_counter()
+        begin, processor = time.perf_counter(), processor_time()
         try:
-            last, answer = timed(partial(peer.solve, statement, mesh))
-            step = {"mesh": mesh, "seconds": last, **judge(statement, answer)}
+            seconds, last, answer = timed(partial(peer.solve, statement, mesh))
+            step = {"mesh": mesh, "seconds": seconds, "processor_seconds": last, **judge(statement, answer)}
         except Exception as error:  # whatever a toolkit raises
-            last = time.perf_counter() - begin
+            seconds, last = time.perf_counter() - begin, processor_time() - processor
             message = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-            step = {"mesh": mesh, "seconds": last, "message": message, "qualified": False}
+            step = {"mesh": mesh, "seconds": seconds, "message": message, "qualified": False}
         yield step
         if step["qualified"]:
             return
         spent += last
 
 
-def send_steps(peer: Peer, statement: Statement, limit: float, sender: Connection) -> None:
-    """Refine in a process, and a process group, of its own."""
-    os.setpgrp()
-    for step in steps(peer, statement, limit):
-        sender.send(step)
-
-
-def watched_steps(peer: Peer, statement: Statement, limit: float) -> list[dict[str, Any]]:
-    """Refinements in a process of their own: a compiled solver may hang or crash."""
+def watched(items: Iterator[Any], limit: float) -> tuple[list[Any], str | None]:
+    """What an iterator yields in a process of its own, and what became of it: a compiled solver may hang or crash."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=send_steps, args=(peer, statement, limit, sender))
+    process = context.Process(target=send_all, args=(items, limit, sender))
     process.start()
     sender.close()
-    found: list[dict[str, Any]] = []
-    deadline = time.monotonic() + 2.0 * limit
-    message = "hangs"
-    while receiver.poll(max(0.0, deadline - time.monotonic())):
-        try:
-            found.append(receiver.recv())
-        except EOFError:
-            message = "crashes"
-            break
+    found: list[Any] = []
+    deadline = time.monotonic() + 10.0 * SLACK * limit
+    item: Any = ()
+    try:
+        while item is not None and receiver.poll(max(0.0, deadline - time.monotonic())):
+            item = receiver.recv()
+            if item is not None:
+                found.append(item)
+    except EOFError:
+        pass
+    process.join(timeout=1.0)
+    died = process.exitcode
     if process.pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # and what it started
-    process.kill()
     process.join()
-    if message == "hangs" or not found:
-        found.append({"mesh": None, "seconds": None, "message": message, "qualified": False})
-    return found
+    if item is None:
+        return found, None
+    over = died in (None, -signal.SIGXCPU, -signal.SIGKILL)
+    return found, f"no answer within {SLACK * limit:g} s" if over else "crashes"
+
+
+def send_all(items: Iterator[Any], limit: float, sender: Connection) -> None:
+    """Send what an iterator yields, and None at last, from a process group with a bound on its processor time."""
+    os.setpgrp()
+    most = int(SLACK * limit) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+    for item in items:
+        sender.send(item)
+    sender.send(None)
+
+
+def isolated(peer: Peer, items: Iterator[Any], limit: float) -> tuple[list[Any], str | None]:
+    """What an iterator yields: ours in this process, the others in their own."""
+    if peer.tool != "ocsolver":
+        return watched(items, limit)
+    found: list[Any] = []
+    try:
+        found.extend(items)
+    except Exception as error:  # reported, as for the others
+        return found, f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    return found, None
+
+
+def warm_runs(peer: Peer, statement: Statement, mesh: int, repeats: int) -> Iterator[tuple[float, float]]:
+    """Seconds and processor seconds of the second solve, after one that is not measured."""
+    with quiet():
+        action = peer.prepare(statement, mesh)
+    if action is None:
+        return
+    timed(action)
+    for _ in range(repeats):
+        seconds, processor, _ = timed(action)
+        yield seconds, processor
 
 
 def refine(peer: Peer, statement: Statement, limit: float) -> dict[str, Any]:
     """Refine one peer on one problem; ours in this process, the others in their own."""
-    ours = peer.tool == "ocsolver"
-    found = list(steps(peer, statement, limit)) if ours else watched_steps(peer, statement, limit)
+    found, failure = isolated(peer, steps(peer, statement, limit), limit)
+    if failure:
+        found.append({"mesh": None, "seconds": None, "message": failure, "qualified": False})
     last = found[-1] if found else {"qualified": False}
     return {
         "tool": peer.tool,
         "steps": found,
         "mesh": last["mesh"] if last["qualified"] else None,
-        "seconds": [],
-        "warm_seconds": [],
+        **{key: [] for key in TIMES},
     }
 
 
 def time_all(
-    peers: Sequence[Peer], statements: Sequence[Statement], runs: dict[str, dict[str, Any]], repeats: int
+    peers: Sequence[Peer],
+    statements: Sequence[Statement],
+    runs: dict[str, dict[str, Any]],
+    repeats: int,
+    limit: float,
 ) -> None:
     """Time the qualified meshes, peers and problems interleaved: statement to answer, and the warm second solve.
 
-    What is more than five times slower than the fastest way of the same toolkit is timed once: it is out of the race.
+    What was far slower than the fastest way of the same toolkit when it was refined is out of the race, and not timed.
     """
 
-    def raced(id: str, name: str) -> bool:
-        run = runs[id].get(name)
-        if run is None or run["mesh"] is None:
+    def raced(id: str, name: str, factor: float) -> bool:
+        """Whether a peer qualified and is not far slower than the fastest way of its toolkit."""
+        qualified = {key: run for key, run in runs[id].items() if run["mesh"] is not None}
+        if name not in qualified:
             return False
-        rivals = [r["seconds"] or [r["steps"][-1]["seconds"]] for r in runs[id].values() if r["mesh"] is not None]
-        qualified = [min(seconds) for seconds in rivals]
-        return not run["seconds"] or min(run["seconds"]) <= 5.0 * min(qualified)
+        best = {key: min(run["seconds"] or [run["steps"][-1]["seconds"]]) for key, run in qualified.items()}
+        rivals = [best[key] for key, run in qualified.items() if run["tool"] == qualified[name]["tool"]]
+        return bool(best[name] <= factor * min(rivals))
 
     for repeat in range(repeats):
         for statement in statements:
             for peer in peers:
-                if not raced(statement.id, peer.name):
+                if not raced(statement.id, peer.name, 5.0):
                     continue
                 run = runs[statement.id][peer.name]
                 if repeat and run["seconds"] and run["seconds"][-1] > 2.0:
                     continue
-                seconds, _ = timed(partial(peer.solve, statement, run["mesh"]))
+                seconds, processor, _ = timed(partial(peer.solve, statement, run["mesh"]))
                 run["seconds"].append(seconds)
+                run["processor_seconds"].append(processor)
     for statement in statements:
-        ready = []
         for peer in peers:
-            if not raced(statement.id, peer.name):
-                continue
-            run = runs[statement.id][peer.name]
-            try:
-                with quiet():
-                    action = peer.prepare(statement, run["mesh"])
-                if action is not None:
-                    timed(action)
-                    ready.append((run, action))
-            except Exception as error:  # whatever a toolkit raises
-                run["warm_message"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-        for _ in range(repeats):
-            for run, action in ready:
-                seconds, answer = timed(action)
-                run["warm_seconds"].append(seconds)
-                run["warm_cost"], run["warm_success"] = answer.cost, answer.success
+            if raced(statement.id, peer.name, 2.5):
+                run = runs[statement.id][peer.name]
+                found, failure = isolated(peer, warm_runs(peer, statement, run["mesh"], repeats), limit)
+                for seconds, processor in found:
+                    run["warm_seconds"].append(seconds)
+                    run["warm_processor_seconds"].append(processor)
+                if failure:
+                    run["warm_message"] = failure
     for statement in statements:
         for run in runs[statement.id].values():
-            run["median_seconds"] = statistics.median(run["seconds"]) if run["seconds"] else None
-            run["median_warm"] = statistics.median(run["warm_seconds"]) if run["warm_seconds"] else None
+            for key in TIMES:
+                run[f"median_{key}"] = statistics.median(run[key]) if run[key] else None
 
 
 def geometric_mean(values: Sequence[float]) -> float | None:
@@ -226,7 +267,7 @@ def summarize(statements: Sequence[Statement], runs: dict[str, dict[str, Any]]) 
     ratios: dict[str, dict[str, float]] = {"cold": {}, "warm": {}}
     missing = []
     for statement in statements:
-        for label, key in (("cold", "median_seconds"), ("warm", "median_warm")):
+        for label, key in (("cold", "median_seconds"), ("warm", "median_warm_seconds")):
             ours, peer = (fastest(runs[statement.id], key, tool) for tool in ("ocsolver", None))
             if ours and peer:
                 ratios[label][statement.id] = peer[1] / ours[1]

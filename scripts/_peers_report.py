@@ -42,7 +42,7 @@ def nearest(runs: dict[str, Any], tool: str) -> str:
 
 def cells(runs: dict[str, Any], tool: str) -> tuple[str, str]:
     """Times of a toolkit on one problem, cold and warm, in milliseconds; in parentheses the error it got stuck at."""
-    cold, warm = (fastest(runs, key, tool) for key in ("median_seconds", "median_warm"))
+    cold, warm = (fastest(runs, key, tool) for key in ("median_seconds", "median_warm_seconds"))
     first = f"{1e3 * cold[1]:.3g}" if cold else nearest(runs, tool)
     return first, f"{1e3 * warm[1]:.3g}" if warm else "–"
 
@@ -56,8 +56,8 @@ def table(record: dict[str, Any]) -> str:
         pairs = [cells(problem["runs"], tool) for tool in names]
         row = [*(pair[0] for pair in pairs), *(pair[1] for pair in pairs)]
         lines.append(f"| {id} {problem['name']} | {' | '.join(row)} |")
+    lines += ["", *winners(record), ""]
     summary = record["summary"]
-    lines.append("")
     for label, key in (
         ("all", "all"),
         ("bounds, jumps, state constraints", "bounds_jumps_state"),
@@ -74,13 +74,29 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def winners(record: dict[str, Any]) -> list[str]:
+    """Markdown: the fastest way of all toolkits but ours on each problem, its mesh and its errors."""
+    titles = ["problem", "fastest of the others", "mesh", "ms", "error reported", "re-simulated", "miss", "violation"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for id, problem in record["problems"].items():
+        best = fastest(problem["runs"], "median_seconds")
+        if best is None:
+            continue
+        run = problem["runs"][best[0]]
+        step = run["steps"][-1]
+        numbers = [step.get(key) for key in ("reported_error", "resimulated_error", "miss", "violation")]
+        texts = ["–" if number is None else f"{number:.0e}" for number in numbers]
+        lines.append(f"| {id} | {best[0]} | {run['mesh']} | {1e3 * best[1]:.3g} | {' | '.join(texts)} |")
+    return lines
+
+
 def draw(record: dict[str, Any]) -> Figure:
     """Seconds of every toolkit on every problem, cold and warm, on a logarithmic scale."""
     names, problems = tools(record), list(record["problems"].items())
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(10, 1.2 + 0.3 * len(problems)), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
-        panels = (("median_seconds", "statement to answer"), ("median_warm", "second solve"))
+        panels = (("median_seconds", "statement to answer"), ("median_warm_seconds", "second solve"))
         for ax, (key, title) in zip(axes, panels, strict=True):
             for tool in names:
                 places, times = [], []

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ class Task:
         """Whether a measured run is evaluated after a step."""
         if not self.sparse:
             return True
-        every = next((gap for last, gap in ((100, 5), (300, 10), (1000, 25)) if step <= last), 110)
+        every = next((gap for last, gap in ((100, 5), (300, 20), (1000, 50)) if step <= last), 110)
         return step % every == 0
 
     def due_in_tuning(self, step: int) -> bool:
@@ -103,13 +104,14 @@ def evaluate(network: nn.Module, case: Case) -> tuple[float, float]:
     """Mean loss and accuracy on the test samples, in evaluation mode and without gradients."""
     x, y = case.test
     loss = correct = 0.0
-    network.eval()
+    quick: Any = copy.deepcopy(network).eval()
+    if x.ndim == 4:  # this order and small parts are three times faster
+        quick, x = quick.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        for inputs, targets in zip(torch.split(x, 500), torch.split(y, 500), strict=True):
-            outputs = network(inputs)
+        for inputs, targets in zip(torch.split(x, 100), torch.split(y, 100), strict=True):
+            outputs = quick(inputs)
             loss += float(case.loss(outputs, targets).sum())
             correct += int((outputs.argmax(-1) == targets).sum())
-    network.train()
     return loss / len(x), correct / len(x)
 
 

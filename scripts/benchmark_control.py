@@ -22,7 +22,7 @@ import matplotlib
 
 from scripts._peers_batch import loop_over_casadi, one_batch
 from scripts._peers_ours import Ours
-from scripts._peers_protocol import ACCURACY, Peer, refine, steps, summarize, time_all
+from scripts._peers_protocol import ACCURACY, TIMES, Peer, refine, steps, summarize, time_all
 from scripts._peers_report import draw, table
 from scripts._peers_statements import STATEMENTS, Statement
 from scripts._records import environment, write_json
@@ -39,6 +39,7 @@ MODULES = {
     "pockit-optimal-control": "pockit",
 }
 QUICK = ("A01", "A15", "B05")
+QUICK_MODULES = ("casadi",)
 LIMIT = 30.0
 BATCH = 1000
 
@@ -73,13 +74,25 @@ def measure(
         known = stored["problems"].get(statement.id, {}).get("runs", {}) if stored else {}
         for peer in peers:
             if peer.name in known and peer.tool != "ocsolver":
-                run = {**known[peer.name], "seconds": [], "warm_seconds": []}
+                run = {**known[peer.name], **{key: [] for key in TIMES}}
             else:
                 run = refine(peer, statement, limit)
             runs[statement.id][peer.name] = run
             print(f"{statement.id} {peer.name:24s} {describe(run)}", flush=True)
-    time_all(peers, statements, runs, repeats)
+    time_all(peers, statements, runs, repeats, limit)
     return runs
+
+
+def merged(paths: Sequence[Path]) -> dict[str, Any]:
+    """Stored records as one; of the same toolkit on the same problem, the last one counts."""
+    whole: dict[str, Any] = {"peers": {}, "evidence": {}, "batch": {}, "problems": {}}
+    for path in paths:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("peers", "evidence", "batch"):
+            whole[key].update(record[key])
+        for id, problem in record["problems"].items():
+            whole["problems"].setdefault(id, {"runs": {}})["runs"].update(problem["runs"])
+    return whole
 
 
 def describe(run: dict[str, Any]) -> str:
@@ -88,7 +101,7 @@ def describe(run: dict[str, Any]) -> str:
         return "nothing done"
     last = run["steps"][-1]
     verdict = "qualifies" if last["qualified"] else "fails"
-    if "resimulated_error" not in last:
+    if last.get("resimulated_error") is None:
         return f"{verdict} at mesh {last['mesh']}: {last['message']}"
     return (
         f"{verdict} at mesh {last['mesh']}, {1e3 * last['seconds']:.1f} ms: cost error {last['reported_error']:.1e} "
@@ -117,7 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--problems", nargs="*", default=[], help="labels of problems, such as A15 (default: all)")
     parser.add_argument("--peers", nargs="*", default=[], help="modules of toolkits, such as casadi (default: all)")
     parser.add_argument(
-        "--reuse", type=Path, help="keep the numbers of this file; --peers are timed again on the meshes that it tells"
+        "--reuse",
+        type=Path,
+        nargs="+",
+        help="keep the numbers of these files; --peers are timed again on the meshes that they tell",
     )
     parser.add_argument("--without-batch", action="store_true", help="leave out the loop over CasADi solvers")
     parser.add_argument("--without-ours", action="store_true", help="measure the peers alone")
@@ -128,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = options.problems or (QUICK if options.quick else [statement.id for statement in STATEMENTS])
     statements = [statement for statement in STATEMENTS if statement.id in wanted]
 
-    stored = json.loads(options.reuse.read_text(encoding="utf-8")) if options.reuse else None
-    modules = ["casadi"] if options.quick else options.peers or ([] if stored else list(MODULES.values()))
+    stored = merged(options.reuse) if options.reuse else None
+    modules = list(QUICK_MODULES) if options.quick else options.peers or ([] if stored else list(MODULES.values()))
     peers, versions = installed(modules)
     for package, version in versions.items():
         print(f"{package}: {version}")

@@ -92,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "benchmark_training.json"
     methods = [method for name, method in METHODS.items() if name in names]
-    study = Study(tasks, methods, options.seeds or (2 if options.quick else SEEDS), options.quick, path)
+    study = Study(
+        [] if options.draw else tasks, methods, options.seeds or (2 if options.quick else SEEDS), options.quick, path
+    )
     try:
         if path.exists():
             study.take(json.loads(path.read_text(encoding="utf-8")), strict=not options.draw)

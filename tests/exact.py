@@ -172,6 +172,27 @@ def sliding(N: int = 6) -> oc.Solution:
     )
 
 
+def pushing(N: int = 6) -> oc.Solution:
+    """ẋ = u, L = −u, x + u ≤ 0 from −1: u = −x = e^−t, p = e^(t − 1) − 1, J = e^−1 − 1; H is affine in u."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: -u[..., 0],
+        initial_state=[-1.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(1),
+        path_constraint=oc.Constraint(lambda t, x, u: x + u, -math.inf, 0.0),
+    )
+    return as_solution(
+        problem,
+        nodes(N),
+        lambda t: -torch.exp(-t)[..., None],
+        lambda t: (torch.exp(t - 1.0) - 1.0)[..., None],
+        lambda t: torch.exp(-t)[..., None],
+        1.0 / math.e - 1.0,
+        path=lambda t: torch.exp(t - 1.0)[..., None],
+    )
+
+
 def bang_bang(N: int = 4, switch: float = 1.0) -> oc.Solution:
     """Double integrator from (1, 0) to rest in least time: u = −1, then +1 from t = 1; t1 = J = 2."""
     problem = oc.OptimalControlProblem(

@@ -58,8 +58,9 @@ def test_steps_are_those_of_the_averaged_system() -> None:
     blocks = chain.backward(chain.forward(chain.start(None))).blocks
     for block in blocks:
         step, _ = oc.GaussNewton(damping=0.05).sampled_step(block, None)
-        view = block.affine
-        assert view is not None
+        assert block.parts is not None
+        (part,) = block.parts()
+        view = part.map
         a, slopes = view.gram(), view.slope_square()
         damping = 0.05 + 0.5 * (view.columns / view.samples) ** 0.5  # one batch knows its averages no better
         mean = a.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
@@ -109,7 +110,7 @@ def test_memory_survives_packing() -> None:
     assert isinstance(again, AveragedMemory)
     assert float(again.rho) == float(memory.rho)
     assert len(again.averages) == len(memory.averages)
-    assert torch.equal(again.averages[0]["inputs"], memory.averages[0]["inputs"])
+    assert torch.equal(again.averages[0]["averages"][0]["inputs"], memory.averages[0]["averages"][0]["inputs"])
 
 
 def test_weights_changed_from_outside_start_new_averages() -> None:
@@ -122,8 +123,8 @@ def test_weights_changed_from_outside_start_new_averages() -> None:
     assert moved.rho.dtype == torch.float64
 
 
-def test_layers_without_an_affine_map_are_trained_too() -> None:
-    """Averages do not serve them: every maximization then sees one batch, by conjugate gradients."""
+def test_layers_with_two_maps_are_trained_too() -> None:
+    """A layer of two maps is averaged map by map."""
     torch.manual_seed(4)
     net = nn.Sequential(nn.Linear(2, 8), nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))).double()
     history = oc.nn.Trainer(net, squares, oc.EMSA(oc.GaussNewton())).fit(batches(30), epochs=1)

@@ -45,14 +45,12 @@ def test_cost_falls_by_orders_of_magnitude_and_never_rises() -> None:
 
 
 def test_steps_are_judged_by_what_was_promised() -> None:
-    """Accepted steps keep the ratio of the test; quasi-Newton steps have a slope and no feasibility errors."""
+    """Accepted steps keep the ratio of the test to their slope; only rejected plain steps have feasibility errors."""
     history = solve().history
     drop, promised = -history.cost[:, 0].diff(), history.hamiltonian_gain[1:, 0]
     accepted = history.accepted[1:, 0]
     assert bool((drop[accepted] >= 1e-3 * promised[accepted]).all())
-    plain = torch.isfinite(history.state_error[1:, 0])
-    assert bool(plain[0])
-    assert int(plain.sum()) < len(plain) / 2
+    assert not bool(torch.isfinite(history.state_error[1:, 0])[accepted].any())
 
 
 @pytest.mark.parametrize(("rho", "damping"), [(1e-2, 1e-1), (1.0, 1e-3), (1e3, 1e-2)])

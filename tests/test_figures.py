@@ -133,6 +133,25 @@ def test_numbers_can_be_reused(quick: tuple[Path, dict[str, Any], str], tmp_path
     assert again["tuning"] == results["tuning"]
 
 
+def test_the_race_is_drawn_in_units_of_adam(quick: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+    """Another day, another machine: seconds of E-MSA are in proportion to a step of Adam here and there."""
+    out, results, _ = quick
+    curve = {"step": [5, 10], "seconds": [1.0, 2.0], "loss": [2.0, 1.0], "accuracy": [0.5, 0.75]}
+    runs = [
+        {"family": "E-MSA", "milliseconds_per_step": 200.0, "curve": curve},
+        {"family": "Adam", "milliseconds_per_step": 100.0, "curve": curve},
+    ]
+    race = tmp_path / "race.json"
+    race.write_text(json.dumps({"races": {"digits": [{"runs": runs}]}}), encoding="utf-8")
+    figure = ["--quick", "--draw", "--reuse", str(out / "figure2.json"), "--out", str(tmp_path)]
+    assert figure3.main([*figure, "--race", str(race)]) == 0
+    drawn = json.loads((tmp_path / "figure3.json").read_text(encoding="utf-8"))["race"]
+    adam = [1e3 * run["seconds"] / run["steps"] for run in results["runs"] if run["method"] == "Adam"]
+    scale = sum(adam) / len(adam) / 100.0  # two seeds
+    assert drawn[0]["seconds"] == pytest.approx([scale, 2.0 * scale], rel=1e-4)
+    assert drawn[0]["loss"] == [2.0, 1.0]
+
+
 def test_partial_results_draw(
     quick: tuple[Path, dict[str, Any], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exact import bang_bang, fastest_ramp, landing, nodes, regulator, rest_to_rest, sliding
+from exact import bang_bang, fastest_ramp, landing, nodes, pushing, regulator, rest_to_rest, sliding
 from helpers import CONTROLS, HORIZON, STATES, B, N, nonlinear_problem, seeded, uneven_mesh
 from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.kinks import cut_at_kinks
-from ocsolver.pieces import Pieces, gauss, lifted, locate, shifted
+from ocsolver.lifted import lifted
+from ocsolver.pieces import Pieces, gauss, locate, shifted
 from ocsolver.transcription import Discretization, transcribe
 from ocsolver.violations import measure_violations
 
@@ -330,6 +331,25 @@ def test_cost_error_is_a_tight_bound(make: Any, N: int) -> None:
     bound = solution.certificate.cost_error
     assert bool((measured <= bound + 1e-13).all())
     assert bool((bound <= (100.0 * measured).clamp_min(1e-12)).all())
+
+
+def test_gap_of_an_affine_hamiltonian_under_a_mixed_constraint() -> None:
+    """H − ν·c is flat up to rounding in an unbounded control: the corner of the constraint tells the gap."""
+    solution = pushing(6)
+    assert float(solution.certificate.max_gap) < 1e-4  # first order in the room that the polynomial leaves
+    assert solution.pieces is not None
+    lazy = replace(solution, pieces=replace(solution.pieces, control=0.9 * solution.pieces.control))
+    expected = 0.1 * math.exp(-1.0)  # (p + 1)(u* − u) is the same at all times
+    torch.testing.assert_close(lazy.certificate.mean_gap, lazy.cost.new_full((1,), expected), rtol=1e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("integrator", [oc.Heun(), oc.RK4()])
+def test_cost_error_of_a_sweep_is_a_tight_bound(integrator: oc.Integrator, shared: bool) -> None:
+    solution = oc.solve(nonlinear_problem(shared), mesh=12, integrator=integrator, max_iterations=5, tolerance=None)
+    measured = (solution.cost - solution.resimulate(PRECISE)).abs()
+    bound = solution.certificate.cost_error
+    assert bool((measured <= bound).all())
+    assert bool((bound <= 10.0 * measured).all())
 
 
 def disturbed(solution: oc.Solution, **fields: Any) -> oc.Certificate:

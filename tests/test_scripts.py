@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
 import ocsolver as oc
 import problems
+from problems import all_references
+from scripts import benchmark_control
+from scripts._peers_ours import problem_of
+from scripts._peers_resimulate import Control, resimulate
+from scripts._peers_statements import STATEMENTS
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -148,6 +154,73 @@ def test_gallery_of_the_documentation_is_complete(tmp_path: Path) -> None:
     for record in records:
         if record["solved"]:
             assert (docs / "figures" / "gallery" / f"{record['name']}.png").stat().st_size < 60_000
+
+
+def test_benchmark_of_control(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_control, "MODULES", {"nowhere": "nowhere"})
+    monkeypatch.setattr(benchmark_control, "QUICK_MODULES", ("nowhere",))
+    code, record = run("benchmark_control", tmp_path)
+    printed = capsys.readouterr().out
+    assert code == 0
+    check_record(record, tmp_path)
+    assert record["peers"]["nowhere"].startswith("not usable: ModuleNotFoundError")
+    assert list(record["problems"]) == ["A01", "A15", "B05"]
+    for problem in record["problems"].values():
+        (run_of_ours,) = problem["runs"].values()
+        assert run_of_ours["steps"]
+    assert record["summary"]["all"] is None
+    assert "| A15 Van der Pol, bounded |" in printed
+    assert (tmp_path / "benchmark_control.png").stat().st_size > 10_000
+    assert (tmp_path / "benchmark_control.md").read_text(encoding="utf-8").startswith("| problem | ocsolver |")
+
+
+@pytest.mark.slow
+def test_peers_agree_on_quick_problems(tmp_path: Path) -> None:
+    pytest.importorskip("casadi")
+    code, record = run("benchmark_control", tmp_path)
+    assert code == 0
+    for problem in record["problems"].values():
+        solved = [r for r in problem["runs"].values() if r["tool"] == "CasADi" and r["mesh"] is not None]
+        assert solved
+        for result in solved:
+            assert abs(result["steps"][-1]["resimulated_error"]) <= record["accuracy"]
+
+
+def test_statements_of_the_benchmark_are_the_reference_problems() -> None:
+    references = {reference.id: reference for reference in all_references()}
+    for statement in STATEMENTS:
+        reference = references.get(statement.id)
+        if reference is None or statement.id == "A01":  # another horizon
+            continue
+        assert reference.cost == pytest.approx(statement.cost, rel=1e-7)
+        mine, theirs = problem_of(statement), reference.problem
+        assert mine.horizon[1] == pytest.approx(theirs.horizon[1])
+        torch.testing.assert_close(mine.initial_state, theirs.initial_state)
+        x = theirs.initial_state * 1.1 + 0.01
+        u = theirs.control_set.project(torch.full((1, theirs.m), 0.3, dtype=x.dtype))
+        t = torch.full((1,), 0.4, dtype=x.dtype)
+        torch.testing.assert_close(mine.dynamics(t, x, u), theirs.dynamics(t, x, u).expand(x.shape))
+        for name, arguments in (("running_cost", (t, x, u)), ("terminal_cost", (x,))):
+            ours, known = getattr(mine, name), getattr(theirs, name)
+            assert (ours is None) == (known is None), (statement.id, name)
+            if ours is not None:
+                torch.testing.assert_close(ours(*arguments), known(*arguments).expand(1))
+
+
+def test_resimulation_tells_the_cost_of_a_control() -> None:
+    statement = next(statement for statement in STATEMENTS if statement.id == "B01")
+    exact = Control(np.array([0.0, 1.0]), [np.array([0.0, 1.0])], [np.array([[6.0], [-6.0]])])
+    truth = resimulate(statement, exact)
+    assert truth.cost == pytest.approx(6.0, abs=1e-9)
+    assert truth.miss <= 1e-9
+    coarse = Control(np.array([0.0, 0.5, 1.0]), [np.array([0.5])] * 2, [np.array([[4.0]]), np.array([[-4.0]])])
+    truth = resimulate(statement, coarse)  # reaches the end, too
+    assert truth.cost == pytest.approx(8.0, abs=1e-9)
+    assert truth.miss <= 1e-9
+    late = Control(np.array([0.0, 0.5, 1.0]), [np.array([0.5])] * 2, [np.array([[4.0]]), np.array([[-3.0]])])
+    assert resimulate(statement, late).miss == pytest.approx(0.5, abs=1e-9)
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Ends(NamedTuple):
     """Linearized boundary conditions of G groups.
 
-    Start: `start_x` dx_0 + `start_q` dq_0 = `start_right`. End: dq_N + `hessian` dx_N + `jacobian`ᵀ dν = `end_right` and
-    `jacobian` dx_N − `slack` dν = `constraint_right`.
+    Start: `start_x` dx_0 + `start_q` dq_0 = `start_right`. End: dq_N + `hessian` dx_N + `jacobian`ᵀ dν = `end_right`
+    and `jacobian` dx_N − `slack` dν = `constraint_right`.
     """
 
     start_x: Array  # (G, v), diagonal
@@ -185,13 +185,12 @@ def _solve_chain(chain: _Chain, ends: Ends) -> tuple[Array, Array, Array] | None
     put(i, v + i, ends.start_q.T)
     right[:, :v] = ends.start_right
     top = v + 2 * v * k  # first row of interval k; its columns start at 2vk
-    I, J, K = i[None, :, None], j[None, None, :], k[:, None, None]  # noqa: E741
-    move = lambda block: -block.transpose(0, 2, 3, 1)  # noqa: E731  (N, G, v, v) -> (N, v, v, G)
+    I, J, K = i[None, :, None], j[None, None, :], k[:, None, None]
     rows, columns = v + 2 * v * K + I, 2 * v * K + J
-    put(rows, columns, move(chain.E))
-    put(rows, columns + 3 * v, move(chain.F))
-    put(rows + v, columns, move(chain.Q))
-    put(rows + v, columns + 3 * v, move(chain.R))
+    put(rows, columns, _moved(chain.E))
+    put(rows, columns + 3 * v, _moved(chain.F))
+    put(rows + v, columns, _moved(chain.Q))
+    put(rows + v, columns + 3 * v, _moved(chain.R))
     put(top[:, None] + i, 2 * v * (k[:, None] + 1) + i, np.ones((N, v, G)))
     put(top[:, None] + v + i, 2 * v * k[:, None] + v + i, np.ones((N, v, G)))
     right[:, v : v + 2 * v * N] = np.concatenate((chain.r, chain.t), -1).transpose(1, 0, 2).reshape(G, -1)
@@ -216,3 +215,8 @@ def _solve_chain(chain: _Chain, ends: Ends) -> tuple[Array, Array, Array] | None
     solution = flat.reshape(G, size)
     pairs = solution[:, : 2 * v * (N + 1)].reshape(G, N + 1, 2, v)
     return pairs[:, :, 0].swapaxes(0, 1), pairs[:, :, 1].swapaxes(0, 1), solution[:, 2 * v * (N + 1) :]
+
+
+def _moved(block: Array) -> Array:
+    """To the left-hand side: (N, G, v, v) -> (N, v, v, G)."""
+    return -block.transpose(0, 2, 3, 1)

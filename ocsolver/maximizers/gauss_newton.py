@@ -2,139 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf
-from ocsolver.affine import AffineView, LinearView, Shape
 from ocsolver.errors import InputError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock, Penalty
+from ocsolver.maximizers.averages import BlockAverage
 from ocsolver.maximizers.base import Maximizer, Maximum, keep_best, unsupported
 from ocsolver.maximizers.default import second_order
 from ocsolver.maximizers.newton import LONGEST, bounded_step
+from ocsolver.maximizers.structured import Linear, affine_form, curvature_of, damped, finite, kronecker, rows, tiny
 
 __all__ = ["GaussNewton"]
 
 SHORTENINGS = 8  # of a step that does not ascend, each to a third
 CG_ITERATIONS = 20
 CG_ACCURACY = 0.05  # of the residual of the linear system
-LONGEST_PAUSE = 50  # mini-batches between two updates of averages
-DECAY = 0.9  # of averages, per update
-CAUTION = 0.5  # share of the uncertainty of averages that damps them
-INVERSE_COLUMNS = 600  # up to which A is inverted; a larger factor is cheaper to solve with than to invert
-ROW_ENTRIES = 2_000_000  # multiplications per sample up to which the Gram matrix of every row is formed
-
-
-Linear = Callable[[Tensor], Tensor]
-
-
-class Curvature(NamedTuple):
-    """Averages of affine layers, from which a step is computed; `rows` or the others are None."""
-
-    rows: Tensor | None  # (K, r, a, a)
-    inputs: Tensor | None  # A (K, a, a)
-    slopes: Tensor | None  # ⟨s²⟩ (K, r)
-    sensitivities: Tensor  # B (K, r, r)
-
-
-class Average(NamedTuple):
-    """A = ⟨x̃x̃ᵀ⟩ and ⟨s²⟩ of affine layers, averaged over mini-batches without bias, and what is made of them."""
-
-    steps: int
-    due: int  # step of the next update
-    weight: float  # that the averages have gathered
-    shape: tuple[int, int, bool]  # of Θ
-    inputs: Tensor  # (K, a, a)
-    slopes: Tensor  # (K, r)
-    factor: Tensor  # (A + damping)⁻¹, or its Cholesky factor where a is large (K, a, a)
-    inverse_slopes: Tensor  # K⁻¹, damped (K, r, 1)
-
-    @classmethod
-    def start(cls, view: AffineView) -> Average:
-        """Nothing gathered yet."""
-        none = view.inputs.new_zeros(())
-        return cls(0, 0, 0.0, view.shape.plain, none, none, none, none)
-
-    def update(self, view: AffineView, damping: float) -> Average:
-        """Averages with another batch, and when the next one is due."""
-        weight = DECAY * self.weight + (1.0 - DECAY)
-        inputs = DECAY * self.inputs + (1.0 - DECAY) * finite(view.gram(estimate=True))
-        slopes = DECAY * self.slopes + (1.0 - DECAY) * finite(view.slope_square())
-        damping = against_noise(damping, weight, view.columns / view.samples)
-        factor = damped_factor(inputs / weight, damping)
-        factor = torch.cholesky_inverse(factor) if factor.shape[-1] <= INVERSE_COLUMNS else factor
-        inverse_slopes = whitening(slopes / weight, damping).square()
-        return Average(
-            self.steps, next_due(self.steps), weight, view.shape.plain, inputs, slopes, factor, inverse_slopes
-        )
-
-    def step(self, slope: Tensor) -> Tensor:
-        """Step for ρ = 1 from ∂H/∂u (K, 1, m)."""
-        shape = Shape(*self.shape)
-        gradient = self.inverse_slopes * shape.matrix(slope[:, 0])
-        inverted = self.factor.shape[-1] <= INVERSE_COLUMNS
-        step = gradient @ self.factor if inverted else torch.cholesky_solve(gradient.mT, self.factor).mT
-        return shape.vector(step).unsqueeze(1)
-
-
-class DenseAverage(NamedTuple):
-    """⟨FᵀF⟩ + ⟨QᵀQ⟩ of other layers with few parameters, averaged like the above."""
-
-    steps: int
-    due: int
-    weight: float
-    matrix: Tensor  # (K, G, m, m)
-    factor: Tensor  # Cholesky factor, damped
-
-    @classmethod
-    def start(cls, block: HamiltonianBlock) -> DenseAverage:
-        """Nothing gathered yet."""
-        none = block.current.new_zeros(())
-        return cls(0, 0, 0.0, none, none)
-
-    def update(self, block: HamiltonianBlock, damping: float) -> DenseAverage:
-        """Averages with another batch, and when the next one is due."""
-        expansion, weight = block.current_expansion, DECAY * self.weight + (1.0 - DECAY)
-        matrix = DECAY * self.matrix + (1.0 - DECAY) * finite(expansion.state_gram + expansion.costate_gram)
-        factor = damped_factor(matrix / weight, against_noise(damping, weight, matrix.shape[-1] / block.x.shape[2]))
-        return DenseAverage(self.steps, next_due(self.steps), weight, matrix, factor)
-
-    def step(self, slope: Tensor) -> Tensor:
-        """Step for ρ = 1 from ∂H/∂u (K, 1, m)."""
-        return torch.cholesky_solve(slope[..., None], self.factor)[..., 0]
-
-
-def against_noise(damping: float, weight: float, columns: float) -> float:
-    """Damping on mini-batches: not below the uncertainty of the averages.
-
-    The eigenvalues of a Gram matrix with a columns from B samples have relative errors of about √(a / B) (Marchenko and
-    Pastur); `columns` is a / B of a batch, and averages with this weight have gathered some more of them.
-    """
-    batches = (1.0 + DECAY) / (1.0 - DECAY) * weight / (2.0 - weight)
-    return damping + CAUTION * math.sqrt(columns / batches)
-
-
-def next_due(steps: int) -> int:
-    """Step of the next update: the pauses grow with the number of steps."""
-    return steps + min(steps + 1, LONGEST_PAUSE)
-
-
-def damped(matrix: Tensor, damping: float, shift: Tensor | float = 0.0) -> Tensor:
-    """A positive semidefinite matrix (*l, a, a), damped relative to its mean diagonal, and shifted."""
-    mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return matrix + (shift + damping * mean + tiny(matrix)) * eye
-
-
-def damped_factor(matrix: Tensor, damping: float) -> Tensor:
-    """Cholesky factor of a damped matrix (*l, a, a)."""
-    factor: Tensor = torch.linalg.cholesky_ex(damped(matrix, damping))[0]
-    return factor
 
 
 @dataclass(frozen=True)
@@ -193,18 +80,11 @@ class GaussNewton(Maximizer):
         return _shortened(block, penalty, step, memory)
 
     def averages(self, block: HamiltonianBlock) -> bool:
-        return block.layered and block.groups == 1 and (block.view is not None or second_order(block))
+        return block.layered and block.groups == 1 and block.parts is not None
 
     def sampled_step(self, block: HamiltonianBlock, memory: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
-        average: Average | DenseAverage
-        if block.view is None:
-            average = DenseAverage.start(block) if memory is None else DenseAverage(**memory)
-            average = average.update(block, self.damping) if average.steps >= average.due else average
-        else:
-            average = Average.start(block.affine) if memory is None else Average(**memory)  # type: ignore[arg-type]
-            if average.steps >= average.due:
-                average = average.update(block.affine, self.damping)  # type: ignore[arg-type]
-        return average.step(block.current_slope), average._replace(steps=average.steps + 1)._asdict()
+        average = BlockAverage.unpack(memory).seen(block, self.damping)
+        return average.step(block.current_slope), average.pack()
 
     def inverse(self, block: HamiltonianBlock) -> Linear:
         """The damped inverse of the Gauss–Newton matrix for ρ = 1 as a linear map, perhaps estimated from some samples.
@@ -226,6 +106,8 @@ class GaussNewton(Maximizer):
         if form == "dense":
             factor, _ = torch.linalg.cholesky_ex(self._dense_matrix(block, penalty))
             return lambda slope: torch.cholesky_solve(slope[..., None], factor)[..., 0]
+        if self.averages(block):
+            return BlockAverage().seen(block, self.damping).step
         diagonal = finite(_Products(block, penalty).diagonal()).clamp_min(0.0)
         mean = diagonal.mean(-1, keepdim=True)
         half = 0.5 * (diagonal + mean)  # the estimate is noisy: half of it is its mean
@@ -236,7 +118,7 @@ class GaussNewton(Maximizer):
         """The damped inverse for a block of affine layers."""
         view = block.affine
         assert view is not None
-        solver_of = _rows if form == "rows" else _kronecker
+        solver_of = rows if form == "rows" else kronecker
         curvature, shape = curvature_of(view, form, estimate=estimate), view.shape
         solve = solver_of(view, curvature, penalty, self.damping)
         return lambda slope: shape.vector(solve(shape.matrix(slope[:, 0]))).unsqueeze(1)
@@ -346,84 +228,6 @@ def concave_part(hessian: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(-torch.where(finite, hessian, 0.0))
     part: Tensor = (vectors * values.clamp_min(0.0)[..., None, :]) @ vectors.mT
     return part
-
-
-def tiny(like: Tensor) -> float:
-    """A number that keeps a zero matrix invertible."""
-    return math.sqrt(torch.finfo(like.dtype).tiny)
-
-
-def finite(values: Tensor) -> Tensor:
-    """Values, zero where they are not finite: such rows have no finite gradient either, and stay."""
-    return torch.nan_to_num(values, 0.0, 0.0, 0.0)
-
-
-def whitening(slopes: Tensor, damping: float) -> Tensor:
-    """K^{-1/2}, damped (K, r, 1)."""
-    return (slopes + damping * slopes.mean(-1, keepdim=True) + tiny(slopes)).rsqrt()[..., None]
-
-
-def affine_form(view: AffineView) -> str:
-    """Rows where their Gram matrices are cheap, else the Kronecker sum."""
-    small = view.rows * view.columns**2 <= ROW_ENTRIES // max(1, view.inputs.shape[0])
-    return "rows" if isinstance(view, LinearView) and small else "kronecker"
-
-
-def curvature_of(view: AffineView, form: str, *, estimate: bool = False) -> Curvature:
-    """Averages that a form needs; an estimate may leave samples out."""
-    y = finite(view.sensitivity_gram())
-    if form == "rows":
-        return Curvature(finite(view.row_gram(estimate=estimate)), None, None, y)
-    a, slopes = finite(view.gram(estimate=estimate)), finite(view.slope_square())
-    return Curvature(None, a, slopes, torch.zeros_like(y) if form == "inputs" else y)
-
-
-def _rows(view: AffineView, curvature: Curvature, penalty: Penalty, damping: float) -> Linear:
-    """(ρ⟨s_j² x̃x̃ᵀ⟩ + ρ⟨y_j²⟩ on the weights + damping) dΘ_j = g_j, for all rows of all layers: (K, r, a)."""
-    assert curvature.rows is not None
-    rho_f, rho_q, epsilon = penalty  # (1,) each
-    diagonal = curvature.sensitivities.diagonal(dim1=-2, dim2=-1)[..., None].expand(*curvature.rows.shape[:-1])
-    if view.bias:
-        diagonal = torch.cat((diagonal[..., :-1], torch.zeros_like(diagonal[..., :1])), -1)
-    mean = (rho_f * curvature.rows.diagonal(dim1=-2, dim2=-1) + rho_q * diagonal).mean((-2, -1), keepdim=True)
-    shift = rho_q * diagonal + 2.0 * epsilon + damping * mean + tiny(diagonal)
-    factor, _ = torch.linalg.cholesky_ex(rho_f * curvature.rows + torch.diag_embed(shift))
-    inverse = torch.cholesky_inverse(factor)
-    return lambda gradient: (inverse @ gradient[..., None])[..., 0]
-
-
-def _kronecker(view: AffineView, curvature: Curvature, penalty: Penalty, damping: float) -> Linear:
-    """ρ K dΘ A + ρ B [dW 0] + ε K dΘ = g, a generalized Sylvester equation (K, r, a).
-
-    The bias is eliminated, both sides are whitened by K, and what is left is diagonal between the eigenvectors of the
-    two factors. The damping ε is relative to the mean diagonal of A and of B, both whitened.
-    """
-    assert curvature.inputs is not None
-    assert curvature.slopes is not None
-    rho_f, rho_q, epsilon = penalty  # (1,) each
-    slopes = curvature.slopes
-    root = whitening(slopes, damping)
-    a = curvature.inputs
-    b = root * curvature.sensitivities * root.mT
-    mean = rho_f * a.diagonal(dim1=-2, dim2=-1).mean(-1) + rho_q * b.diagonal(dim1=-2, dim2=-1).mean(-1)
-    shift = (damping * mean + 2.0 * epsilon + tiny(a))[:, None, None]  # (K, 1, 1)
-    if view.bias:
-        column, corner = rho_f * a[..., :-1, -1:], rho_f * a[..., -1:, -1:] + shift
-        a = a[..., :-1, :-1] - column @ column.mT / (corner * rho_f.clamp_min(tiny(a)))
-    values_b, vectors_b = torch.linalg.eigh(b)
-    values_a, vectors_a = torch.linalg.eigh(a)
-    spectrum = rho_f * values_a.clamp_min(0.0)[..., None, :] + rho_q * values_b.clamp_min(0.0)[..., :, None] + shift
-
-    def solve(gradient: Tensor) -> Tensor:
-        right = root * gradient
-        if view.bias:
-            right, last = right[..., :-1] - right[..., -1:] @ (column / corner).mT, right[..., -1:] / corner
-        step: Tensor = vectors_b @ ((vectors_b.mT @ right @ vectors_a) / spectrum) @ vectors_a.mT
-        if view.bias:
-            step = torch.cat((step, last - step @ (column / corner)), -1)
-        return root * step
-
-    return solve
 
 
 class _Products:

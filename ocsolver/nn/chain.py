@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ocsolver.affine import LinearView, Shape
 from ocsolver.nn.layers import Layer
 
-__all__ = ["Chain", "Trace"]
+__all__ = ["Chain", "Trace", "kind_of"]
 
 Slope = Callable[[Tensor], Tensor]
 
@@ -65,18 +65,11 @@ class Chain:
     @classmethod
     def of(cls, members: Sequence[int], layers: Sequence[Layer]) -> Chain | None:
         """The chain that a family of equal layers forms, or None."""
-        layer = layers[members[0]]
-        parts = list(layer.module) if isinstance(layer.module, nn.Sequential) else [layer.module]
+        kind = kind_of(layers[members[0]])
         consecutive = list(members) == list(range(members[0], members[0] + len(members)))
-        if len(members) < 2 or not consecutive or layer.step is None or not 1 <= len(parts) <= 2:
+        if len(members) < 2 or not consecutive or kind is None or any(kind_of(layers[n]) is None for n in members):
             return None
-        linear, activation = parts[0], type(parts[1]) if len(parts) == 2 else nn.Identity
-        if type(linear) is not nn.Linear or activation not in ACTIVATIONS or any(_hooked(layers[n]) for n in members):
-            return None
-        parameters = [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
-        if linear.in_features != linear.out_features or not all(value.requires_grad for value in parameters):
-            return None
-        return cls(members[0], len(members), layer.step, linear.in_features, linear.bias is not None, activation)
+        return cls(members[0], len(members), *kind)
 
     def run(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Trace]:
         """Last state (B, n), in the graph of x (B, n) and θ (K, m), and the trace that the sweeps fill."""
@@ -96,9 +89,19 @@ class Chain:
         return z if self.activation is nn.Identity else self.activation()(z)
 
 
-def _hooked(layer: Layer) -> bool:
-    """Whether somebody listens to a module of a layer."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in layer.module.modules())
+def kind_of(layer: Layer) -> tuple[float, int, bool, type[nn.Module]] | None:
+    """Step, width, bias and activation of a residual layer that a chain can hold, without user code, or None."""
+    module = layer.module
+    parts = list(module) if type(module).forward is nn.Sequential.forward else [module]  # type: ignore[call-overload]
+    if layer.step is None or not 1 <= len(parts) <= 2 or type(parts[0]) is not nn.Linear:
+        return None
+    linear, activation = parts[0], type(parts[1]) if len(parts) == 2 else nn.Identity
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in (module, *parts))
+    parameters = [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
+    square = linear.in_features == linear.out_features
+    if activation not in ACTIVATIONS or hooked or not square or not all(value.requires_grad for value in parameters):
+        return None
+    return layer.step, linear.in_features, linear.bias is not None, activation
 
 
 @dataclass(eq=False)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ocsolver._autodiff import gradients, leaf
 from ocsolver._call import call
 from ocsolver._shapes import check_finite
-from ocsolver.affine import AffineView
+from ocsolver.affine import AffineView, Part
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.nn.chain import Chain, Trace
 from ocsolver.nn.layers import Layer
 from ocsolver.nn.loss import sample_losses
+from ocsolver.nn.parts import parts_of
 from ocsolver.nn.problem import NetworkProblem, load
 from ocsolver.nn.taps import Tap, tapped, view_of
 from ocsolver.sets import Unconstrained
@@ -143,14 +144,15 @@ class LayeredTranscription:
 
     def forward(self, control: Control, near: Any = None) -> LayeredForward:
         """States and losses of a control."""
-        swept = self._sweep(control)
-        return replace(swept, again=lambda: self._sweep(control)) if self.sampled else swept
+        if not self.sampled:
+            return self._sweep(control, self.problem.maps)
+        return replace(self._sweep(control, ()), again=lambda: self._sweep(control, self.problem.maps))
 
-    def _sweep(self, control: Control) -> LayeredForward:
-        """The sweep with its graph."""
+    def _sweep(self, control: Control, maps: Sequence[nn.Module | None]) -> LayeredForward:
+        """The sweep with its graph, which taps some affine maps."""
         problem = self.problem
         chains = {chain.first: chain for chain in problem.chains}
-        with torch.enable_grad(), tapped(problem.maps, problem.layers) as taps:
+        with torch.enable_grad(), tapped(maps, problem.layers[: len(maps)]) as taps:
             leaves = tuple(leaf(block) for block in control)
             thetas: dict[int, Tensor] = {}
             for members, block in zip(problem.families, leaves, strict=True):
@@ -196,6 +198,7 @@ class LayeredTranscription:
                 view=self._view(forward, members, trace),
                 layered=True,
                 formula=trace.hamiltonian if trace is not None and not problem.weight_decay else None,
+                parts=partial(self._parts, forward, members, trace),
                 constant_input=layers[0].step is None and not any(problem.layers[k].m for k in range(members[0])),
             )
             blocks.append(block.later(partial(self._frozen, forward, members, trace)))
@@ -217,7 +220,7 @@ class LayeredTranscription:
         """Inputs and sensitivities of a family of affine layers, when somebody asks for them."""
         if trace is not None:
             return lambda: trace.view
-        if members[0] not in forward.taps:
+        if self.problem.maps[members[0]] is None:
             return None
 
         def view() -> AffineView:
@@ -228,6 +231,14 @@ class LayeredTranscription:
             return view_of(maps, taps, following, lambda: [kept.sensitivities[n] for n in members], weight)
 
         return view
+
+    def _parts(self, forward: LayeredForward, members: tuple[int, ...], trace: Trace | None) -> tuple[Part, ...]:
+        """Affine maps and other parameters of a family."""
+        if trace is not None:
+            return (Part(trace.view),)
+        layers, insides = [self.problem.layers[n] for n in members], [self.problem.insides[n] for n in members]
+        theta = forward.control[self.problem.families.index(members)][:, 0]
+        return parts_of(layers, insides, [forward.x[n] for n in members], theta, self.seeds[members[0]])
 
     def merge(self, mask: Tensor, new: LayeredForward, old: LayeredForward) -> LayeredForward:
         """The one group is taken as a whole."""

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from ocsolver._call import call
 from ocsolver.errors import InputError, ShapeError, complaint
-from ocsolver.nn.chain import Chain
+from ocsolver.nn.chain import Chain, kind_of
 from ocsolver.nn.layers import Layer, layers_of, refuse_coupled
 from ocsolver.nn.loss import Loss, check_objective, check_uncoupled
+from ocsolver.nn.parts import Inside, inside_of
 from ocsolver.nn.taps import affine_module
 from ocsolver.transcription import Control
 
 __all__ = ["NetworkProblem", "load"]
 
 PROBE = 2  # samples of the structural probe
+NOTHING = Inside((), (), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,7 @@ class NetworkProblem:
     families: tuple[tuple[int, ...], ...]  # indices of the layers of each block
     maps: tuple[nn.Module | None, ...]  # affine map of each layer outside of chains that has one and an activation
     chains: tuple[Chain, ...]  # families that are swept by formulas
+    insides: tuple[Inside, ...]  # what each layer outside of chains consists of
 
     def __init__(
         self,
@@ -93,10 +96,10 @@ class NetworkProblem:
         _check_dtype(layers, inputs)
         check_objective(loss, weight_decay)
         module = network if isinstance(network, nn.Module) else nn.Sequential(*network)
-        values = (module, loss, inputs, targets, float(weight_decay), layers, (), (), ())
+        values = (module, loss, inputs, targets, float(weight_decay), layers, (), (), (), ())
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name, value)
-        for name, found in zip(("families", "maps", "chains"), self._probe(), strict=True):
+        for name, found in zip(("families", "maps", "chains", "insides"), self._probe(), strict=True):
             object.__setattr__(self, name, found)
 
     @classmethod
@@ -179,24 +182,32 @@ class NetworkProblem:
             raise ShapeError(complaint("control of a network", expected=expected, got=shapes, todo=todo))
         return tuple(block.to(like).detach().clone() for block, like in zip(blocks, own, strict=True))
 
-    def _probe(self) -> tuple[tuple[tuple[int, ...], ...], tuple[nn.Module | None, ...], tuple[Chain, ...]]:
+    def _probe(self) -> tuple[Any, ...]:
         """Run a few samples through layers and loss: families of equal layers on vectors, affine maps, chains."""
         x = self.inputs[:PROBE]
         states: list[Tensor] = []
+        kinds: list[Any] = []
+        signatures: list[Any] = []
         families: list[tuple[int, ...]] = []
         chains: list[Chain] = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for layer in self.layers:
+                kind = kind_of(layer)
+                states.append(x)
+                if kind is not None and kinds and kinds[-1] == kind:  # as the last one
+                    signatures.append(signatures[-1])
+                    continue
+                kinds.append(kind)
+                signatures.append(_signature(layer, x))
                 following = call(lambda state, f=layer: f(state, None), layer.name, x)
                 if following.shape[:1] != x.shape[:1]:
                     expected, got = f"{len(x)} samples on the first axis", f"shape {tuple(following.shape)}"
                     todo = "Let layers keep the batch axis, e.g. torch.nn.Flatten(1)."
                     raise ShapeError(complaint(f"output of {layer.name}", expected=expected, got=got, todo=todo))
-                states.append(x)
                 x = following
             check_uncoupled(self.loss, x, self.targets[:PROBE])
             trainable = [(n, layer, states[n]) for n, layer in enumerate(self.layers) if layer.m]
-            for _, group in groupby(trainable, key=lambda part: _signature(part[1], part[2])):
+            for _, group in groupby(trainable, key=lambda part: signatures[part[0]]):
                 members = list(group)
                 indices = [n for n, _, _ in members]
                 chain = Chain.of(indices, self.layers) if members[0][2].ndim == 2 else None
@@ -208,7 +219,11 @@ class NetworkProblem:
                 None if n in inside else affine_module(layer, state)
                 for n, (layer, state) in enumerate(zip(self.layers, states, strict=True))
             ]
-        return tuple(families), tuple(maps), tuple(chains)
+            insides = [
+                NOTHING if n in inside or not layer.m else inside_of(layer, state)
+                for n, (layer, state) in enumerate(zip(self.layers, states, strict=True))
+            ]
+        return tuple(families), tuple(maps), tuple(chains), tuple(insides)
 
 
 def _check_data(inputs: Any, targets: Any) -> None:

@@ -13,7 +13,7 @@ from ocsolver._autodiff import gradients
 from ocsolver.affine import AffineView, ConvolutionView, LinearView
 from ocsolver.nn.layers import Layer
 
-__all__ = ["Tap", "affine_module", "tapped", "view_of"]
+__all__ = ["Tap", "affine_module", "is_affine", "tapped", "view_of"]
 
 
 class Tap(NamedTuple):
@@ -30,7 +30,7 @@ def affine_module(layer: Layer, x: Tensor) -> nn.Module | None:
     most one component of the output, which random signs reveal on the samples x.
     """
     owners = [part for part in layer.module.modules() if any(True for _ in part.parameters(recurse=False))]
-    if len(owners) != 1 or not _affine(owners[0]) or layer.random():
+    if len(owners) != 1 or not is_affine(owners[0]) or layer.random():
         return None
     with torch.enable_grad(), tapped(owners, [layer]) as taps:
         rates = layer.body(x, None)
@@ -42,7 +42,7 @@ def affine_module(layer: Layer, x: Tensor) -> nn.Module | None:
     return owners[0] if torch.allclose(plain.abs(), signed.abs()) else None
 
 
-def _affine(module: nn.Module) -> bool:
+def is_affine(module: nn.Module) -> bool:
     """Whether a module is a linear map or an ungrouped convolution with zero padding, its weight being trainable."""
     if isinstance(module, (nn.Conv1d, nn.Conv2d)):
         plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)

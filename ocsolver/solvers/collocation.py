@@ -9,24 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ocsolver._call import call
 from ocsolver.collocation.campaign import Campaign, Stop
-from ocsolver.collocation.interior import Limits as BoundsOf
 from ocsolver.collocation.points import Stacked
 from ocsolver.constraints import Constraint
-from ocsolver.errors import InputError, UnsupportedError, complaint
+from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.freetime import on_unit_time
-from ocsolver.integrators import RK4
 from ocsolver.maximizers.base import positive_int
-from ocsolver.mesh import Mesh
-from ocsolver.outcome import History, Stats
-from ocsolver.pieces import Pieces
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Solver
+from ocsolver.solvers.collocated import iterate_of, limits_of, report, warm_start
 from ocsolver.transcription import Discretization, transcribe
-from ocsolver.violations import measure_violations
 
 __all__ = ["Collocation"]
 
@@ -37,7 +33,7 @@ INTERVALS = 25  # of the first mesh
 class Collocation(Solver):
     """Solve the maximum principle, collocated at Gauss points, by an interior-point method on an adaptive mesh.
 
-    Control bounds, path constraints, terminal constraints, a free final time and free initial states are all served; the
+    Control bounds, path constraints, terminal constraints, a free final time and free initial states are served; the
     multipliers of the collocation equations are the costates. It starts from a trivial guess, encloses the times at
     which a control jumps or reaches a bound, and divides intervals until the errors of the cost are below the tolerance
     of `solve`. Its control is a polynomial on each interval, so one that jumps only at nodes.
@@ -51,7 +47,8 @@ class Collocation(Solver):
 
     References
     ----------
-    .. [1] W. Hager, *Runge–Kutta methods in optimal control and the transformed adjoint system*, Numer. Math. 87 (2000).
+    .. [1] W. Hager, *Runge–Kutta methods in optimal control and the transformed adjoint system*, Numer. Math. 87
+    (2000).
     .. [2] A. Wächter, L. Biegler, *On the implementation of an interior-point filter line-search algorithm for
        large-scale nonlinear programming*, Math. Program. 106 (2006).
 
@@ -84,77 +81,49 @@ class Collocation(Solver):
         begin = time.perf_counter()
         _check_supported(problem, discretization)
         mesh = discretization.mesh
-        inner = transcribe(problem, Discretization(INTERVALS if mesh is None else mesh, None, None))
-        control = inner.start(start)
+        if mesh is None:
+            mesh = len(start) if isinstance(start, (Tensor, np.ndarray)) and start.ndim == 3 else INTERVALS
+        inner = transcribe(problem, Discretization(mesh, None, None))
+        control = inner.start(None if isinstance(start, Solution) else start)
         inner.check(control)
         _check_constraints(problem, control[0])
         unit = on_unit_time(problem)
-        stacked = Stacked(unit)
-        t0, t1 = unit.horizon
-        nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
+        stacked = Stacked(unit, begin=problem.horizon[0])
         stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
-        campaign = Campaign(stacked, _limits(stacked), self.stages, self.max_intervals, stop, clocked=problem.free_time is not None)
-        guess = None if start is None else control[0].to(torch.float64).cpu().numpy()
-        campaign.run(nodes, guess)
-        return self._solution(problem, campaign, begin)
-
-    def _solution(self, problem: OptimalControlProblem, campaign: Campaign, begin: float) -> Solution:
-        like, point, mesh = problem.initial_state, campaign.point, campaign.mesh
-        tensor = lambda values: torch.as_tensor(np.ascontiguousarray(values), dtype=like.dtype, device=like.device)  # noqa: E731
-        members, B, n = campaign.stacked.members, problem.trajectories, problem.n
-        clocked = problem.free_time is not None
-        states = lambda values: tensor(values).reshape(*values.shape[:-2], B, -1)[..., :n]  # noqa: E731
-        t = mesh.t
-        if clocked:
-            duration = point.nodes[0].reshape(len(point.nodes[0]), members, n + 1)[:, 0, n]  # (G,)
-            t = problem.horizon[0] + duration * t
+        bar = tqdm(total=limits.max_iterations, disable=not limits.progress, desc="Collocation")
+        reporter = _Reporter(self, problem, limits, bar)
+        campaign = Campaign(
+            stacked, limits_of(stacked), self.stages, self.max_intervals, stop, problem.free_time is not None, reporter
+        )
+        t0, t1 = unit.horizon
+        if isinstance(start, Solution) and start.problem is not None:
+            nodes = None if discretization.mesh is None else inner.mesh.nodes.numpy()
+            warm = warm_start(problem, unit, start, self.stages, nodes)
+            campaign.run(t0 + (t1 - t0) * warm.fractions, warm=warm.start)
         else:
-            duration = np.ones(t.shape[1])
-        multipliers = {}
-        path = problem.path_constraint
-        y = None
-        if path is not None:
-            y = tensor(members * point.y / duration[:, None]).reshape(*point.y.shape[:-2], B if members > 1 else t.shape[1], -1)
-        pieces = Pieces(tensor(point.u), states(point.x), members * states(point.p), y)
-        x, p = states(point.nodes), members * states(point.costates)
-        if y is not None:
-            weights = tensor(campaign.mesh.tableau.b)
-            multipliers["path_constraint"] = torch.einsum("s,nsgc->ngc", weights, y)
-        if problem.terminal_constraint is not None:
-            multipliers["terminal_constraint"] = tensor(members * point.nu).reshape(B if members > 1 else t.shape[1], -1)
-        times = tensor(t)
-        span = times[-1, 0] - times[0, 0]
-        relative = ((times[:, 0] - times[0, 0]) / span).to(torch.float64).clamp(0.0, 1.0)
-        relative[-1] = 1.0
-        switches = [
-            [(float(problem.horizon[0] + d * w.time) if clocked else float(w.time), w.component) for w in row]
-            for d, row in zip(duration, campaign.switches, strict=True)
-        ]
-        costs, residuals = (np.array(part) for part in zip(*campaign.history, strict=True))
-        unknown = torch.full((len(costs), t.shape[1]), torch.nan, dtype=like.dtype)
-        history = History(
-            tensor(costs), tensor(residuals), *(unknown.clone() for _ in range(5)), torch.ones_like(unknown, dtype=torch.bool)
-        )
-        return Solution(
-            residual=tensor(campaign.residual),
-            status=campaign.status,
-            notes=campaign.notes,
-            history=history,
-            stats=Stats(len(costs) - 1, dict(campaign.counts), {"total": time.perf_counter() - begin}),
-            solver=repr(self),
-            t=times,
-            x=x,
-            p=p,
-            u=pieces.mean_control(problem),
-            cost=tensor(campaign.cost),
-            problem=problem,
-            discretization=Discretization(Mesh(relative), RK4(), None),
-            shared_control=problem.shared_control,
-            pieces=pieces,
-            multipliers=multipliers,
-            violations=measure_violations(problem, times, x, pieces),
-            switches=switches,
-        )
+            nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
+            campaign.run(nodes, None if start is None else control[0].to(torch.float64).cpu().numpy())
+        bar.close()
+        return report(problem, campaign, begin, repr(self))
+
+
+@dataclass(eq=False)
+class _Reporter:
+    """Called after each iteration: progress bar and the user's callback."""
+
+    solver: Collocation
+    problem: OptimalControlProblem
+    limits: Limits
+    bar: Any
+
+    def __call__(self, k: int, campaign: Campaign) -> bool:
+        if self.limits.progress:
+            cost, error = float(campaign.cost.mean()), float(campaign.residual.max())
+            self.bar.set_postfix(cost=f"{cost:.6g}", residual=f"{error:.1e}", intervals=len(campaign.mesh.h))
+            self.bar.update()
+        if self.limits.callback is None:
+            return False
+        return bool(self.limits.callback(k, iterate_of(self.problem, campaign)))
 
 
 def _check_supported(problem: Any, discretization: Discretization) -> None:
@@ -171,7 +140,9 @@ def _check_supported(problem: Any, discretization: Discretization) -> None:
         if getattr(discretization, name) is not None:
             todo = "Leave it out; the accuracy is that of the tolerance."
             got = repr(getattr(discretization, name))
-            raise UnsupportedError(complaint(f"Collocation {name}", expected="None: it is a method of its own", got=got, todo=todo))
+            raise UnsupportedError(
+                complaint(f"Collocation {name}", expected="None: it is a method of its own", got=got, todo=todo)
+            )
 
 
 def _check_constraints(problem: OptimalControlProblem, u: Tensor) -> None:
@@ -187,30 +158,3 @@ def _check_constraints(problem: OptimalControlProblem, u: Tensor) -> None:
             constraint = problem.path_constraint
             arguments = (t, x, u[:1].expand(2, 3, *u.shape[1:]))[: constraint.arguments]
             constraint.check("path_constraint", call(constraint.function, "path_constraint", *arguments), x)
-
-
-def _limits(stacked: Stacked) -> BoundsOf:
-    """Bounds of everything, as arrays."""
-    problem = stacked.problem
-    array = lambda side: side.detach().cpu().to(torch.float64).numpy()  # noqa: E731
-    sides = problem.control_set.bounds(problem.initial_state)
-    assert sides is not None
-    free = problem.free_initial_state
-    start = (problem.initial_state, problem.initial_state) if free is None else (free.lower, free.upper)
-    x, t = problem.initial_state, problem.initial_state.new_full((1,), problem.horizon[0])
-    u = problem.control_set.project(x.new_zeros(problem.groups, problem.m))
-
-    def bounds(constraint: Constraint | None, arguments: tuple[Tensor, ...]) -> tuple[Any, Any]:
-        if constraint is None:
-            return np.zeros(0), np.zeros(0)
-        with torch.no_grad():
-            values = constraint.terminal(*arguments) if len(arguments) == 1 else constraint.path(*arguments)
-        lower, upper = constraint.bounds(values)
-        return np.tile(array(lower), stacked.members), np.tile(array(upper), stacked.members)
-
-    return BoundsOf(
-        *(array(side) for side in sides),
-        *bounds(problem.path_constraint, (t, x, u)),
-        *bounds(problem.terminal_constraint, (x,)),
-        *(array(side).reshape(stacked.groups, stacked.v) for side in start),
-    )

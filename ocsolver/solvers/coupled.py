@@ -5,8 +5,8 @@ states and costates, is the initial matrix of a limited-memory BFGS model of J [
 the layers from the steps taken. ρ needs no search: the last pair (s, y) fixes it as ρ = ½ yᵀM⁻¹y / sᵀy, half of
 the scaling of Shanno and Phua [2]_ in the metric of H̃. A step that fails the test of J is shortened, and the next ones
 are not much longer than the last that passed; when that does not help, the pairs are dropped and the maximization of H̃
-alone takes over, with ρ from the ratio test. The gain that is recorded for a quasi-Newton step is its slope, and its
-feasibility errors are not computed (nan).
+alone takes over, with ρ from the ratio test. The gain that is recorded is the slope along the step; feasibility errors
+are not computed (nan), but for a rejected maximization, where Lemma 1 then says how much larger ρ has to be.
 
 .. [1] J. Nocedal, S. Wright, *Numerical Optimization*, 2006, Algorithm 7.4.
 .. [2] D. Shanno, K. Phua, *Matrix conditioning and nonlinear optimization*, Math. Programming 14 (1978).
@@ -77,18 +77,20 @@ def coupled_step(maximizer: GaussNewton, transcription: Timed, iterate: Iterate,
     fast, rho, unknown = bool(memory.pairs), memory.rho, torch.full_like(old.cost, torch.nan)
     step = memory.length * memory.direction
     control = _moved(blocks, step)
-    terms = Terms((slope @ step)[None], unknown, unknown) if fast else step_terms(iterate, control)
+    terms, constant = Terms((slope @ step)[None], unknown, unknown), unknown
     trial = transcription.forward(control, old)
     drop, promised = float(old.cost - trial.cost), float(terms.gain)
     ratio = drop / promised if promised > 0 and bool(trial.finite) else -math.inf
     accepted = ratio >= (rule.accept if memory.calibrated else CALIBRATION)
-    constant = unknown if fast else estimated_constant(old.cost, trial.cost, terms)
     new, stalled = iterate, False
     if accepted:
         sweep, value = transcription.settle(trial, iterate.first_gradient)
         new = replace(iterate, sweep=sweep, residual=value)
         memory = _learned(memory, rule, fast, ratio, step, slope - flat_slope(sweep.blocks))
     else:
+        if not fast:
+            terms = step_terms(iterate, control)
+            constant = estimated_constant(old.cost, trial.cost, terms)
         memory = _rejected(memory, rule, fast, ratio, trial.finite, constant)
         stalled = memory.rejected >= PATIENCE or (not fast and promised <= float(rounding_of(old)))
     flag, no = torch.full_like(trial.finite, accepted), torch.zeros_like(trial.finite)

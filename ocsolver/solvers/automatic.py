@@ -1,0 +1,89 @@
+"""What `solve` does if no solver is named: collocation where it applies, E-MSA elsewhere and to find a basin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ocsolver.continuous import DEFAULT_INTERVALS
+from ocsolver.problem import OptimalControlProblem
+from ocsolver.solution import Solution
+from ocsolver.solvers.base import Limits, Solver
+from ocsolver.solvers.collocation import Collocation
+from ocsolver.solvers.emsa import EMSA
+from ocsolver.transcription import Discretization
+
+__all__ = ["Automatic"]
+
+LARGEST = 40  # states and controls of a group for which dense blocks pay
+ENTRIES = 30_000_000  # of the Hessians on a mesh of 100 intervals
+SHARES = (0.25, 0.75)  # of the way between the bounds: other controls to start from
+
+
+@dataclass(frozen=True)
+class Automatic(Solver):
+    """Collocation in double precision, for problems of moderate size whose control set is a box; else E-MSA.
+
+    A mesh, an integrator or an adjoint that is asked for belongs to E-MSA, whose control is constant on the intervals
+    of that mesh; so do runs of a fixed number of iterations. If collocation does not converge, E-MSA globalizes: its
+    control is the start of a second attempt; problems that E-MSA does not know are tried from other controls. The best
+    answer counts.
+
+    Examples
+    --------
+    >>> from ocsolver.solvers.automatic import Automatic
+    >>> Automatic()
+    Automatic()
+    """
+
+    def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
+        if not self._collocates(problem, discretization, limits):
+            return EMSA().run(problem, discretization, start, limits)
+        if discretization.mesh is None and not isinstance(start, Solution):
+            discretization = replace(discretization, mesh=DEFAULT_INTERVALS)
+        best = Collocation().run(problem, discretization, start, limits)
+        if bool(best.success.all()) or limits.max_seconds is not None or limits.callback is not None:
+            return best
+        for guess in self._guesses(problem, limits):
+            other = Collocation().run(problem, discretization, guess, limits)
+            if _better(other, best):
+                best = other
+            if bool(best.success.all()):
+                break
+        return best
+
+    @staticmethod
+    def _collocates(problem: Any, discretization: Discretization, limits: Limits) -> bool:
+        if not isinstance(problem, OptimalControlProblem):
+            return False
+        box = problem.control_set.bounds(problem.initial_state) is not None
+        asked = discretization.integrator is not None or discretization.adjoint is not None
+        if problem.restrictions:
+            return box and not asked
+        asked |= discretization.mesh is not None or limits.tolerance is None
+        size = problem.n * problem.trajectories // problem.groups + problem.m
+        fits = size <= LARGEST and 300 * problem.groups * size**2 <= ENTRIES
+        return box and fits and not asked and problem.dtype == torch.float64
+
+    @staticmethod
+    def _guesses(problem: OptimalControlProblem, limits: Limits) -> Any:
+        """Other starts, one after the other."""
+        if not problem.restrictions:
+            quiet = replace(limits, progress=False)
+            yield EMSA().run(problem, Discretization(None, None, None), None, quiet)
+        sides = problem.control_set.bounds(problem.initial_state)
+        assert sides is not None
+        if bool(torch.isfinite(sides[0]).all() & torch.isfinite(sides[1]).all()):
+            for share in SHARES:
+                yield torch.lerp(*sides, share)
+
+
+def _better(new: Solution, old: Solution) -> bool:
+    """More groups that succeed, or as many at a lower cost and no larger violation."""
+    successes = int(new.success.sum()) - int(old.success.sum())
+    if successes:
+        return successes > 0
+    worst = [max((float(v.max()) for v in s.violations.values()), default=0.0) for s in (new, old)]
+    return worst[0] <= max(1.1 * worst[1], 1e-7) and float(new.cost.sum()) < float(old.cost.sum())

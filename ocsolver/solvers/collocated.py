@@ -1,0 +1,233 @@
+"""Between problems and solutions of the library and the arrays of collocation; it knows no algorithm."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ocsolver.collocation.campaign import Campaign, Start
+from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.tableau import gauss
+from ocsolver.collocation.unknowns import Bounds
+from ocsolver.constraints import Constraint
+from ocsolver.integrators import RK4
+from ocsolver.mesh import Mesh
+from ocsolver.outcome import History, Stats
+from ocsolver.pieces import Pieces, shifted
+from ocsolver.problem import OptimalControlProblem
+from ocsolver.solution import Solution
+from ocsolver.transcription import Discretization
+from ocsolver.violations import measure_violations
+
+__all__ = ["Warm", "iterate_of", "limits_of", "report", "warm_start"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+NARROW = 0.2  # of the mean length: intervals that enclosed a switch and are left out of a warm start
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().cpu().to(torch.float64).numpy()
+    return array
+
+
+def limits_of(stacked: Stacked) -> Bounds:
+    """Bounds of a problem on unit time."""
+    problem = stacked.problem
+    sides = problem.control_set.bounds(problem.initial_state)
+    assert sides is not None
+    free = problem.free_initial_state
+    start = (problem.initial_state, problem.initial_state) if free is None else (free.lower, free.upper)
+    x, t = problem.initial_state, problem.initial_state.new_full((1,), problem.horizon[0])
+    u = problem.control_set.project(x.new_zeros(problem.groups, problem.m))
+
+    def bounds(constraint: Constraint | None, *arguments: Tensor) -> tuple[Array, Array]:
+        if constraint is None:
+            return np.zeros(0), np.zeros(0)
+        with torch.no_grad():
+            values = constraint.terminal(*arguments) if len(arguments) == 1 else constraint.path(*arguments)
+        lower, upper = constraint.bounds(values)
+        return np.tile(_array(lower), stacked.members), np.tile(_array(upper), stacked.members)
+
+    path, end = bounds(problem.path_constraint, t, x, u), bounds(problem.terminal_constraint, x)
+    low, high = (_array(side).reshape(stacked.groups, stacked.v) for side in start)
+    return Bounds(_array(sides[0]), _array(sides[1]), *path, *end, low, high)
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """Arrays of a campaign as tensors of the original problem."""
+
+    problem: OptimalControlProblem
+    campaign: Campaign
+
+    def tensor(self, values: Array) -> Tensor:
+        """With dtype and device of the run."""
+        like = self.problem.initial_state
+        return torch.as_tensor(np.ascontiguousarray(values), dtype=like.dtype, device=like.device)
+
+    def states(self, values: Array) -> Tensor:
+        """Stacked states (*b, G, v), the duration left out: (*b, B, n)."""
+        B = self.problem.trajectories
+        return self.tensor(values).reshape(*values.shape[:-2], B, -1)[..., : self.problem.n]
+
+    def costates(self, values: Array) -> Tensor:
+        """Costates per trajectory: (*b, G, v) -> (*b, B, n)."""
+        return self.campaign.stacked.members * self.states(values)
+
+    def multipliers(self, values: Array) -> Tensor:
+        """Multipliers per trajectory: (*b, G, members · c) -> (*b, B, c)."""
+        rows = self.tensor(self.campaign.stacked.members * values)
+        return rows.reshape(*values.shape[:-2], self.problem.trajectories, -1)
+
+    @property
+    def duration(self) -> Array:
+        """Factor from the time of the campaign to that of the problem (G,)."""
+        nodes = self.campaign.point.nodes
+        if self.problem.free_time is None:
+            return np.ones(nodes.shape[1])
+        members = self.campaign.stacked.members
+        result: Array = nodes[0].reshape(nodes.shape[1], members, -1)[:, 0, -1]
+        return result
+
+    @property
+    def start(self) -> float:
+        """Time of the problem at time zero of the campaign."""
+        return 0.0 if self.problem.free_time is None else self.problem.horizon[0]
+
+    @property
+    def times(self) -> Array:
+        """Nodes (N + 1, G)."""
+        result: Array = self.start + self.duration * self.campaign.mesh.t
+        return result
+
+
+def iterate_of(problem: OptimalControlProblem, campaign: Campaign) -> SimpleNamespace:
+    """What a callback sees of an iteration."""
+    view, point = _View(problem, campaign), campaign.point
+    return SimpleNamespace(
+        t=view.tensor(view.times),
+        u=view.tensor(np.einsum("s,nsgm->ngm", campaign.mesh.tableau.b, point.u)),
+        x=view.states(point.nodes),
+        p=view.costates(point.costates),
+        cost=view.tensor(campaign.cost),
+        residual=view.tensor(campaign.residual),
+    )
+
+
+def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, solver: str) -> Solution:
+    """The Solution of a campaign that has ended."""
+    view, point = _View(problem, campaign), campaign.point
+    duration, times = view.duration, view.tensor(view.times)
+    multipliers, y = {}, None
+    if problem.path_constraint is not None:
+        y = view.multipliers(point.y / duration[:, None])
+        multipliers["path_constraint"] = torch.einsum("s,nsgc->ngc", view.tensor(campaign.mesh.tableau.b), y)
+    if problem.terminal_constraint is not None:
+        multipliers["terminal_constraint"] = view.multipliers(point.nu)
+    pieces = Pieces(view.tensor(point.u), view.states(point.x), view.costates(point.p), y)
+    x = view.states(point.nodes)
+    return Solution(
+        residual=view.tensor(campaign.residual),
+        status=campaign.status,
+        notes=campaign.notes,
+        history=_history(view),
+        stats=Stats(len(campaign.history) - 1, dict(campaign.counts), {"total": time.perf_counter() - begin}),
+        solver=solver,
+        t=times,
+        x=x,
+        p=view.costates(point.costates),
+        u=pieces.mean_control(problem),
+        cost=view.tensor(campaign.cost),
+        problem=problem,
+        discretization=Discretization(_first_mesh(times), RK4(), None),
+        shared_control=problem.shared_control,
+        pieces=pieces,
+        multipliers=multipliers,
+        violations=measure_violations(problem, times, x, pieces),
+        switches=[
+            [(float(view.start + d * switch.time), switch.component) for switch in row]
+            for d, row in zip(duration, campaign.switches, strict=True)
+        ],
+    )
+
+
+def _first_mesh(times: Tensor) -> Mesh:
+    """Mesh of the first group, relative to its horizon."""
+    own = times[:, 0].detach().cpu().to(torch.float64)
+    relative = (own - own[0]) / (own[-1] - own[0])
+    relative[-1] = 1.0
+    return Mesh(relative)
+
+
+def _history(view: _View) -> History:
+    costs, residuals = (view.tensor(np.array(part)) for part in zip(*view.campaign.history, strict=True))
+    unknown = torch.full_like(costs, torch.nan)
+    accepted = torch.ones_like(costs, dtype=torch.bool)
+    return History(costs, residuals, unknown, unknown, unknown, unknown, unknown, accepted)
+
+
+class Warm(NamedTuple):
+    """A start and the nodes it belongs to, as fractions of the horizon (N + 1, G)."""
+
+    fractions: Array
+    start: Start
+
+
+def warm_start(
+    problem: OptimalControlProblem, unit: OptimalControlProblem, solution: Solution, s: int, nodes: Array | None
+) -> Warm:
+    """A start from a Solution of this or a similar problem: states, control and costates at the Gauss points.
+
+    Where the horizons overlap, as in receding-horizon control, times are those of the solution; else they count from
+    the start.
+    """
+    old = solution.t
+    if nodes is None:
+        own = _array(old[:, 0])
+        nodes = _without_narrow((own - own[0]) / (own[-1] - own[0]))
+    t0, t1 = problem.horizon
+    if problem.free_time is not None:
+        t1 = t0 + float(old[-1, 0] - old[0, 0])
+    fractions = np.repeat(nodes[:, None], unit.groups, 1)
+    inner = nodes[:-1, None] + np.diff(nodes)[:, None] * gauss(s).c  # (N, s)
+    N = len(inner)
+    like = solution.x
+    times = shifted((t0 + (t1 - t0) * torch.as_tensor(np.concatenate((nodes, inner.ravel())))).to(like), old)
+    count = len(nodes)
+    order = times.argsort()
+    back = order.argsort()
+    state, costate, control = (
+        _array(function(times[order])[back]) for function in (solution.state, solution.costate, solution.control)
+    )
+    stacked = Stacked(unit)
+    G, members = stacked.groups, stacked.members
+
+    def stack(values: Array, extra: float) -> Array:
+        if unit.n > problem.n:
+            values = np.concatenate((values, np.full((*values.shape[:-1], 1), extra)), -1)
+        return values.reshape(len(values), G, -1)
+
+    x, p = stack(state, t1 - t0), stack(costate, 0.0) / members
+    u = np.broadcast_to(control, (len(control), G, problem.m))
+
+    def inside(values: Array) -> Array:
+        return np.asarray(values[count:].reshape(N, s, *values.shape[1:]))
+
+    return Warm(fractions, Start(inside(x), inside(u), inside(p), x[:count], p[:count]))
+
+
+def _without_narrow(nodes: Array) -> Array:
+    """Nodes without those that make intervals much narrower than the mean."""
+    shortest = NARROW / (len(nodes) - 1)
+    kept = [0.0]
+    for t in nodes[1:-1]:
+        if t - kept[-1] >= shortest and 1.0 - t >= shortest:
+            kept.append(float(t))
+    return np.array([*kept, 1.0])
