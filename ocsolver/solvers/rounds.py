@@ -207,7 +207,8 @@ class Rounds:
             elif own in FAILED and (hopeless or bool(self.multipliers.r[g] >= self.largest[g])):
                 self.status[g], self.notes[g] = own, note
             elif hopeless or (bool(met[g]) and own is Status.STALLED):
-                self.status[g] = Status.STALLED
+                missed = not bool(worst[g] <= self.rules.feasibility)
+                self.status[g] = Status.INFEASIBLE if missed else Status.STALLED
             if (
                 self.status[g] < 0
                 and self.status[g] is not Status.RUNNING
@@ -275,9 +276,7 @@ class Rounds:
             where = f"component {j} of trajectory {rows[row]}"
             found.append((worst, f"{name}, {where}, is violated by {worst:.3g} at t = {when:.6g}"))
         worst_text = max(found)[1] if found else ""
-        if self.status[group] is not Status.STALLED:
-            return worst_text
-        return f"{worst_text}; the constraints may contradict each other, the bounds or the dynamics"
+        return worst_text
 
     def _solution(self, report: Report) -> Solution:
         last, n = self.solutions[-1], self.problem.n
