@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
 
 from scripts._peers_batch import loop_over_casadi, one_batch
 from scripts._peers_ours import Ours
@@ -139,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--without-ours", action="store_true", help="measure the peers alone")
     options = parser.parse_args(argv)
     matplotlib.use("Agg")
+    torch.set_num_threads(1)  # as the others
     options.out.mkdir(parents=True, exist_ok=True)
     repeats = max(1, options.repeats or (1 if options.quick else 5))
     wanted = options.problems or (QUICK if options.quick else [statement.id for statement in STATEMENTS])
