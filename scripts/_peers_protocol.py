@@ -20,7 +20,20 @@ from typing import Any, Protocol
 from scripts._peers_resimulate import Answer, resimulate
 from scripts._peers_statements import Statement
 
-__all__ = ["ACCURACY", "COLD", "TIMES", "WARM", "Peer", "fastest", "geometric_mean", "refine", "summarize", "time_all"]
+__all__ = [
+    "ACCURACY",
+    "COLD",
+    "TIMES",
+    "WARM",
+    "Peer",
+    "fastest",
+    "geometric_mean",
+    "processor_time",
+    "quiet",
+    "refine",
+    "summarize",
+    "time_all",
+]
 
 SLACK = 3.0  # one refinement may take this many times the limit of all before it is stopped
 ACCURACY = 1e-6  # of the re-simulated cost, relative to max(1, |J*|), and of the fixed final states

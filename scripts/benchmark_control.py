@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         help="keep the numbers of these files; --peers are timed again on the meshes that they tell",
     )
+    parser.add_argument("--batch", type=int, default=BATCH, help="problems of the batch (default: 1000)")
     parser.add_argument("--without-batch", action="store_true", help="leave out the loop over CasADi solvers")
     parser.add_argument("--without-ours", action="store_true", help="measure the peers alone")
     options = parser.parse_args(argv)
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     limit = min(options.limit, 2.0) if options.quick else options.limit
     runs = measure(measured, statements, limit, repeats, stored)
     batch = batches(
-        8 if options.quick else BATCH,
+        8 if options.quick else options.batch,
         ours=bool(ours),
         casadi="casadi" in versions and any(peer.tool == "CasADi" for peer in peers) and not options.without_batch,
         stored=stored["batch"] if stored else {},
