@@ -12,9 +12,9 @@ import torch
 
 import ocsolver as oc
 from scripts._peers_ours import control_of, problem_of
+from scripts._peers_problems import STATEMENTS
 from scripts._peers_protocol import ACCURACY, processor_time, quiet
 from scripts._peers_resimulate import resimulate
-from scripts._peers_statements import STATEMENTS
 
 __all__ = ["initial_states", "loop_over_casadi", "one_batch"]
 
@@ -54,10 +54,11 @@ def worst(controls: Sequence[Any], states: np.ndarray, known: Sequence[float]) -
 
 
 def loop_over_casadi(count: int, sample: int = SAMPLE) -> dict[str, Any]:
-    """Problems per processor second of the fastest prebuilt solver whose sample is right to 1e-6, each problem solved in turn.
+    """Problems per processor second of the fastest prebuilt solver whose sample is right to 1e-6.
 
-    The initial state is the parameter of the solver. Every transcription is tried with three starts: its own first
-    guess, the solution of the nominal problem, and this solution with its multipliers and a small barrier parameter.
+    One problem after the other; the initial state is the parameter of the solver. Every transcription is tried with
+    three starts: its own first guess, the solution of the nominal problem, and this solution with its multipliers and
+    a small barrier parameter.
     """
     casadi = importlib.import_module("scripts._peers_casadi")
     states = initial_states(count)
@@ -122,9 +123,10 @@ def suitable(
 
 
 def one_batch(count: int, known: Sequence[float]) -> dict[str, Any]:
-    """Problems per processor second of one call of `oc.solve`, at the loosest tolerance that certifies 1e-6 for every problem.
+    """Problems per processor second of one call of `oc.solve`.
 
-    `known` are optima of the first problems, against which their re-simulated costs are held.
+    At the loosest tolerance that certifies 1e-6 for every problem; `known` are optima of the first problems, against
+    which their re-simulated costs are held.
     """
     states = initial_states(count)
     problem = problem_of(STATEMENT, torch.as_tensor(states))

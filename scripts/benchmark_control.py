@@ -23,9 +23,10 @@ import torch
 
 from scripts._peers_batch import loop_over_casadi, one_batch
 from scripts._peers_ours import Ours
+from scripts._peers_problems import STATEMENTS
 from scripts._peers_protocol import ACCURACY, TIMES, Peer, refine, steps, summarize, time_all
 from scripts._peers_report import draw, table
-from scripts._peers_statements import STATEMENTS, Statement
+from scripts._peers_statements import Statement
 from scripts._records import environment, write_json
 
 __all__ = ["main"]
