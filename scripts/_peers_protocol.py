@@ -227,7 +227,7 @@ def time_all(
         qualified = {key: run for key, run in runs[id].items() if run["mesh"] is not None}
         if name not in qualified:
             return False
-        best = {key: min(run["seconds"] or [run["steps"][-1]["seconds"]]) for key, run in qualified.items()}
+        best = {key: min(run["processor_seconds"] or [run["steps"][-1]["seconds"]]) for key, run in qualified.items()}
         rivals = [best[key] for key, run in qualified.items() if run["tool"] == qualified[name]["tool"]]
         return bool(best[name] <= factor * min(rivals))
 
@@ -244,7 +244,7 @@ def time_all(
                 run["processor_seconds"].append(processor)
     for statement in statements:
         for peer in peers:
-            if raced(statement.id, peer.name, 2.5):
+            if raced(statement.id, peer.name, 4.0):
                 run = runs[statement.id][peer.name]
                 found, failure = isolated(peer, warm_runs(peer, statement, run["mesh"], repeats), limit)
                 for seconds, processor in found:
