@@ -20,12 +20,26 @@ from typing import Any, Protocol
 from scripts._peers_resimulate import Answer, resimulate
 from scripts._peers_statements import Statement
 
-__all__ = ["ACCURACY", "TIMES", "Peer", "fastest", "geometric_mean", "refine", "summarize", "time_all"]
+__all__ = [
+    "ACCURACY",
+    "COLD",
+    "TIMES",
+    "WARM",
+    "Peer",
+    "fastest",
+    "geometric_mean",
+    "processor_time",
+    "quiet",
+    "refine",
+    "summarize",
+    "time_all",
+]
 
 SLACK = 3.0  # one refinement may take this many times the limit of all before it is stopped
 ACCURACY = 1e-6  # of the re-simulated cost, relative to max(1, |J*|), and of the fixed final states
 
 
+COLD, WARM = "median_processor_seconds", "median_warm_processor_seconds"  # the machine has other work to do
 TIMES = ("seconds", "processor_seconds", "warm_seconds", "warm_processor_seconds")
 
 
@@ -72,18 +86,15 @@ def quiet() -> Iterator[None]:
 def processor_time() -> float:
     """Processor seconds of this process and of those that it started and that have ended."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return time.process_time() + times.children_user + times.children_system
 
 
 def timed(action: Callable[[], Answer]) -> tuple[float, float, Answer]:
     """Seconds, processor seconds and answer."""
     with quiet():
-        begin, processor = time.perf_counter(), time.process_time()
-        children = processor_time()
+        begin, processor = time.perf_counter(), processor_time()
         answer = action()
-        seconds = time.perf_counter() - begin
-        own = time.process_time() - processor
-        return seconds, max(own, processor_time() - children), answer
+        return time.perf_counter() - begin, processor_time() - processor, answer
 
 
 def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
@@ -216,7 +227,7 @@ def time_all(
         qualified = {key: run for key, run in runs[id].items() if run["mesh"] is not None}
         if name not in qualified:
             return False
-        best = {key: min(run["seconds"] or [run["steps"][-1]["seconds"]]) for key, run in qualified.items()}
+        best = {key: min(run["processor_seconds"] or [run["steps"][-1]["seconds"]]) for key, run in qualified.items()}
         rivals = [best[key] for key, run in qualified.items() if run["tool"] == qualified[name]["tool"]]
         return bool(best[name] <= factor * min(rivals))
 
@@ -233,7 +244,7 @@ def time_all(
                 run["processor_seconds"].append(processor)
     for statement in statements:
         for peer in peers:
-            if raced(statement.id, peer.name, 2.5):
+            if raced(statement.id, peer.name, 4.0):
                 run = runs[statement.id][peer.name]
                 found, failure = isolated(peer, warm_runs(peer, statement, run["mesh"], repeats), limit)
                 for seconds, processor in found:
@@ -267,7 +278,7 @@ def summarize(statements: Sequence[Statement], runs: dict[str, dict[str, Any]]) 
     ratios: dict[str, dict[str, float]] = {"cold": {}, "warm": {}}
     missing = []
     for statement in statements:
-        for label, key in (("cold", "median_seconds"), ("warm", "median_warm_seconds")):
+        for label, key in (("cold", COLD), ("warm", WARM)):
             ours, peer = (fastest(runs[statement.id], key, tool) for tool in ("ocsolver", None))
             if ours and peer:
                 ratios[label][statement.id] = peer[1] / ours[1]
