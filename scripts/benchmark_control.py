@@ -201,7 +201,7 @@ def batches(count: int, *, ours: bool, casadi: bool, stored: dict[str, Any]) -> 
     if casadi:
         batch["CasADi"] = loop_over_casadi(count)
     if ours:
-        batch["ocsolver"] = one_batch(count, batch.get("CasADi", {}).get("optima", []))
+        batch["ocsolver"] = one_batch(count, batch.get("CasADi", {}).get("optima", [])[:count])
     rates = [batch.get(name, {}).get("per_second") for name in ("ocsolver", "CasADi")]
     if all(rates):
         batch["throughput_ratio"] = rates[0] / rates[1]
