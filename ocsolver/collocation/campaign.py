@@ -38,6 +38,7 @@ PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
 STUCK = 8  # iterations that fail in a row before a group is given up
 VIOLATION = 1e-7
+ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
 PRICE, HIGHEST_PRICE = 1e2, 1e7  # of constraint violations, relative to the size of J
 
 
@@ -90,6 +91,7 @@ class Campaign:
     status: list[Status] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    careful: bool = False  # how far steps may leave the linearization
     system: System = field(init=False)
     walk: Walk = field(init=False)
     point: Point = field(init=False)
@@ -217,13 +219,38 @@ class Campaign:
             solved = self._solve(hat, np.ones(G, dtype=bool))
             if solved.all():
                 return solved
-        for guess in (simulated, at_rest):
+        sound = np.zeros(G, dtype=bool)
+        for guess, self.careful in ((simulated, False), (simulated, True), (at_rest, False)):
+            before = self._state if solved.any() else None
             x, nodes, u = guess(self.stacked, self.limits, mesh, control)
             self._start(mesh, x, nodes, u)
-            solved = self._solve(hat, np.ones(G, dtype=bool))
-            if solved.all() or not self._time_left():
+            now = self._solve(hat, ~sound)
+            new = (now & ~solved) | (now & self._sound() & ~sound)
+            if before is not None:
+                self._keep(before, ~new)
+            solved = solved | now
+            sound = solved & self._sound()
+            if sound.all() or not self._time_left():
                 break
         return solved
+
+    def _keep(self, before: tuple[System, Point, Model, Array], groups: Array) -> None:
+        """Take some groups back to where they were on the same mesh."""
+        system, point, _, mu = before
+        rows = groups[:, None]
+        rho_end = np.where(rows, system.rho_end, self.system.rho_end)
+        rho_path = np.where(rows, system.rho_path, self.system.rho_path)
+        scale_x = np.where(rows, system.scale_x, self.system.scale_x)
+        size = np.where(groups, system.size, self.system.size)
+        self.system = replace(self.system, rho_end=rho_end, rho_path=rho_path, scale_x=scale_x, size=size)
+        self.point, self.mu = self.point.merged(point, groups), np.where(groups, mu, self.mu)
+        self.model = self.system.linearize(self.point, self.mu)
+
+    def _sound(self) -> Array:
+        """Whether the errors of the mesh are small enough for the solution to mean anything (G,)."""
+        errors = self.errors()
+        total = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
+        return np.asarray(total <= ROUGH * np.maximum(self.scale(), self.system.size))
 
     def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
         scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u)
@@ -244,7 +271,7 @@ class Campaign:
 
     def _solve(self, hat: float, wanted: Array) -> Array:
         """Iterate on the current mesh until μ is `hat` relative to the size of J: which groups are solved (G,)."""
-        walk = self.walk = Walk(self.system, clocked=self.clocked)
+        walk = self.walk = Walk(self.system, clocked=self.clocked, careful=self.careful)
         unit = self.system.size / self.system.duration
         mu_end = np.minimum(hat * unit, self.mu)
         self._round(unit)

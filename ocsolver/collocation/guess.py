@@ -55,37 +55,28 @@ def at_rest(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None)
 def simulated(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None) -> tuple[Array, Array, Array]:
     """States simulated by RK4 steps; groups that leave the neighborhood stay at rest."""
     x, nodes, u = at_rest(stacked, limits, mesh, control)
-    h, c = mesh.h, mesh.tableau.c
+    h, sigma = mesh.h, mesh.tableau.c[:, None, None]
 
     def rate(t: Array, state: Array, value: Array) -> Array:
         return np.asarray(stacked.values(t[None, None], state[None, None], value[None, None]).f[0, 0])
 
-    start = nodes[0].copy()
-    rates, state = [], start
-    path = [start]
+    state = nodes[0].copy()
+    path, slopes = [state], []
     for k in range(len(h)):
-        step, t, value = h[k][:, None], mesh.t[k], u[k].mean(0)
-        k1 = rate(t, state, value)
-        k2 = rate(t + h[k] / 2, state + step / 2 * k1, value)
-        k3 = rate(t + h[k] / 2, state + step / 2 * k2, value)
-        k4 = rate(t + h[k], state + step * k3, value)
+        step, half, value = h[k][:, None], mesh.t[k] + h[k] / 2, u[k].mean(0)
+        k1 = rate(mesh.t[k], state, value)
+        k2 = rate(half, state + step / 2 * k1, value)
+        k3 = rate(half, state + step / 2 * k2, value)
+        k4 = rate(mesh.t[k + 1], state + step * k3, value)
         state = state + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        rates.append((k1, rate(t + h[k], state, value)))
+        slopes.append(k1)
         path.append(state)
     trajectory = np.array(path)
-    sane = np.isfinite(trajectory).all((0, 2)) & (
-        np.abs(trajectory) <= FAR * (1.0 + np.abs(start).max(-1)[:, None])
-    ).all((0, 2))
-    sigma = c[:, None, None]
-    left, right = (np.array(part) * h[..., None] for part in zip(*rates, strict=True))
-    a, b = trajectory[:-1, None], trajectory[1:, None]
-    inner = (
-        (1 + 2 * sigma) * (1 - sigma) ** 2 * a
-        + sigma * (1 - sigma) ** 2 * left[:, None]
-        + sigma**2 * (3 - 2 * sigma) * b
-        + sigma**2 * (sigma - 1) * right[:, None]
-    )
-    good = sane[:, None]
+    far = FAR * (1.0 + np.abs(nodes[0]).max(-1)[:, None])
+    good = (np.isfinite(trajectory) & (np.abs(trajectory) <= far)).all((0, 2))[:, None]
+    # the parabola through both nodes with this slope at the first
+    left, change = (np.array(slopes) * h[..., None])[:, None], np.diff(trajectory, axis=0)[:, None]
+    inner = trajectory[:-1, None] + sigma * left + sigma**2 * (change - left)
     return np.where(good, inner, x), np.where(good, trajectory, nodes), u
 
 

@@ -23,7 +23,8 @@ __all__ = ["Walk"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CURVATURE = 1e-10  # that a step must have, relative to its length
-NONLINEAR = 0.1  # largest defect that a step may leave, relative to what it changes
+NONLINEAR = 0.3  # largest defect that a step may leave, relative to what it changes
+CAREFUL, FIRST_STEPS = 0.1, 3  # the same for the first steps, whose multipliers know little
 TRIES, SHORT = 4, 0.1  # to lengthen steps that bounds cut below this
 SHRINK, GROW = 0.5, 1.0  # largest relative changes of the duration in one step
 FILTER_SHRINK = 1e-5
@@ -41,15 +42,18 @@ class Walk:
         The equations.
     clocked : bool
         Whether the last state of every group is the duration.
+    careful : bool
+        Whether all steps stay as near to the linearization as the first ones.
     """
 
-    def __init__(self, system: System, *, clocked: bool) -> None:
+    def __init__(self, system: System, *, clocked: bool, careful: bool) -> None:
         groups = system.stacked.groups
-        self.system, self.clocked = system, clocked
+        self.system, self.clocked, self.careful = system, clocked, careful
         self.delta = np.zeros(groups)
         self.last_delta = np.zeros(groups)
         self.filter: list[list[tuple[float, float]]] = [[] for _ in range(groups)]
         self.theta_max = np.full(groups, np.inf)
+        self.steps = 0
 
     def step(self, point: Point, mu: Array, model: Model, active: Array) -> tuple[Point, Array]:
         """One iteration of the active groups: the next point, and which groups moved."""
@@ -150,6 +154,8 @@ class Walk:
     ) -> tuple[Array, Array, Step]:
         """Filter line search with one second-order correction: who moved, how far, along which step."""
         now = model.now
+        self.steps += 1
+        straight = CAREFUL if self.careful or self.steps <= FIRST_STEPS else NONLINEAR
         theta_min = 1e-4 * np.maximum(1.0, now.feasibility)
         reach = self._reach(step)
         moved, waiting = np.zeros_like(active), active.copy()
@@ -159,7 +165,7 @@ class Walk:
             tried = self.system.at(trial, mu)
             good, armijo = self._acceptable(now, tried, step.slope, trial_alpha, theta_min)
             good &= waiting & (
-                tried.feasibility <= (1 - trial_alpha) * now.feasibility + NONLINEAR * trial_alpha * reach + 1e-12
+                tried.feasibility <= (1 - trial_alpha) * now.feasibility + straight * trial_alpha * reach + 1e-12
             )
             if (
                 halving == 0
@@ -176,7 +182,7 @@ class Walk:
                         waiting
                         & ~good
                         & good2
-                        & (tried2.feasibility <= now.feasibility + NONLINEAR * trial_alpha * reach)
+                        & (tried2.feasibility <= now.feasibility + straight * trial_alpha * reach)
                     )
                     if use.any():
                         step = step.merged(other, use)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +58,21 @@ class Point:
     paths: Barrier
     ends: Barrier
     starts: Barrier  # of the initial states
+
+    def merged(self, other: Point, use: Array) -> Point:
+        """Another point in the groups of `use` (G,)."""
+
+        def pick(a: Array, b: Array) -> Array:
+            return np.where(use[:, None], b, a)
+
+        values = {}
+        for entry in fields(self):
+            a, b = getattr(self, entry.name), getattr(other, entry.name)
+            if isinstance(a, Barrier):
+                values[entry.name] = replace(a, low=pick(a.low, b.low), high=pick(a.high, b.high))
+            else:
+                values[entry.name] = pick(a, b)
+        return Point(**values)
 
     def shifted(self, d: Direction, path: Array, end: Array, alpha: Array) -> Point:
         """Primal variables after a step; α (G,)."""
