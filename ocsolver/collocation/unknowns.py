@@ -65,7 +65,7 @@ class Point:
         def pick(a: Array, b: Array) -> Array:
             return np.where(use[:, None], b, a)
 
-        values = {}
+        values: dict[str, Any] = {}
         for entry in fields(self):
             a, b = getattr(self, entry.name), getattr(other, entry.name)
             if isinstance(a, Barrier):
