@@ -134,7 +134,7 @@ def one_batch(count: int, known: Sequence[float]) -> dict[str, Any]:
     for exponent in (6, 7, 8, 9):
         with quiet():
             begin = processor_time()
-            solution = oc.solve(problem, tolerance=10.0**-exponent, max_seconds=300.0)
+            solution = oc.solve(problem, oc.Collocation(), tolerance=10.0**-exponent, max_seconds=300.0)
             certificate = solution.certificate
             seconds = processor_time() - begin
         costs = solution.cost.abs().clamp_min(1.0)

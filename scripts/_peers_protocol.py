@@ -100,6 +100,7 @@ def timed(action: Callable[[], Answer]) -> tuple[float, float, Answer]:
 def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
     """Errors of an answer, reported and re-simulated."""
     truth, size = resimulate(statement, answer.control()), max(1.0, abs(statement.cost))
+    extra = answer.extra()
     error = (truth.cost - statement.cost) / size
     return {
         "reported_error": (answer.cost - statement.cost) / size,
@@ -108,8 +109,8 @@ def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
         "violation": truth.violation,
         "success": answer.success,
         "message": answer.message[:80],
-        **answer.extra,
-        "qualified": abs(error) <= ACCURACY and truth.miss <= ACCURACY and answer.extra.get("certified", True) is True,
+        **extra,
+        "qualified": abs(error) <= ACCURACY and truth.miss <= ACCURACY and extra.get("certified", True) is True,
     }
 
 
