@@ -99,6 +99,7 @@ class Campaign:
     mu: Array = field(init=False)
     cost: Array = field(init=False)
     residual: Array = field(init=False)
+    error: Array = field(init=False)  # estimated distance of J from its minimum (G,)
 
     @property
     def mesh(self) -> Mesh:
@@ -358,6 +359,7 @@ class Campaign:
         """Status, note and residual of every group."""
         errors, scale = self.errors(), self.scale()
         self.cost = self.system.cost(self.model.now.values, self.model.now.end)
+        self.error = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
         self.residual = errors.gap.sum(0) / np.maximum(scale, 1e-14 * self.system.size)
         worst = self.violation()
         for g in range(len(solved)):
@@ -383,7 +385,7 @@ class Campaign:
             return Status.MAX_ITERATIONS, ""
         if worst > 10 * VIOLATION:
             return Status.INFEASIBLE, self._infeasible(g)
-        return Status.STALLED, ""
+        return Status.STALLED, f"J is estimated to be within {self.error[g]:.1e} of its minimum"
 
     def _infeasible(self, g: int) -> str:
         """Which constraint is violated most, by how much, and when."""

@@ -21,6 +21,7 @@ __all__ = ["Errors", "estimate"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FINE = 6  # Gauss points per interval for the estimates
+CONVEX = 1e-9  # curvature of H, relative to the largest, that counts as convex
 
 
 class Errors(NamedTuple):
@@ -71,7 +72,17 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
                 u = at.u.copy()
                 u[..., j] = bound
                 gain = np.fmax(gain, _gain(stacked, at, q, u))
+    gain = np.where(_unbounded(stacked, limits, q), np.inf, gain)
     return Errors(defect, (w * np.maximum(gain, 0.0)).sum(1))
+
+
+def _unbounded(stacked: Stacked, limits: Bounds, q: PointValues) -> Array:
+    """Where H is convex in a control that has no bound on some side, so has no maximum (N, q, G)."""
+    assert q.hessian is not None
+    bend = np.einsum("...ii->...i", q.hessian)[..., stacked.v :]  # of −H
+    free = ~np.isfinite(limits.control_upper - limits.control_lower)
+    result: Array = ((bend < -CONVEX * (1.0 + np.abs(bend).max(initial=0.0))) & free).any(-1)
+    return result
 
 
 def _gain(stacked: Stacked, at: Fine, q: PointValues, u: Array) -> Array:
