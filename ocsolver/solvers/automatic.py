@@ -18,7 +18,7 @@ from ocsolver.transcription import Discretization
 __all__ = ["Automatic"]
 
 LARGEST = 40  # states and controls of a group for which dense blocks pay
-ENTRIES = 30_000_000  # of the Hessians on a mesh of 100 intervals
+ENTRIES = 100_000_000  # of the stage equations of all groups on the default mesh
 SHARES = (0.25, 0.75)  # of the way between the bounds: other controls to start from
 
 
@@ -63,8 +63,9 @@ class Automatic(Solver):
         if problem.restrictions:
             return box and not asked
         asked |= discretization.mesh is not None or limits.tolerance is None
-        size = problem.n * problem.trajectories // problem.groups + problem.m
-        fits = size <= LARGEST and 300 * problem.groups * size**2 <= ENTRIES
+        states = problem.n * problem.trajectories // problem.groups
+        stages = 3 * (2 * states + problem.m)
+        fits = states + problem.m <= LARGEST and DEFAULT_INTERVALS * problem.groups * stages**2 <= ENTRIES
         return box and fits and not asked and problem.dtype == torch.float64
 
     @staticmethod
