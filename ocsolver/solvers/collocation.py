@@ -48,8 +48,8 @@ class Collocation(Solver):
 
     References
     ----------
-    .. [1] W. Hager, *Runge–Kutta methods in optimal control and the transformed adjoint system*, Numer. Math. 87
-    (2000).
+    .. [1] W. Hager, *Runge–Kutta methods in optimal control and the transformed adjoint system*, Numer. Math. 87,
+       2000.
     .. [2] A. Wächter, L. Biegler, *On the implementation of an interior-point filter line-search algorithm for
        large-scale nonlinear programming*, Math. Program. 106 (2006).
 
