@@ -105,7 +105,7 @@ def find_arcs(solution: Solution, finer: Solution | None = None, *, tolerance: f
 
     >>> import ocsolver as oc
     >>> from problems import fishing
-    >>> arcs = oc.find_arcs(oc.solve(fishing.build().problem))
+    >>> arcs = oc.find_arcs(oc.solve(fishing.build().problem, oc.EMSA()))
     >>> t0, t1, component = arcs.singular[0][0]
     >>> print(f"u[{component}] is singular on [{t0:.1f}, {t1:.1f}]")
     u[0] is singular on [4.0, 10.8]

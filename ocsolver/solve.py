@@ -49,9 +49,9 @@ def solve(
     problem : OptimalControlProblem or NetworkProblem
         What to minimize.
     solver : Solver, optional
-        `Collocation`, `EMSA`, `MSA`, `AugmentedLagrangian`, …. None means `Collocation`, globalized by `EMSA`, where the
-        control set is a box, the precision double and the size moderate; and `EMSA` elsewhere, and wherever a mesh, an
-        integrator, an adjoint or a fixed number of iterations (``tolerance=None``) is asked for on a problem without
+        `Collocation`, `EMSA`, `MSA`, `AugmentedLagrangian`, …. None means `Collocation`, globalized by `EMSA`, where
+        the control set is a box, the precision double and the size moderate; and `EMSA` elsewhere, and wherever a mesh,
+        an integrator, an adjoint or a fixed number of iterations (``tolerance=None``) is asked for on a problem without
         constraints and free ends.
     mesh : int or Mesh, optional
         Number of uniform intervals N, or nodes on [0, 1]; default 100, or the choice of an adaptive solver.

@@ -214,7 +214,9 @@ class Solver:
         stats = self.solver.stats()
         extra = {"iterations": int(stats.get("iter_count", -1))}
         cost, message = float(result["f"]) * self.size, str(stats["return_status"])
-        return Answer(cost, lambda: self.control(np.array(result["x"]).ravel()), bool(stats["success"]), message, extra)
+        return Answer(
+            cost, lambda: self.control(np.array(result["x"]).ravel()), bool(stats["success"]), message, lambda: extra
+        )
 
     def control(self, w: np.ndarray) -> Control:
         """The control among the variables, as the method means it."""

@@ -20,12 +20,26 @@ from typing import Any, Protocol
 from scripts._peers_resimulate import Answer, resimulate
 from scripts._peers_statements import Statement
 
-__all__ = ["ACCURACY", "TIMES", "Peer", "fastest", "geometric_mean", "refine", "summarize", "time_all"]
+__all__ = [
+    "ACCURACY",
+    "COLD",
+    "TIMES",
+    "WARM",
+    "Peer",
+    "fastest",
+    "geometric_mean",
+    "processor_time",
+    "quiet",
+    "refine",
+    "summarize",
+    "time_all",
+]
 
 SLACK = 3.0  # one refinement may take this many times the limit of all before it is stopped
 ACCURACY = 1e-6  # of the re-simulated cost, relative to max(1, |J*|), and of the fixed final states
 
 
+COLD, WARM = "median_processor_seconds", "median_warm_processor_seconds"  # the machine has other work to do
 TIMES = ("seconds", "processor_seconds", "warm_seconds", "warm_processor_seconds")
 
 
@@ -72,23 +86,21 @@ def quiet() -> Iterator[None]:
 def processor_time() -> float:
     """Processor seconds of this process and of those that it started and that have ended."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return time.process_time() + times.children_user + times.children_system
 
 
 def timed(action: Callable[[], Answer]) -> tuple[float, float, Answer]:
     """Seconds, processor seconds and answer."""
     with quiet():
-        begin, processor = time.perf_counter(), time.process_time()
-        children = processor_time()
+        begin, processor = time.perf_counter(), processor_time()
         answer = action()
-        seconds = time.perf_counter() - begin
-        own = time.process_time() - processor
-        return seconds, max(own, processor_time() - children), answer
+        return time.perf_counter() - begin, processor_time() - processor, answer
 
 
 def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
     """Errors of an answer, reported and re-simulated."""
     truth, size = resimulate(statement, answer.control()), max(1.0, abs(statement.cost))
+    extra = answer.extra()
     error = (truth.cost - statement.cost) / size
     return {
         "reported_error": (answer.cost - statement.cost) / size,
@@ -97,8 +109,8 @@ def judge(statement: Statement, answer: Answer) -> dict[str, Any]:
         "violation": truth.violation,
         "success": answer.success,
         "message": answer.message[:80],
-        **answer.extra,
-        "qualified": abs(error) <= ACCURACY and truth.miss <= ACCURACY and answer.extra.get("certified", True) is True,
+        **extra,
+        "qualified": abs(error) <= ACCURACY and truth.miss <= ACCURACY and extra.get("certified", True) is True,
     }
 
 
@@ -165,7 +177,7 @@ def isolated(peer: Peer, items: Iterator[Any], limit: float) -> tuple[list[Any],
     """What an iterator yields: ours in this process, the others in their own."""
     if peer.tool != "ocsolver":
         return watched(items, limit)
-    found = []
+    found: list[Any] = []
     try:
         found.extend(items)
     except Exception as error:  # reported, as for the others
@@ -216,9 +228,9 @@ def time_all(
         qualified = {key: run for key, run in runs[id].items() if run["mesh"] is not None}
         if name not in qualified:
             return False
-        best = {key: min(run["seconds"] or [run["steps"][-1]["seconds"]]) for key, run in qualified.items()}
+        best = {key: min(run["processor_seconds"] or [run["steps"][-1]["seconds"]]) for key, run in qualified.items()}
         rivals = [best[key] for key, run in qualified.items() if run["tool"] == qualified[name]["tool"]]
-        return best[name] <= factor * min(rivals)
+        return bool(best[name] <= factor * min(rivals))
 
     for repeat in range(repeats):
         for statement in statements:
@@ -233,7 +245,7 @@ def time_all(
                 run["processor_seconds"].append(processor)
     for statement in statements:
         for peer in peers:
-            if raced(statement.id, peer.name, 2.5):
+            if raced(statement.id, peer.name, 4.0):
                 run = runs[statement.id][peer.name]
                 found, failure = isolated(peer, warm_runs(peer, statement, run["mesh"], repeats), limit)
                 for seconds, processor in found:
@@ -267,7 +279,7 @@ def summarize(statements: Sequence[Statement], runs: dict[str, dict[str, Any]]) 
     ratios: dict[str, dict[str, float]] = {"cold": {}, "warm": {}}
     missing = []
     for statement in statements:
-        for label, key in (("cold", "median_seconds"), ("warm", "median_warm_seconds")):
+        for label, key in (("cold", COLD), ("warm", WARM)):
             ours, peer = (fastest(runs[statement.id], key, tool) for tool in ("ocsolver", None))
             if ours and peer:
                 ratios[label][statement.id] = peer[1] / ours[1]

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from scripts._peers_protocol import fastest
+from scripts._peers_protocol import COLD, WARM, fastest
 
 __all__ = ["draw", "table"]
 
@@ -42,13 +42,13 @@ def nearest(runs: dict[str, Any], tool: str) -> str:
 
 def cells(runs: dict[str, Any], tool: str) -> tuple[str, str]:
     """Times of a toolkit on one problem, cold and warm, in milliseconds; in parentheses the error it got stuck at."""
-    cold, warm = (fastest(runs, key, tool) for key in ("median_seconds", "median_warm_seconds"))
+    cold, warm = (fastest(runs, key, tool) for key in (COLD, WARM))
     first = f"{1e3 * cold[1]:.3g}" if cold else nearest(runs, tool)
     return first, f"{1e3 * warm[1]:.3g}" if warm else "–"
 
 
 def table(record: dict[str, Any]) -> str:
-    """Markdown: milliseconds from statement to answer, and of the second solve."""
+    """Markdown: processor milliseconds from statement to answer, and of the second solve."""
     names = tools(record)
     titles = [f"{tool}{' warm' if warm else ''}" for warm in (False, True) for tool in names]
     lines = [f"| problem | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
@@ -79,7 +79,7 @@ def winners(record: dict[str, Any]) -> list[str]:
     titles = ["problem", "fastest of the others", "mesh", "ms", "error reported", "re-simulated", "miss", "violation"]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for id, problem in record["problems"].items():
-        best = fastest(problem["runs"], "median_seconds")
+        best = fastest(problem["runs"], COLD)
         if best is None:
             continue
         run = problem["runs"][best[0]]
@@ -96,7 +96,7 @@ def draw(record: dict[str, Any]) -> Figure:
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(10, 1.2 + 0.3 * len(problems)), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
-        panels = (("median_seconds", "statement to answer"), ("median_warm_seconds", "second solve"))
+        panels = ((COLD, "statement to answer"), (WARM, "second solve"))
         for ax, (key, title) in zip(axes, panels, strict=True):
             for tool in names:
                 places, times = [], []
@@ -107,7 +107,7 @@ def draw(record: dict[str, Any]) -> Figure:
                         times.append(best[1])
                 ax.scatter(times, places, s=26, color=COLORS[tool], label=tool, zorder=3)
             ax.set_xscale("log")
-            ax.set_xlabel("seconds")
+            ax.set_xlabel("processor seconds")
             ax.set_title(title, fontsize=10)
             ax.grid(alpha=0.25, linewidth=0.5)
             ax.spines[["top", "right"]].set_visible(False)

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
 
 from scripts._peers_batch import loop_over_casadi, one_batch
 from scripts._peers_ours import Ours
+from scripts._peers_problems import STATEMENTS
 from scripts._peers_protocol import ACCURACY, TIMES, Peer, refine, steps, summarize, time_all
 from scripts._peers_report import draw, table
-from scripts._peers_statements import STATEMENTS, Statement
+from scripts._peers_statements import Statement
 from scripts._records import environment, write_json
 
 __all__ = ["main"]
@@ -135,10 +137,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         help="keep the numbers of these files; --peers are timed again on the meshes that they tell",
     )
+    parser.add_argument("--batch", type=int, default=BATCH, help="problems of the batch (default: 1000)")
     parser.add_argument("--without-batch", action="store_true", help="leave out the loop over CasADi solvers")
     parser.add_argument("--without-ours", action="store_true", help="measure the peers alone")
     options = parser.parse_args(argv)
     matplotlib.use("Agg")
+    torch.set_num_threads(1)  # as the others
     options.out.mkdir(parents=True, exist_ok=True)
     repeats = max(1, options.repeats or (1 if options.quick else 5))
     wanted = options.problems or (QUICK if options.quick else [statement.id for statement in STATEMENTS])
@@ -154,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     limit = min(options.limit, 2.0) if options.quick else options.limit
     runs = measure(measured, statements, limit, repeats, stored)
     batch = batches(
-        8 if options.quick else BATCH,
+        8 if options.quick else options.batch,
         ours=bool(ours),
         casadi="casadi" in versions and any(peer.tool == "CasADi" for peer in peers) and not options.without_batch,
         stored=stored["batch"] if stored else {},
@@ -197,7 +201,7 @@ def batches(count: int, *, ours: bool, casadi: bool, stored: dict[str, Any]) -> 
     if casadi:
         batch["CasADi"] = loop_over_casadi(count)
     if ours:
-        batch["ocsolver"] = one_batch(count, batch.get("CasADi", {}).get("optima", []))
+        batch["ocsolver"] = one_batch(count, batch.get("CasADi", {}).get("optima", [])[:count])
     rates = [batch.get(name, {}).get("per_second") for name in ("ocsolver", "CasADi")]
     if all(rates):
         batch["throughput_ratio"] = rates[0] / rates[1]

@@ -48,10 +48,10 @@ def test_switch_inside_an_interval_is_placed_by_the_mean() -> None:
 
 
 def test_continuous_controls_have_no_switches() -> None:
-    solution = oc.solve(van_der_pol_bounded.build().problem)  # enters and leaves its bound without a jump
+    solution = oc.solve(van_der_pol_bounded.build().problem, oc.EMSA())  # enters and leaves its bound without a jump
     assert solution.switches == [[]]
     assert solution.singular == [[]]
-    assert oc.solve(mild_problem(False)).switches == [[]] * 5
+    assert oc.solve(mild_problem(False), oc.EMSA()).switches == [[]] * 5
 
 
 def test_every_component_counts() -> None:
@@ -66,7 +66,7 @@ def test_every_component_counts() -> None:
 
 def test_groups_have_their_own_arcs() -> None:
     reference = consumption.build(initial_state=[[1.0], [2.0]])
-    solution = oc.solve(reference.problem)
+    solution = oc.solve(reference.problem, oc.EMSA())
     assert len(solution.switches) == 2
     for events in solution.switches:
         assert [time for time, _ in events] == pytest.approx([0.5], abs=0.016)
@@ -85,7 +85,7 @@ def test_totally_singular_problem(solver: oc.Solver) -> None:
 
 @pytest.mark.parametrize(("module", "first", "last"), [(jackson, 0.16, 3.72), (fishing, 3.96, 10.9)])
 def test_singular_arc_in_the_middle_is_reported(module: Any, first: float, last: float) -> None:
-    solution = oc.solve(module.build().problem)
+    solution = oc.solve(module.build().problem, oc.EMSA())
     ((t0, t1, _),) = solution.singular[0]
     assert t0 == pytest.approx(first, abs=0.15)
     assert t1 == pytest.approx(last, abs=0.3)
@@ -101,7 +101,7 @@ def test_regular_arcs_inside_the_bounds_are_not_singular() -> None:
         horizon=(0.0, 1.0),
         control_set=oc.Box(-5.0, 5.0),
     )
-    assert oc.solve(problem).singular == [[]]
+    assert oc.solve(problem, oc.EMSA()).singular == [[]]
 
 
 # --------------------------------------------------------------------------------------------------------- chattering
@@ -128,7 +128,7 @@ def test_switches_that_grow_with_the_mesh_are_reported() -> None:
     assert coarse.status == [Status.STALLED]
     assert "oc.find_arcs(solution, finer) tells if that grows with N" in coarse.message
     pendulum = linear_pendulum.build().problem
-    assert oc.find_arcs(oc.solve(pendulum), oc.solve(pendulum, mesh=200)).grows == [False]
+    assert oc.find_arcs(oc.solve(pendulum, oc.EMSA()), oc.solve(pendulum, mesh=200)).grows == [False]
 
 
 def test_failed_groups_have_no_arcs() -> None:
@@ -182,7 +182,7 @@ def test_rounding_keeps_the_integral() -> None:
 
 
 def test_rounding_of_several_components() -> None:
-    relaxed = oc.solve(fishing.build(efforts=2).problem)
+    relaxed = oc.solve(fishing.build(efforts=2).problem, oc.EMSA())
     rounded = oc.sum_up_rounding(relaxed, fishing.build(efforts=2, binary=True).problem)
     assert rounded.u.shape == (400, 1, 2)
     assert float(rounded.cost) == pytest.approx(1.08801, abs=2e-3)

@@ -36,9 +36,9 @@ def test_weight_as_parameter_saves_iterations() -> None:
     def family(weight: float) -> oc.OptimalControlProblem:
         return regulator(horizon=3.0, coupling=weight)
 
-    start = oc.solve(family(1.0))
+    start = oc.solve(family(1.0), oc.EMSA())
     solution = oc.solve(family(1.2), oc.Continuation(oc.EMSA(), family, [1.1, 1.2]), initial_control=start)
-    torch.testing.assert_close(solution.cost, oc.solve(family(1.2)).cost)
+    torch.testing.assert_close(solution.cost, oc.solve(family(1.2), oc.EMSA()).cost)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def test_steps_are_halved_where_a_problem_fails() -> None:
     assert solution.status == [Status.CONVERGED]
     assert solver.solved == [1.0, 1.5, 2.0]
     assert "the last of 4 problems" in solution.message  # one of them failed
-    torch.testing.assert_close(solution.cost, oc.solve(lqr(2.0)).cost)
+    torch.testing.assert_close(solution.cost, oc.solve(lqr(2.0), oc.EMSA()).cost)
     impatient = solve_quietly(lqr(2.0), oc.Continuation(Cautious([]), lqr, [1.0, 2.0], halvings=0))
     assert "the continuation ended at the value 2.0, after 1.0;" in impatient.message
 

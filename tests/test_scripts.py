@@ -18,8 +18,8 @@ import problems
 from problems import all_references
 from scripts import benchmark_control
 from scripts._peers_ours import problem_of
+from scripts._peers_problems import STATEMENTS
 from scripts._peers_resimulate import Control, resimulate
-from scripts._peers_statements import STATEMENTS
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

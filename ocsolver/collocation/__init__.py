@@ -1,1 +1,1 @@
-"""Collocation of the maximum principle on a mesh: coefficients, Newton system, interior-point iterations, refinement."""
+"""Collocation of the maximum principle: coefficients, Newton system, interior-point iterations, refinement."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ class Barrier:
     upper: Array
     low: Array  # multiplier of the lower side, ≥ 0
     high: Array
+
+    @cached_property
+    def idle(self) -> bool:
+        """Whether no component has a bound."""
+        return not bool(np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
 
     @classmethod
     def start(cls, lower: Array, upper: Array, shape: tuple[int, ...]) -> Barrier:
@@ -55,18 +61,24 @@ class Barrier:
 
     def curvature(self, value: Array) -> Array:
         """Σ = z_l / s_l + z_u / s_u."""
+        if self.idle:
+            return np.zeros_like(value)
         below, above = self.slacks(value)
         result: Array = self.low / below + self.high / above
         return result
 
     def slope(self, value: Array, mu: Array) -> Array:
         """Derivative of −μ Σ log s."""
+        if self.idle:
+            return np.zeros_like(value)
         below, above = self.slacks(value)
         result: Array = mu / above - mu / below
         return result
 
     def logarithm(self, value: Array) -> Array:
         """Σ log s, (*b, G, d); −inf outside."""
+        if self.idle:
+            return np.zeros_like(value)
         with np.errstate(divide="ignore", invalid="ignore"):
             below = np.where(np.isfinite(self.lower), np.log(np.maximum(value - self.lower, 0.0)), 0.0)
             above = np.where(np.isfinite(self.upper), np.log(np.maximum(self.upper - value, 0.0)), 0.0)
@@ -75,11 +87,15 @@ class Barrier:
 
     def step(self, value: Array, move: Array, mu: Array) -> tuple[Array, Array]:
         """Newton steps of both multipliers for a step of the values."""
+        if self.idle:
+            return self.low, self.high
         below, above = self.slacks(value)
         return mu / below - self.low - self.low / below * move, mu / above - self.high + self.high / above * move
 
     def room(self, value: Array, move: Array, share: Array) -> Array:
         """Largest α ≤ 1 per group that leaves 1 − share of every slack: (G,)."""
+        if self.idle:
+            return np.ones_like(share)
         below, above = self.slacks(value)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.maximum(-move / below, move / above)
@@ -87,6 +103,8 @@ class Barrier:
 
     def dual_room(self, steps: tuple[Array, Array], share: Array) -> Array:
         """The same for the multipliers: (G,)."""
+        if self.idle:
+            return np.ones_like(share)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.maximum(
                 np.where(self.low > 0, -steps[0] / self.low, 0.0), np.where(self.high > 0, -steps[1] / self.high, 0.0)
@@ -95,6 +113,8 @@ class Barrier:
 
     def moved(self, steps: tuple[Array, Array], alpha: Array, value: Array, mu: Array) -> Barrier:
         """Multipliers after a step, kept within a factor of μ / slack at the new values."""
+        if self.idle:
+            return self
         below, above = self.slacks(value)
         low, high = self.low + alpha * steps[0], self.high + alpha * steps[1]
         low = np.clip(low, mu / below / DRIFT, DRIFT * mu / below)
@@ -103,6 +123,8 @@ class Barrier:
 
     def complementarity(self, value: Array, mu: Array) -> Array:
         """Largest |z s − μ| per group (G,)."""
+        if self.idle:
+            return np.zeros(value.shape[-2])
         below, above = self.slacks(value)
         with np.errstate(invalid="ignore"):
             error = np.maximum(

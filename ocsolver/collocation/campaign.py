@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ocsolver.collocation.errors import Errors, estimate
 from ocsolver.collocation.guess import at_rest, first_point, simulated, warm_point
-from ocsolver.collocation.interior import Limits, Mesh, Model, Point, Walk
+from ocsolver.collocation.interior import Walk
 from ocsolver.collocation.points import Stacked
-from ocsolver.collocation.refine import Errors, Switch, estimate, find_switches, refined_nodes, resampled
+from ocsolver.collocation.refine import refined_nodes, resampled
+from ocsolver.collocation.switches import Switch, find_switches
+from ocsolver.collocation.system import System
 from ocsolver.collocation.tableau import gauss
+from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point
 from ocsolver.status import Status
 
 __all__ = ["Campaign", "Start", "Stop"]
@@ -31,9 +35,11 @@ ACCURACY = 1e-9  # of the Newton equations, without units
 FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
-PATIENCE = 150  # iterations on one mesh
+PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
 STUCK = 8  # iterations that fail in a row before a group is given up
 VIOLATION = 1e-7
+ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
+PRICE, HIGHEST_PRICE = 1e2, 1e7  # of constraint violations, relative to the size of J
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Campaign:
     """A run: it owns the current mesh and point, and says in the end how each group fared."""
 
     stacked: Stacked
-    limits: Limits
+    limits: Bounds
     stages: int
     max_intervals: int
     stop: Stop
@@ -84,8 +90,9 @@ class Campaign:
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
     status: list[Status] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    switches: list[list[Switch]] = field(default_factory=list)
 
+    careful: bool = False  # how far steps may leave the linearization
+    system: System = field(init=False)
     walk: Walk = field(init=False)
     point: Point = field(init=False)
     model: Model = field(init=False)
@@ -96,7 +103,7 @@ class Campaign:
     @property
     def mesh(self) -> Mesh:
         """Current mesh."""
-        return self.walk.mesh
+        return self.system.mesh
 
     # -------------------------------------------------------------------- run
 
@@ -121,7 +128,7 @@ class Campaign:
         switches: list[list[Switch]] = []
         final = self._final
         hat = COARSE if self._has_barrier else final
-        best, wasted = (np.inf, self._state, solved), 0
+        best, wasted, finished = (np.inf, self._state, solved), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal = self.errors(), self.goal()
@@ -134,34 +141,37 @@ class Campaign:
                 best, wasted = (score, self._state, solved), 0
             else:
                 wasted += 1
-            if good.all() and hat <= final or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
+            if hat <= final:
+                finished |= good
+            if finished.all() or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
                 break
-            switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.walk.size, switches)
+            switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.system.size, switches)
             floor = 4.0 * self.mu * self.limits.control_lower.size
+            goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
             plan = refined_nodes(self.mesh, base, errors, switches, goal, floor, 2 * self.stages, self.max_intervals)
             hat = max(final, FINER * hat if not good.all() else final)
             before = self._state
             self._move(plan.nodes)
-            now = self._solve(hat, solved)
+            wanted = solved & ~finished
+            now = self._solve(hat, wanted) | finished
             if not (now | ~solved).all() and self._time_left():  # too near the bounds to move: from further inside
                 self._state = before
-                self.mu = np.maximum(self.mu, COARSE * self.walk.size / self.walk.duration)
+                self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
                 self._move(plan.nodes)
-                now = self._solve(hat, solved)
+                now = self._solve(hat, wanted) | finished
             if not now.any() and solved.any():
                 break  # the coarser mesh is the answer
             base, solved = plan.base, now
         _, self._state, solved = best
-        self.switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.walk.size, switches)
         return solved
 
     @property
-    def _state(self) -> tuple[Walk, Point, Model, Array]:
-        return self.walk, self.point, self.model, self.mu
+    def _state(self) -> tuple[System, Point, Model, Array]:
+        return self.system, self.point, self.model, self.mu
 
     @_state.setter
-    def _state(self, state: tuple[Walk, Point, Model, Array]) -> None:
-        self.walk, self.point, self.model, self.mu = state
+    def _state(self, state: tuple[System, Point, Model, Array]) -> None:
+        self.system, self.point, self.model, self.mu = state
 
     @property
     def _final(self) -> float:
@@ -171,13 +181,10 @@ class Campaign:
     @property
     def _has_barrier(self) -> bool:
         lim = self.limits
-        free = (
-            np.isfinite(lim.control_upper - lim.control_lower).any()
-            | np.isfinite(lim.control_upper).any()
-            | np.isfinite(lim.control_lower).any()
-        )
         starts = (lim.start_lower < lim.start_upper) & (np.isfinite(lim.start_lower) | np.isfinite(lim.start_upper))
-        return bool(free or self.stacked.kinked or lim.path_lower.size or (lim.end_lower < lim.end_upper).any() or starts.any())
+        controls = np.isfinite(lim.control_lower) | np.isfinite(lim.control_upper)
+        ends = lim.end_lower < lim.end_upper
+        return bool(self.stacked.kinked or lim.path_lower.size or starts.any() or controls.any() or ends.any())
 
     def _time_left(self) -> bool:
         return self.counts["iterations"] < self.stop.max_iterations and not self.stop.late()
@@ -190,7 +197,7 @@ class Campaign:
 
     def goal(self) -> Array:
         """Error of J to be reached (G,)."""
-        return np.maximum(self.stop.goal * self.scale(), 1e-14 * self.walk.size)
+        return np.maximum(self.stop.goal * self.scale(), 1e-14 * self.system.size)
 
     def errors(self) -> Errors:
         """Errors of the current solution."""
@@ -206,49 +213,73 @@ class Campaign:
         solved = np.zeros(G, dtype=bool)
         if warm is not None:
             self._start(mesh, warm.x, warm.nodes, warm.u)
-            self.mu = WARM_BARRIER * self.walk.size / self.walk.duration
+            self.mu = WARM_BARRIER * self.system.size / self.system.duration
             parts = (warm.x, warm.u, warm.p, np.zeros_like(self.point.y), warm.nodes, warm.costates)
-            self.point = warm_point(self.walk, self.point, parts, self.mu)
+            self.point = warm_point(self.system, self.point, parts, self.mu)
             solved = self._solve(hat, np.ones(G, dtype=bool))
             if solved.all():
                 return solved
-        for guess in (simulated, at_rest):
+        sound = np.zeros(G, dtype=bool)
+        for guess, self.careful in ((simulated, False), (simulated, True), (at_rest, False)):
+            before = self._state if solved.any() else None
             x, nodes, u = guess(self.stacked, self.limits, mesh, control)
             self._start(mesh, x, nodes, u)
-            solved = self._solve(hat, np.ones(G, dtype=bool))
-            if solved.all() or not self._time_left():
+            now = self._solve(hat, ~sound)
+            new = (now & ~solved) | (now & self._sound() & ~sound)
+            if before is not None:
+                self._keep(before, ~new)
+            solved = solved | now
+            sound = solved & self._sound()
+            if sound.all() or not self._time_left():
                 break
         return solved
 
+    def _keep(self, before: tuple[System, Point, Model, Array], groups: Array) -> None:
+        """Take some groups back to where they were on the same mesh."""
+        system, point, _, mu = before
+        rows = groups[:, None]
+        rho_end = np.where(rows, system.rho_end, self.system.rho_end)
+        rho_path = np.where(rows, system.rho_path, self.system.rho_path)
+        scale_x = np.where(rows, system.scale_x, self.system.scale_x)
+        size = np.where(groups, system.size, self.system.size)
+        self.system = replace(self.system, rho_end=rho_end, rho_path=rho_path, scale_x=scale_x, size=size)
+        self.point, self.mu = self.point.merged(point, groups), np.where(groups, mu, self.mu)
+        self.model = self.system.linearize(self.point, self.mu)
+
+    def _sound(self) -> Array:
+        """Whether the errors of the mesh are small enough for the solution to mean anything (G,)."""
+        errors = self.errors()
+        total = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
+        return np.asarray(total <= ROUGH * np.maximum(self.scale(), self.system.size))
+
     def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
-        self.walk = Walk(self.stacked, self.limits, mesh, *scales(self.stacked, self.limits, mesh, x, nodes, u))
-        self.walk.clocked = self.clocked
-        self.mu = FIRST_BARRIER * self.walk.size / self.walk.duration
+        scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u)
+        prices = PRICE * size[:, None] / mesh.weights[..., None], PRICE * size[:, None]  # of a violation at one point
+        self.system = System(self.stacked, self.limits, mesh, scale_x, scale_u, size, *prices)
+        self.mu = FIRST_BARRIER * self.system.size / self.system.duration
         self.point = first_point(self.stacked, self.limits, mesh, x, nodes, u, self.mu)
 
     def _move(self, nodes: Array) -> None:
         """Go on from the current solution on another mesh."""
-        old = self.walk
-        parts = resampled(self.stacked, self.limits, self.mesh, self.point, nodes, self.mu)
-        mesh = Mesh(nodes, old.mesh.tableau)
-        self.walk = Walk(self.stacked, self.limits, mesh, old.scale_x, old.scale_u, old.size)
-        self.walk.rho_end, self.walk.clocked = old.rho_end, self.clocked
-        self.walk.rho_path = self.walk.rho_path * (old.rho_end / (self.walk.price * old.size[:, None]))
-        self.point = warm_point(self.walk, self.point, parts, self.mu)
+        parts = resampled(self.mesh, self.limits, self.point, nodes)
+        mesh = Mesh(nodes, self.mesh.tableau)
+        prices = self.system.rho_end / mesh.weights[..., None]
+        self.system = replace(self.system, mesh=mesh, rho_path=prices)
+        self.point = warm_point(self.system, self.point, parts, self.mu)
 
     # ------------------------------------------------------------------- solve
 
     def _solve(self, hat: float, wanted: Array) -> Array:
         """Iterate on the current mesh until μ is `hat` relative to the size of J: which groups are solved (G,)."""
-        walk = self.walk
-        unit = walk.size / walk.duration
+        walk = self.walk = Walk(self.system, clocked=self.clocked, careful=self.careful)
+        unit = self.system.size / self.system.duration
         mu_end = np.minimum(hat * unit, self.mu)
         self._round(unit)
-        self.model = walk.linearize(self.point, self.mu)
+        self.model = self.system.linearize(self.point, self.mu)
         walk.reset(self.model.now)
         failed, fails = ~wanted, np.zeros(len(wanted), dtype=int)
         converged, nearly = np.zeros_like(wanted), np.zeros(len(wanted), dtype=int)
-        for _ in range(PATIENCE):
+        for _ in range(PATIENCE if self.counts["meshes"] == 0 else LATER):
             error, parts = self._error()
             self._record(error)
             raised = self._raise_prices(error, ~failed)
@@ -267,7 +298,7 @@ class Campaign:
             failed |= fails > STUCK
             walk.last_delta = np.where(stuck, np.maximum(1e-4, 10 * walk.last_delta), walk.last_delta)
             walk.delta = np.where(stuck, walk.last_delta, 0.0)
-            self.model = walk.linearize(self.point, self.mu)
+            self.model = self.system.linearize(self.point, self.mu)
             self.counts["iterations"] += 1
         return converged
 
@@ -276,7 +307,7 @@ class Campaign:
         self.stacked.epsilon = float((self.mu / unit).max())
 
     def _error(self) -> tuple[Array, tuple[Array, Array, Array]]:
-        parts = self.walk.errors(self.point, self.mu, self.model)
+        parts = self.system.errors(self.point, self.mu, self.model)
         return np.maximum(np.maximum(parts[0], parts[1]), parts[2]), parts
 
     def _lower_barrier(self, error: Array, active: Array, mu_end: Array, unit: Array) -> None:
@@ -288,22 +319,24 @@ class Campaign:
             lower = np.maximum(mu_end, unit * np.minimum(FASTER * hat, hat**POWER))
             self.mu = np.where(ready, lower, self.mu)
             self._round(unit)
-            again = self.walk.linearize if self.stacked.kinked else partial(self.walk.remodel, model=self.model)
+            system = self.system
+            again = system.linearize if self.stacked.kinked else partial(system.remodel, model=self.model)
             self.model = again(self.point, self.mu)
             self.walk.reset(self.model.now)
             error, _ = self._error()
 
     def _raise_prices(self, error: Array, active: Array) -> Array:
         """Ten times the price of violations that pay."""
-        walk, unit = self.walk, self.walk.size / self.walk.duration
+        system, unit = self.system, self.system.size / self.system.duration
         worst = self.violation()
-        most = walk.rho_end[:, 0] >= 1e7 * walk.size
+        most = system.rho_end[:, 0] >= HIGHEST_PRICE * system.size
         raised = active & (error <= KAPPA * self.mu / unit) & (worst > VIOLATION + 10 * self.mu / unit) & ~most
         if raised.any():
             factor = np.where(raised, 10.0, 1.0)[:, None]
-            walk.rho_end, walk.rho_path = factor * walk.rho_end, factor * walk.rho_path
-            self.model = walk.remodel(self.point, self.mu, model=self.model)
-            walk.reset(self.model.now)
+            self.system = replace(system, rho_end=factor * system.rho_end, rho_path=factor * system.rho_path)
+            self.walk.system = self.system
+            self.model = self.system.remodel(self.point, self.mu, model=self.model)
+            self.walk.reset(self.model.now)
         return raised
 
     def violation(self) -> Array:
@@ -314,7 +347,7 @@ class Campaign:
         return result
 
     def _record(self, error: Array) -> None:
-        self.cost, self.residual = self.walk.cost(self.model.now.values, self.model.now.end), error
+        self.cost, self.residual = self.system.cost(self.model.now.values, self.model.now.end), error
         self.history.append((self.cost, error))
         if self.callback is not None and len(self.history) > 1 and self.callback(len(self.history) - 1, self):
             raise Stopped
@@ -324,8 +357,8 @@ class Campaign:
     def _judge(self, solved: Array) -> None:
         """Status, note and residual of every group."""
         errors, scale = self.errors(), self.scale()
-        self.cost = self.walk.cost(self.model.now.values, self.model.now.end)
-        self.residual = errors.gap.sum(0) / np.maximum(scale, 1e-14 * self.walk.size)
+        self.cost = self.system.cost(self.model.now.values, self.model.now.end)
+        self.residual = errors.gap.sum(0) / np.maximum(scale, 1e-14 * self.system.size)
         worst = self.violation()
         for g in range(len(solved)):
             status, note = self._verdict(g, bool(solved[g]), float(worst[g]))
@@ -358,18 +391,17 @@ class Campaign:
         path = np.abs(now.path[:, :, g])
         end = np.abs(now.terminal[g])
         if path.size and path.max() >= end.max(initial=0.0):
-            k, i, c = np.unravel_index(int(path.argmax()), path.shape)
+            k, i, component = np.unravel_index(int(path.argmax()), path.shape)
             when = t[k, i, g]
             if self.clocked:
-                when = when * self.point.nodes[0, g, -1]
-                return f"path_constraint component {c} is violated by {path.max():.3g}, {when:.6g} after the start"
-            return f"path_constraint component {c} is violated by {path.max():.3g} at t = {when:.6g}"
+                when = self.stacked.begin + when * self.point.nodes[0, g, -1]
+            return f"path_constraint component {component} is violated by {path.max():.3g} at t = {when:.6g}"
         c = int(end.argmax())
         return f"terminal_constraint component {c} is missed by {end.max():.3g}"
 
 
 def scales(
-    stacked: Stacked, limits: Limits, mesh: Mesh, x: Array, nodes: Array, u: Array
+    stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array
 ) -> tuple[Array, Array, Array]:
     """Scales of states (G, v) and controls (m,), and the size of J (G,)."""
     state = np.maximum(np.maximum(np.abs(nodes).max(0), np.abs(x).max((0, 1))), 1.0)
@@ -377,7 +409,9 @@ def scales(
     control = np.where(np.isfinite(width) & (width > 0), width, 1.0)
     size = np.abs(stacked.end_values(nodes[-1])[0])
     for shift in (0.0, -0.5, 0.5):
-        other = np.clip(u + shift * np.where(np.isfinite(width), width, 2.0), limits.control_lower, limits.control_upper)
+        other = np.clip(
+            u + shift * np.where(np.isfinite(width), width, 2.0), limits.control_lower, limits.control_upper
+        )
         running = (mesh.weights * np.abs(stacked.values(mesh.points, x, other).running)).sum((0, 1))
         size = np.fmax(size, np.where(np.isfinite(running), running, 0.0))
     return state, control, np.where(size > 1e-3, size, 1.0)

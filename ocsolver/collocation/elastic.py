@@ -20,22 +20,22 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def gap(nu: Array, rho: Array, mu: Array) -> Array:
     """The c that belongs to a multiplier."""
-    return 2.0 * mu * nu / (rho**2 - nu**2)
+    return np.asarray(2.0 * mu * nu / (rho**2 - nu**2))
 
 
 def give(c: Array, nu: Array, rho: Array, mu: Array) -> Array:
     """Its derivative by the multiplier, primal–dual: with the slacks a, b of c and the prices ρ ∓ ν of ν."""
     own = multiplier(c, rho, mu)
-    return mu / ((rho - own) * (rho - nu)) + mu / ((rho + own) * (rho + nu))
+    return np.asarray(mu / ((rho - own) * (rho - nu)) + mu / ((rho + own) * (rho + nu)))
 
 
 def multiplier(c: Array, rho: Array, mu: Array) -> Array:
     """The multiplier that belongs to c: the derivative of `price`."""
     result = c * rho**2 / (mu + np.sqrt(mu**2 + (c * rho) ** 2))
-    return np.clip(result, -(1 - 1e-14) * rho, (1 - 1e-14) * rho)
+    return np.asarray(np.clip(result, -(1 - 1e-14) * rho, (1 - 1e-14) * rho))
 
 
 def price(c: Array, rho: Array, mu: Array) -> Array:
     """Smooth ρ|c|: the least ρ (a + b) − μ log(ab) with a − b = c, shifted to be zero at c = 0."""
     root = np.sqrt(mu**2 + (c * rho) ** 2)
-    return (root - mu) - mu * np.log((mu + root) / (2.0 * mu))
+    return np.asarray((root - mu) - mu * np.log((mu + root) / (2.0 * mu)))

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ocsolver.collocation.barrier import Barrier
-from ocsolver.collocation.interior import Limits, Mesh, Point, Walk
 from ocsolver.collocation.points import Stacked, preference
+from ocsolver.collocation.system import System
+from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
 __all__ = ["at_rest", "first_point", "simulated", "warm_point"]
 
@@ -23,25 +24,27 @@ def barrier_between(lower: Array, upper: Array, shape: tuple[int, ...]) -> Barri
     return Barrier.start(np.where(fixed, -np.inf, lower), np.where(fixed, np.inf, upper), shape)
 
 
-def _control(stacked: Stacked, limits: Limits, mesh: Mesh, control: Array | None) -> Array:
+def _control(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None) -> Array:
     """Control (N, s, G, m): the one given, the middle of the bounds, or zero."""
     N, s, G = mesh.points.shape
     lower, upper = limits.control_lower, limits.control_upper
     if control is None:
         both = np.isfinite(lower) & np.isfinite(upper)
-        middle = np.where(both, 0.5 * (np.where(both, lower, 0.0) + np.where(both, upper, 0.0)), np.clip(0.0, lower, upper))
-        return np.broadcast_to(middle, (N, s, G, lower.size)).copy()
+        middle = np.where(
+            both, 0.5 * (np.where(both, lower, 0.0) + np.where(both, upper, 0.0)), np.clip(0.0, lower, upper)
+        )
+        return np.array(np.broadcast_to(middle, (N, s, G, lower.size)))
     return np.repeat(control[:, None], s, 1)
 
 
-def _start(stacked: Stacked, limits: Limits) -> Array:
+def _start(stacked: Stacked, limits: Bounds) -> Array:
     """Initial state (G, v): the one given, inside its bounds."""
     x0 = stacked.problem.initial_state.detach().cpu().double().numpy()
     start = x0.reshape(stacked.groups, stacked.v)
-    return np.where(limits.start_fixed, limits.start_lower, start)
+    return np.asarray(np.where(limits.start_fixed, limits.start_lower, start))
 
 
-def at_rest(stacked: Stacked, limits: Limits, mesh: Mesh, control: Array | None) -> tuple[Array, Array, Array]:
+def at_rest(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None) -> tuple[Array, Array, Array]:
     """The initial state everywhere: states (N, s, G, v), nodes (N + 1, G, v), control (N, s, G, m)."""
     N, s, G = mesh.points.shape
     start = _start(stacked, limits)
@@ -49,42 +52,35 @@ def at_rest(stacked: Stacked, limits: Limits, mesh: Mesh, control: Array | None)
     return x, np.broadcast_to(start, (N + 1, *start.shape)).copy(), _control(stacked, limits, mesh, control)
 
 
-def simulated(stacked: Stacked, limits: Limits, mesh: Mesh, control: Array | None) -> tuple[Array, Array, Array]:
+def simulated(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None) -> tuple[Array, Array, Array]:
     """States simulated by RK4 steps; groups that leave the neighborhood stay at rest."""
     x, nodes, u = at_rest(stacked, limits, mesh, control)
-    h, c = mesh.h, mesh.tableau.c
+    h, sigma = mesh.h, mesh.tableau.c[:, None, None]
 
     def rate(t: Array, state: Array, value: Array) -> Array:
-        return stacked.values(t[None, None], state[None, None], value[None, None]).f[0, 0]
+        return np.asarray(stacked.values(t[None, None], state[None, None], value[None, None]).f[0, 0])
 
-    start = nodes[0].copy()
-    rates, state = [], start
-    path = [start]
+    state = nodes[0].copy()
+    path, slopes = [state], []
     for k in range(len(h)):
-        step, t, value = h[k][:, None], mesh.t[k], u[k].mean(0)
-        k1 = rate(t, state, value)
-        k2 = rate(t + h[k] / 2, state + step / 2 * k1, value)
-        k3 = rate(t + h[k] / 2, state + step / 2 * k2, value)
-        k4 = rate(t + h[k], state + step * k3, value)
+        step, half, value = h[k][:, None], mesh.t[k] + h[k] / 2, u[k].mean(0)
+        k1 = rate(mesh.t[k], state, value)
+        k2 = rate(half, state + step / 2 * k1, value)
+        k3 = rate(half, state + step / 2 * k2, value)
+        k4 = rate(mesh.t[k + 1], state + step * k3, value)
         state = state + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        rates.append((k1, rate(t + h[k], state, value)))
+        slopes.append(k1)
         path.append(state)
     trajectory = np.array(path)
-    sane = np.isfinite(trajectory).all((0, 2)) & (np.abs(trajectory) <= FAR * (1.0 + np.abs(start).max(-1)[:, None])).all((0, 2))
-    sigma = c[:, None, None]
-    left, right = (np.array(part) * h[..., None] for part in zip(*rates, strict=True))
-    a, b = trajectory[:-1, None], trajectory[1:, None]
-    inner = (
-        (1 + 2 * sigma) * (1 - sigma) ** 2 * a
-        + sigma * (1 - sigma) ** 2 * left[:, None]
-        + sigma**2 * (3 - 2 * sigma) * b
-        + sigma**2 * (sigma - 1) * right[:, None]
-    )
-    good = sane[:, None]
+    far = FAR * (1.0 + np.abs(nodes[0]).max(-1)[:, None])
+    good = (np.isfinite(trajectory) & (np.abs(trajectory) <= far)).all((0, 2))[:, None]
+    # the parabola through both nodes with this slope at the first
+    left, change = (np.array(slopes) * h[..., None])[:, None], np.diff(trajectory, axis=0)[:, None]
+    inner = trajectory[:-1, None] + sigma * left + sigma**2 * (change - left)
     return np.where(good, inner, x), np.where(good, trajectory, nodes), u
 
 
-def first_point(stacked: Stacked, limits: Limits, mesh: Mesh, x: Array, nodes: Array, u: Array, mu: Array) -> Point:
+def first_point(stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array, mu: Array) -> Point:
     """A start from states (N, s, G, v), (N + 1, G, v) and controls (N, s, G, m); costates zero."""
     controls = barrier_between(limits.control_lower, limits.control_upper, u.shape)
     u = np.where(limits.control_lower == limits.control_upper, limits.control_lower, controls.inside(u))
@@ -115,18 +111,19 @@ def first_point(stacked: Stacked, limits: Limits, mesh: Mesh, x: Array, nodes: A
     )
 
 
-def warm_point(walk: Walk, old: Point, parts: tuple[Array, ...], mu: Array) -> Point:
+def warm_point(system: System, old: Point, parts: tuple[Array, ...], mu: Array) -> Point:
     """A start from a solution of another mesh, on the central path of μ as nearly as its costates tell."""
     x, u, p, y, nodes, costates = parts
-    stacked, limits, mesh = walk.stacked, walk.limits, walk.mesh
+    stacked, limits, mesh = system.stacked, system.limits, system.mesh
     values = stacked.expand(mesh.points, x, u, p, y)
-    assert values.jacobian is not None and values.hessian is not None
+    assert values.jacobian is not None
+    assert values.hessian is not None
     weights = np.concatenate((-p, np.ones((*p.shape[:-1], 1)), y), -1)
     r = np.einsum("...c,...ci->...i", weights, values.jacobian)[..., stacked.v :]  # −∂H/∂u
     controls = barrier_between(limits.control_lower, limits.control_upper, u.shape)
     m = mu[:, None]
     width = limits.control_upper - limits.control_lower
-    unit = np.where(np.isfinite(width) & (width > 0), width, walk.scale_u)
+    unit = np.where(np.isfinite(width) & (width > 0), width, system.scale_u)
     low = m / (np.maximum(r, 0.0) + 4.0 * m / unit)
     high = m / (np.maximum(-r, 0.0) + 4.0 * m / unit)
     # what Newton's method would carry beyond a bound belongs to the central path of that bound
@@ -141,11 +138,11 @@ def warm_point(walk: Walk, old: Point, parts: tuple[Array, ...], mu: Array) -> P
     u = np.clip(u, controls.lower + low, controls.upper - high)
     u = np.where(limits.control_lower == limits.control_upper, limits.control_lower, u)
     paths = barrier_between(limits.path_lower, limits.path_upper, values.c.shape)
-    y = np.clip(y, -0.9 * walk.rho_path, 0.9 * walk.rho_path)
+    y = np.clip(y, -0.9 * system.rho_path, 0.9 * system.rho_path)
     below, above = m / (np.maximum(-y, 0.0) + m), m / (np.maximum(y, 0.0) + m)
     slack = np.clip(values.c, paths.lower + below, np.maximum(paths.upper - above, paths.lower + below))
     slack = np.where(limits.path_fixed, limits.path_lower, slack)
-    mu_end = (mu * walk.duration)[:, None]
+    mu_end = (mu * system.duration)[:, None]
     nodes = nodes.copy()
     nodes[0] = np.where(limits.start_fixed, limits.start_lower, old.nodes[0])
     ends = barrier_between(limits.end_lower, limits.end_upper, old.nu.shape)
@@ -160,7 +157,7 @@ def warm_point(walk: Walk, old: Point, parts: tuple[Array, ...], mu: Array) -> P
         slack=slack,
         y=y,
         end_slack=end_slack,
-        nu=np.clip(old.nu, -0.99 * walk.rho_end, 0.99 * walk.rho_end),
+        nu=np.clip(old.nu, -0.99 * system.rho_end, 0.99 * system.rho_end),
         controls=controls.centered(u, m),
         paths=paths.centered(slack, m),
         ends=ends.centered(end_slack, mu_end),

@@ -85,10 +85,12 @@ class Rounded(TorchFunctionMode):
         return w
 
     def _larger(self, a: Any, b: Any) -> Tensor:
-        return 0.5 * (a + b + self._abs(a - b))
+        larger: Tensor = 0.5 * (a + b + self._abs(a - b))
+        return larger
 
     def _smaller(self, a: Any, b: Any) -> Tensor:
-        return 0.5 * (a + b - self._abs(a - b))
+        smaller: Tensor = 0.5 * (a + b - self._abs(a - b))
+        return smaller
 
     def _clamp(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
         z, *sides = args

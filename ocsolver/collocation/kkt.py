@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy.linalg import LinAlgError, solve_banded
 
 from ocsolver.collocation.tableau import Tableau
 
-__all__ = ["Direction", "Ends", "newton_direction"]
+__all__ = ["Direction", "Ends", "directions", "newton_direction"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -18,8 +17,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Ends(NamedTuple):
     """Linearized boundary conditions of G groups.
 
-    Start: `start_x` dx_0 + `start_q` dq_0 = `start_right`. End: dq_N + `hessian` dx_N + `jacobian`ᵀ dν = `end_right` and
-    `jacobian` dx_N − `slack` dν = `constraint_right`.
+    Start: `start_x` dx_0 + `start_q` dq_0 = `start_right`. End: dq_N + `hessian` dx_N + `jacobian`ᵀ dν = `end_right`
+    and `jacobian` dx_N − `slack` dν = `constraint_right`.
     """
 
     start_x: Array  # (G, v), diagonal
@@ -43,11 +42,45 @@ class Direction(NamedTuple):
     multipliers: Array  # (G, e)
 
 
-@dataclass(frozen=True, eq=False)
-class Stages:
-    """The linearized stage equations of all intervals and their solution as a function of (dx_k, dq_{k+1})."""
-
-    solved: Array  # (N, G, S, 1 + 2v): constant part, and derivatives by dx_k and by dq_{k+1}
+def directions(
+    active: Array,
+    tableau: Tableau,
+    h: Array,
+    hessian: Array,
+    state: Array,
+    control: Array,
+    right: tuple[Array, Array, Array],
+    gaps: tuple[Array, Array],
+    ends: Ends,
+) -> Direction | None:
+    """`newton_direction` of the groups that are active (G,) and finite, zero for the others; None if there is none."""
+    G = h.shape[1]
+    inside = (hessian, state, control, *right)
+    finite = np.isfinite(sum(part.sum((0, 1, *range(3, part.ndim))) for part in inside))
+    rows = np.flatnonzero(active & finite & np.isfinite(ends.end_right.sum(-1)))
+    if len(rows) == G:
+        return newton_direction(tableau, h, hessian, state, control, right, gaps, ends)
+    if not len(rows):
+        return None
+    hessian, state, control, *rest = (part[:, :, rows] for part in inside)
+    found = newton_direction(
+        tableau,
+        h[:, rows],
+        hessian,
+        state,
+        control,
+        (rest[0], rest[1], rest[2]),
+        (gaps[0][:, rows], gaps[1][:, rows]),
+        Ends(*(part[rows] for part in ends)),
+    )
+    if found is None:
+        return None
+    whole = []
+    for part in found:
+        full = np.zeros((*part.shape[:-2], G, part.shape[-1]))
+        full[..., rows, :] = part
+        whole.append(full)
+    return Direction(*whole)
 
 
 def newton_direction(
@@ -185,13 +218,12 @@ def _solve_chain(chain: _Chain, ends: Ends) -> tuple[Array, Array, Array] | None
     put(i, v + i, ends.start_q.T)
     right[:, :v] = ends.start_right
     top = v + 2 * v * k  # first row of interval k; its columns start at 2vk
-    I, J, K = i[None, :, None], j[None, None, :], k[:, None, None]  # noqa: E741
-    move = lambda block: -block.transpose(0, 2, 3, 1)  # noqa: E731  (N, G, v, v) -> (N, v, v, G)
+    I, J, K = i[None, :, None], j[None, None, :], k[:, None, None]
     rows, columns = v + 2 * v * K + I, 2 * v * K + J
-    put(rows, columns, move(chain.E))
-    put(rows, columns + 3 * v, move(chain.F))
-    put(rows + v, columns, move(chain.Q))
-    put(rows + v, columns + 3 * v, move(chain.R))
+    put(rows, columns, _moved(chain.E))
+    put(rows, columns + 3 * v, _moved(chain.F))
+    put(rows + v, columns, _moved(chain.Q))
+    put(rows + v, columns + 3 * v, _moved(chain.R))
     put(top[:, None] + i, 2 * v * (k[:, None] + 1) + i, np.ones((N, v, G)))
     put(top[:, None] + v + i, 2 * v * k[:, None] + v + i, np.ones((N, v, G)))
     right[:, v : v + 2 * v * N] = np.concatenate((chain.r, chain.t), -1).transpose(1, 0, 2).reshape(G, -1)
@@ -216,3 +248,8 @@ def _solve_chain(chain: _Chain, ends: Ends) -> tuple[Array, Array, Array] | None
     solution = flat.reshape(G, size)
     pairs = solution[:, : 2 * v * (N + 1)].reshape(G, N + 1, 2, v)
     return pairs[:, :, 0].swapaxes(0, 1), pairs[:, :, 1].swapaxes(0, 1), solution[:, 2 * v * (N + 1) :]
+
+
+def _moved(block: Array) -> Array:
+    """To the left-hand side: (N, G, v, v) -> (N, v, v, G)."""
+    return -block.transpose(0, 2, 3, 1)

@@ -17,7 +17,7 @@ from ocsolver.collocation.kinks import Rounded, Watch
 from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
 
-__all__ = ["EndPoint", "Points", "PointValues", "Stacked", "preference"]
+__all__ = ["EndPoint", "PointValues", "Stacked", "preference"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -52,6 +52,7 @@ class Stacked:
 
     problem: OptimalControlProblem
     epsilon: float = 0.0  # radius by which kinks are rounded
+    begin: float = 0.0  # initial time of the problem, whose time may be a state here
     memory: list[Any] = field(default_factory=list)  # of the rounding, from one iteration to the next
 
     @cached_property
@@ -61,7 +62,7 @@ class Stacked:
         z = torch.cat((self.stack(x), x.new_zeros(self.groups, self.problem.m)), -1).requires_grad_()
         with torch.enable_grad(), Watch() as watch:
             self._functions(x.new_full((1,), self.problem.horizon[0]), z)
-        return watch.found
+        return bool(watch.found)
 
     def rounded(self, *, iterate: bool = False) -> AbstractContextManager[Any]:
         """Context in which kinks are rounded; `iterate` says that these are the points of the next iteration."""
@@ -69,17 +70,17 @@ class Stacked:
             return nullcontext()
         return Rounded(self.epsilon, self.memory if iterate else None)
 
-    @property
+    @cached_property
     def groups(self) -> int:
         """Number of independent problems G."""
         return self.problem.groups
 
-    @property
+    @cached_property
     def members(self) -> int:
         """Trajectories per group."""
         return self.problem.trajectories // self.groups
 
-    @property
+    @cached_property
     def v(self) -> int:
         """States per group."""
         return self.members * self.problem.n
@@ -91,11 +92,11 @@ class Stacked:
 
     def unstack(self, x: Tensor) -> Tensor:
         """States (*b, G, v) as the user sees them: (*b, B, n)."""
-        return x.reshape(*x.shape[:-2], self.problem.trajectories, self.problem.n)
+        return x if self.members == 1 else x.reshape(*x.shape[:-2], self.groups * self.members, -1)
 
     def stack(self, values: Tensor) -> Tensor:
         """Values per trajectory (*b, B, d) as values per group (*b, G, members · d)."""
-        return values.reshape(*values.shape[:-2], self.groups, -1)
+        return values if self.members == 1 else values.reshape(*values.shape[:-2], self.groups, -1)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the trajectories of a group: (*b, B) -> (*b, G)."""
@@ -138,8 +139,8 @@ class Stacked:
             (slope,) = gradients(q, (leaves,), weights.expand_as(q), create_graph=True)
             (jacobian,) = gradients(q, (leaves,), _units(q), retain_graph=True)
             (hessian,) = gradients(slope, (leaves,), _units(slope))
-        jacobian, hessian = (_array(rows_of.movedim(0, -2)) for rows_of in (jacobian[:rows], hessian[:D]))
-        return self._split(q[0].detach())._replace(jacobian=jacobian, hessian=hessian)
+        first, second = _array(jacobian[:rows].movedim(0, -2)), _array(hessian[:D].movedim(0, -2))
+        return self._split(q[0].detach())._replace(jacobian=first, hessian=second)
 
     # --------------------------------------------------------------------- end
 

@@ -21,7 +21,8 @@ class Tableau:
     discrete costate equations of an optimal control problem are those of the same method, run backwards [1]_: there
     `adjoint`_ij = b_j α_ji / b_i takes the place of α.
 
-    .. [1] W. Hager, *Runge–Kutta methods in optimal control and the transformed adjoint system*, Numer. Math. 87 (2000).
+    .. [1] W. Hager, *Runge–Kutta methods in optimal control and the transformed adjoint system*, Numer. Math. 87
+    (2000).
     """
 
     c: Array  # (s,), points in (0, 1)

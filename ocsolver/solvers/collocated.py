@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ocsolver.collocation.campaign import Campaign, Start
-from ocsolver.collocation.interior import Limits
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.tableau import gauss
+from ocsolver.collocation.unknowns import Bounds
 from ocsolver.constraints import Constraint
 from ocsolver.integrators import RK4
 from ocsolver.mesh import Mesh
@@ -37,7 +37,7 @@ def _array(tensor: Tensor) -> Array:
     return array
 
 
-def limits_of(stacked: Stacked) -> Limits:
+def limits_of(stacked: Stacked) -> Bounds:
     """Bounds of a problem on unit time."""
     problem = stacked.problem
     sides = problem.control_set.bounds(problem.initial_state)
@@ -57,7 +57,7 @@ def limits_of(stacked: Stacked) -> Limits:
 
     path, end = bounds(problem.path_constraint, t, x, u), bounds(problem.terminal_constraint, x)
     low, high = (_array(side).reshape(stacked.groups, stacked.v) for side in start)
-    return Limits(_array(sides[0]), _array(sides[1]), *path, *end, low, high)
+    return Bounds(_array(sides[0]), _array(sides[1]), *path, *end, low, high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +151,6 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
         pieces=pieces,
         multipliers=multipliers,
         violations=measure_violations(problem, times, x, pieces),
-        switches=[
-            [(float(view.start + d * switch.time), switch.component) for switch in row]
-            for d, row in zip(duration, campaign.switches, strict=True)
-        ],
     )
 
 
@@ -216,7 +212,10 @@ def warm_start(
 
     x, p = stack(state, t1 - t0), stack(costate, 0.0) / members
     u = np.broadcast_to(control, (len(control), G, problem.m))
-    inside = lambda values: values[count:].reshape(N, s, *values.shape[1:])  # noqa: E731
+
+    def inside(values: Array) -> Array:
+        return np.asarray(values[count:].reshape(N, s, *values.shape[1:]))
+
     return Warm(fractions, Start(inside(x), inside(u), inside(p), x[:count], p[:count]))
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ocsolver._call import call
+from ocsolver.arcs import with_arcs
 from ocsolver.collocation.campaign import Campaign, Stop
 from ocsolver.collocation.points import Stacked
 from ocsolver.constraints import Constraint
-from ocsolver.errors import InputError, UnsupportedError, complaint
+from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.freetime import on_unit_time
 from ocsolver.maximizers.base import positive_int
 from ocsolver.problem import OptimalControlProblem
@@ -33,7 +34,7 @@ INTERVALS = 25  # of the first mesh
 class Collocation(Solver):
     """Solve the maximum principle, collocated at Gauss points, by an interior-point method on an adaptive mesh.
 
-    Control bounds, path constraints, terminal constraints, a free final time and free initial states are all served; the
+    Control bounds, path constraints, terminal constraints, a free final time and free initial states are served; the
     multipliers of the collocation equations are the costates. It starts from a trivial guess, encloses the times at
     which a control jumps or reaches a bound, and divides intervals until the errors of the cost are below the tolerance
     of `solve`. Its control is a polynomial on each interval, so one that jumps only at nodes.
@@ -47,7 +48,8 @@ class Collocation(Solver):
 
     References
     ----------
-    .. [1] W. Hager, *Runge–Kutta methods in optimal control and the transformed adjoint system*, Numer. Math. 87 (2000).
+    .. [1] W. Hager, *Runge–Kutta methods in optimal control and the transformed adjoint system*, Numer. Math. 87
+    (2000).
     .. [2] A. Wächter, L. Biegler, *On the implementation of an interior-point filter line-search algorithm for
        large-scale nonlinear programming*, Math. Program. 106 (2006).
 
@@ -87,7 +89,7 @@ class Collocation(Solver):
         inner.check(control)
         _check_constraints(problem, control[0])
         unit = on_unit_time(problem)
-        stacked = Stacked(unit)
+        stacked = Stacked(unit, begin=problem.horizon[0])
         stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
         bar = tqdm(total=limits.max_iterations, disable=not limits.progress, desc="Collocation")
         reporter = _Reporter(self, problem, limits, bar)
@@ -103,7 +105,8 @@ class Collocation(Solver):
             nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
             campaign.run(nodes, None if start is None else control[0].to(torch.float64).cpu().numpy())
         bar.close()
-        return report(problem, campaign, begin, repr(self))
+        solution: Solution = with_arcs(report(problem, campaign, begin, repr(self)))
+        return solution
 
 
 @dataclass(eq=False)
@@ -139,7 +142,9 @@ def _check_supported(problem: Any, discretization: Discretization) -> None:
         if getattr(discretization, name) is not None:
             todo = "Leave it out; the accuracy is that of the tolerance."
             got = repr(getattr(discretization, name))
-            raise UnsupportedError(complaint(f"Collocation {name}", expected="None: it is a method of its own", got=got, todo=todo))
+            raise UnsupportedError(
+                complaint(f"Collocation {name}", expected="None: it is a method of its own", got=got, todo=todo)
+            )
 
 
 def _check_constraints(problem: OptimalControlProblem, u: Tensor) -> None:

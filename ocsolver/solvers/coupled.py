@@ -31,8 +31,8 @@ from ocsolver.transcription import Control
 
 __all__ = ["CoupledMemory", "coupled_step"]
 
-REFRESH = 2  # quasi-Newton steps with one M
-HISTORY = 12  # pairs kept
+REFRESH = 4  # quasi-Newton steps with one M
+HISTORY = 20  # pairs kept
 GROWTH, CAUTION = 4.0, 2.0  # longest step relative to the last one, after a good and after a fair one
 SCALE = 0.5  # of ρ: the secant value is the larger of the two that a pair offers
 SHORTEST = 0.01  # fraction of a quasi-Newton step below which its pairs are dropped

@@ -37,7 +37,7 @@ class AugmentedLagrangian(Solver):
         Solves each round; None means ``EMSA()``.
     feasibility : float, default 1e-6
         Largest violation of a constraint at the nodes and midpoints.
-    growth : float, default 10.0
+    growth : float, default 4.0
         Factor of the penalty.
     rounds : int, default 40
         Largest number of rounds.
@@ -66,7 +66,7 @@ class AugmentedLagrangian(Solver):
 
     solver: Solver | None = None
     feasibility: float = 1e-6
-    growth: float = 10.0
+    growth: float = 4.0
     rounds: int = 40
 
     def __post_init__(self) -> None:

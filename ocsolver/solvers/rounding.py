@@ -63,7 +63,7 @@ def sum_up_rounding(
     --------
     >>> import ocsolver as oc
     >>> from problems import fishing
-    >>> relaxed = oc.solve(fishing.build().problem)
+    >>> relaxed = oc.solve(fishing.build().problem, oc.EMSA())
     >>> rounded = oc.sum_up_rounding(relaxed, fishing.build(binary=True).problem, mesh=640)
     >>> print(f"{float(relaxed.cost):.3f}, {float(rounded.cost):.3f} with {len(rounded.switches[0])} switches")
     1.344, 1.345 with 80 switches

@@ -34,6 +34,7 @@ TIGHTER = 1e-3  # tolerance of the inner solver relative to that of the run: vio
 REACH = (1e-2, 10.0)  # how far a free initial state may move in a round, relative to 1 + |x0|
 LARGEST = 1e7  # penalty relative to the first
 PATIENCE = 5  # rounds without progress after which the constraints are given up
+LONGEST = 200  # iterations of a round: better prices help more than a better minimum at these
 SHARES = 10  # rounds that share the iterations if there is no tolerance
 FAILED = (Status.DIVERGED, Status.NONFINITE, Status.INTEGRATION_FAILED)
 ENDED = (Status.STOPPED, Status.INTERRUPTED, Status.MAX_SECONDS)
@@ -71,7 +72,7 @@ class Rounds:
         t = self.transcription
         self.discretization = Discretization(t.mesh, t.integrator, t.adjoint)
         self.x0, (self.u,) = self._start(start)
-        self.reach = REACH[1] * (1.0 + self.x0.abs())
+        self.reach = self._bounded_reach(torch.full_like(self.x0, torch.inf))
         t.check((self.u,))
         self.multipliers = Multipliers.start(self.unit, t.nodes, self.u)
         self.x, self.p = self._simulate(), torch.zeros(0)
@@ -131,7 +132,7 @@ class Rounds:
             priced, start = launch.launched, launch.control(self.u)
             discretization = replace(discretization, mesh=launch.launched_mesh)
         limits = self.limits
-        left = limits.max_iterations - self._iterations
+        left = min(limits.max_iterations - self._iterations, LONGEST)
         if tolerance is None:
             left = min(left, -(-limits.max_iterations // SHARES))
         seconds = None if limits.max_seconds is None else max(0.0, limits.max_seconds - self._seconds)
@@ -151,11 +152,20 @@ class Rounds:
         self.u = torch.where(kept[:, None], u, self.u)
         self.residual = torch.where(kept, solution.residual, self.residual)
         moved = torch.where(rows[:, None], x[0] - self.x0, self.reach)
+        far = free & (moved.abs() >= 0.99 * self.reach).any(-1)  # (B,): these starts want to go on
+        self.limited = far.any(0, keepdim=True) if self.unit.groups == 1 else far
         self.x0 = torch.where(rows[:, None], x[0], self.x0)
-        size = 1.0 + self.x0.abs()
-        self.reach = torch.minimum(torch.maximum(10.0 * moved.abs(), REACH[0] * size), REACH[1] * size)
+        self.reach = self._bounded_reach(10.0 * moved.abs())
         self.x = self._simulate() if not bool(kept.all()) else x
         return solution
+
+    def _bounded_reach(self, wish: Tensor) -> Tensor:
+        """How far free initial states may move in the next round (B, n); a duration at most by half."""
+        size = 1.0 + self.x0.abs()
+        reach = torch.minimum(torch.maximum(wish, REACH[0] * size), REACH[1] * size)
+        if self.problem.free_time is not None:
+            reach[:, -1] = torch.minimum(reach[:, -1], 0.5 * self.x0[:, -1])
+        return reach
 
     def _worst(self, report: Report) -> Tensor:
         """Largest violation (G,)."""
@@ -181,7 +191,7 @@ class Rounds:
     def _judge(self, solution: Solution, report: Report, *, last: bool) -> None:
         worst, cost = self._worst(report), self._forward_cost()
         met = (worst <= self.rules.feasibility) & (report.slack <= SLACK * cost.abs().clamp_min(1.0))
-        self.idle = torch.where((worst > 0.8 * self.best) & ~met, self.idle + 1, 0)
+        self.idle = torch.where((worst > 0.8 * self.best) & ~met & ~self.limited, self.idle + 1, 0)
         self.best = torch.minimum(self.best, worst)
         out = self._iterations >= self.limits.max_iterations
         for g, (own, note) in enumerate(zip(solution.status, solution.notes, strict=True)):
@@ -190,14 +200,15 @@ class Rounds:
             hopeless = bool(self.idle[g] >= PATIENCE) or last
             if own in ENDED:
                 self.status[g], self.notes[g] = own, note
-            elif bool(met[g]) and bool(self.residual[g] <= (self.limits.tolerance or 0.0)):
+            elif bool(met[g] & ~self.limited[g]) and bool(self.residual[g] <= (self.limits.tolerance or 0.0)):
                 self.status[g] = Status.CONVERGED
             elif out:
                 self.status[g] = Status.COMPLETED if self.limits.tolerance is None else Status.MAX_ITERATIONS
             elif own in FAILED and (hopeless or bool(self.multipliers.r[g] >= self.largest[g])):
                 self.status[g], self.notes[g] = own, note
             elif hopeless or (bool(met[g]) and own is Status.STALLED):
-                self.status[g] = Status.STALLED
+                missed = not bool(worst[g] <= self.rules.feasibility)
+                self.status[g] = Status.INFEASIBLE if missed else Status.STALLED
             if (
                 self.status[g] < 0
                 and self.status[g] is not Status.RUNNING
@@ -212,7 +223,7 @@ class Rounds:
         running = torch.tensor([status is Status.RUNNING for status in self.status])
         old, new = self.multipliers, report.updated
         slow = failed | (report.defect > PROGRESS * self.defect)
-        slow = slow & (report.defect > 0.1 * self.rules.feasibility)
+        slow = slow & (report.defect > 0.1 * self.rules.feasibility) & ~self.limited
         r = torch.where(running & slow, torch.minimum(self.rules.growth * old.r, self.largest), old.r)
         rows = per_row(running & ~failed, self.x0.shape[0])[:, None]
         kept = {
@@ -265,7 +276,7 @@ class Rounds:
             where = f"component {j} of trajectory {rows[row]}"
             found.append((worst, f"{name}, {where}, is violated by {worst:.3g} at t = {when:.6g}"))
         worst_text = max(found)[1] if found else ""
-        return f"{worst_text}; the constraints may contradict each other, the bounds or the dynamics"
+        return worst_text
 
     def _solution(self, report: Report) -> Solution:
         last, n = self.solutions[-1], self.problem.n

@@ -1,0 +1,108 @@
+"""How wrong a collocated solution is, interval by interval; it mends nothing.
+
+The error of an interval is what a simulation of its control would change in J (the defects of the collocation
+polynomials, weighted by the costate), and how far the control between the Gauss points is from maximizing H. Both are
+of second order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
+from ocsolver.collocation.points import PointValues, Stacked
+from ocsolver.collocation.tableau import gauss
+from ocsolver.collocation.unknowns import Bounds, Mesh, Point
+
+__all__ = ["Errors", "estimate"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FINE = 6  # Gauss points per interval for the estimates
+
+
+class Errors(NamedTuple):
+    """Estimates per interval (N, G), in units of J."""
+
+    defect: Array  # of the simulation, signed
+    gap: Array  # ∫ max H − H(u) ≥ 0
+
+
+class Fine(NamedTuple):
+    """A solution between its points."""
+
+    sigma: Array  # (q,)
+    t: Array  # (N, q, G)
+    x: Array  # (N, q, G, v)
+    p: Array
+    u: Array  # (N, q, G, m), between the bounds
+    y: Array  # (N, q, G, e)
+
+
+def between(point: Point, mesh: Mesh, limits: Bounds, sigma: Array) -> Fine:
+    """A solution at fractions σ (q,) of all intervals."""
+    s = mesh.tableau.s
+    ends, inner = state_basis(s, sigma), control_basis(s, sigma)
+    x, p = (
+        np.einsum("qj,njgv->nqgv", ends, with_ends(a, b))
+        for a, b in ((point.nodes, point.x), (point.costates, point.p))
+    )
+    u, y = (np.einsum("qj,njgc->nqgc", inner, values) for values in (point.u, point.y))
+    t = mesh.t[:-1, None] + mesh.h[:, None] * sigma[:, None]
+    return Fine(sigma, t, x, p, np.clip(u, limits.control_lower, limits.control_upper), y)
+
+
+def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Errors:
+    """Errors of all intervals."""
+    tab, fine = mesh.tableau, gauss(FINE)
+    at = between(point, mesh, limits, fine.c)
+    slope = np.einsum("qj,njgv->nqgv", state_slope(tab.s, fine.c), with_ends(point.nodes, point.x))  # dx/dσ
+    q = stacked.expand(at.t, at.x, at.u, at.p, at.y)
+    h, w = mesh.h[:, None], mesh.h[:, None] * fine.b[:, None]
+    stages = stacked.values(mesh.points, point.x, point.u).running
+    excess = (at.p * (slope / h[..., None] - q.f)).sum(-1) + q.running
+    defect = (w * excess).sum(1) - (mesh.weights * stages).sum(1)
+    gain = _gain(stacked, at, q, _better_control(stacked, limits, at, q))
+    for j in range(at.u.shape[-1]):  # the bounds, in case H is not concave
+        for bound in (limits.control_lower[j], limits.control_upper[j]):
+            if np.isfinite(bound):
+                u = at.u.copy()
+                u[..., j] = bound
+                gain = np.fmax(gain, _gain(stacked, at, q, u))
+    return Errors(defect, (w * np.maximum(gain, 0.0)).sum(1))
+
+
+def _gain(stacked: Stacked, at: Fine, q: PointValues, u: Array) -> Array:
+    """H(u) − H of the own control (N, q, G)."""
+    other = stacked.values(at.t, at.x, u)
+    return np.asarray((at.p * (other.f - q.f)).sum(-1) - (other.running - q.running) - (at.y * (other.c - q.c)).sum(-1))
+
+
+def _better_control(stacked: Stacked, limits: Bounds, at: Fine, q: Any) -> Array:
+    """One projected Newton step on H, to a bound where H is not concave (N, q, G, m)."""
+    v = stacked.v
+    slope = -(_weighted(q.jacobian, at, v)[..., v:])  # ∂H/∂u
+    bend = np.einsum("...ii->...i", q.hessian)[..., v:]
+    curvature = -q.hessian[..., v:, v:]
+    lower, upper = limits.control_lower, limits.control_upper
+    held = ((at.u <= lower) & (slope < 0)) | ((at.u >= upper) & (slope > 0))
+    m = slope.shape[-1]
+    eye = np.eye(m)
+    free = ~held
+    matrix = np.where(free[..., :, None] & free[..., None, :], -curvature, eye)
+    matrix = matrix + 1e-14 * np.abs(bend).max(-1, initial=0.0)[..., None, None] * eye
+    concave = np.linalg.eigvalsh(matrix)[..., :1] > 1e-12 * np.maximum(np.abs(matrix).max((-1, -2)), 1e-300)[..., None]
+    with np.errstate(all="ignore"):
+        step = np.linalg.solve(np.where(concave[..., None], matrix, eye), np.where(held, 0.0, slope)[..., None])[..., 0]
+    newton = np.clip(at.u + step, lower, upper)
+    target = np.where(slope > 0, upper, lower)
+    bang = np.where(np.isfinite(target) & (slope != 0), target, at.u)
+    return np.where(concave, newton, np.where(held, at.u, bang))
+
+
+def _weighted(jacobian: Array, at: Fine, v: int) -> Array:
+    """Gradient of −p·f + L + y·c (N, q, G, v + m)."""
+    weights = np.concatenate((-at.p, np.ones((*at.p.shape[:-1], 1)), at.y), -1)
+    return np.asarray(np.einsum("...c,...ci->...i", weights, jacobian))

@@ -1,0 +1,159 @@
+"""When controls jump, reach a bound or leave it; it knows nothing of meshes to come but how closely to enclose them.
+
+A jump is where neither bound is preferred: for H affine in the control a root of ∂H/∂u. Two nodes enclose it whose
+distance shrinks from one mesh to the next, and one more is put at the time itself: so jumps and kinks cost no accuracy.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ocsolver.collocation.points import Stacked, preference
+from ocsolver.collocation.unknowns import Bounds, Mesh, Point
+
+__all__ = ["Switch", "find_switches"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SAFETY, SHARPEST = 3.0, 0.01  # of the estimated error; smallest width relative to the interval
+MOST_SWITCHES = 60  # per group; more are noise of a singular arc
+
+
+class Switch(NamedTuple):
+    """A time at which a control reaches or leaves a bound."""
+
+    time: float
+    component: int
+    width: float  # half the distance of the nodes that enclose it on the next mesh
+    cell: float  # length of the interval in which it was found
+
+
+def active_sides(point: Point, mesh: Mesh, size: Array, limits: Bounds) -> Array:
+    """−1, 0 or 1 at every Gauss point where the lower, no or the upper bound holds: (N, s, G, m)."""
+    width = limits.control_upper - limits.control_lower
+    unit = np.where(np.isfinite(width), width, 1.0)
+    below, above = point.controls.slacks(point.u)
+    duration = (mesh.t[-1] - mesh.t[0])[:, None]
+    low = (point.controls.low * unit * duration / size[:, None] > below / unit) & np.isfinite(limits.control_lower)
+    high = (point.controls.high * unit * duration / size[:, None] > above / unit) & np.isfinite(limits.control_upper)
+    return np.where(low, -1, np.where(high, 1, 0))
+
+
+def find_switches(
+    stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point, size: Array, before: list[list[Switch]]
+) -> list[list[Switch]]:
+    """Switches of every group, in order of time; `before` are those of the mesh before, if there was one."""
+    active = active_sides(point, mesh, size, limits)
+    N, s, G, m = active.shape
+    flat, times = active.reshape(N * s, G, m), mesh.points.reshape(N * s, G)
+    bounds = (limits.control_lower, limits.control_upper)
+    better = preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y).reshape(N * s, G, m)
+    u = point.u.reshape(N * s, G, m)
+    constrained = bool(limits.end_lower.size or limits.path_lower.size)
+    found: list[list[Switch]] = []
+    for g in range(G):
+        here: list[tuple[float, int]] = []
+        for j in range(m):
+            status = flat[:, g, j]
+            sides = (limits.control_lower[j], limits.control_upper[j])
+            for left, right in _merged_runs(status, np.flatnonzero(np.diff(status))):
+                jump = _jump(u[:, g, j], status, left, right, sides) if constrained else None
+                if jump is not None:
+                    time = _by_area(mesh, u[:, g, j], g, *jump)
+                else:
+                    time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
+                here.append((float(time), j))
+        here = sorted(here) if len(here) <= MOST_SWITCHES else []
+        found.append(_with_widths(here, mesh.t[:, g], before[g] if before else []))
+    return found
+
+
+def _merged_runs(status: Array, changes: Array) -> list[tuple[int, int]]:
+    """Pairs (last point before, first point after) of every change; one of bound to bound is one."""
+    runs: list[tuple[int, int]] = []
+    k = 0
+    while k < len(changes):
+        left, right = int(changes[k]), int(changes[k]) + 1
+        if k + 1 < len(changes) and status[left] != 0 and status[right] == 0:
+            after = int(changes[k + 1]) + 1
+            if status[after] == -status[left] and after - right <= 4:
+                right = after
+                k += 1
+        runs.append((left, right))
+        k += 1
+    return runs
+
+
+def _located(
+    times: Array, u: Array, preference: Array, status: Array, left: int, right: int, bounds: tuple[float, float]
+) -> float:
+    """Where a jump has no preference between the bounds, or where a free control reaches its bound."""
+    a, b, first, last = times[left], times[right], status[left], status[right]
+    if first * last == -1:
+        fall = preference[left] - preference[right]
+        share = preference[left] / fall if fall != 0 else 0.5
+        return float(a + (b - a) * np.clip(share, 0.0, 1.0))
+    free = left if first == 0 else right  # linear extrapolation of the free control to the bound
+    bound, other = bounds[0] if first + last < 0 else bounds[1], free + (-1 if first == 0 else 1)
+    if 0 <= other < len(u) and status[other] == 0 and u[free] != u[other]:
+        time = times[free] + (bound - u[free]) * (times[other] - times[free]) / (u[other] - u[free])
+        return float(np.clip(time, a, b))
+    return float(0.5 * (a + b))
+
+
+def _jump(
+    u: Array, status: Array, left: int, right: int, bounds: tuple[float, float]
+) -> tuple[int, int, float, float] | None:
+    """Points (left, right) and values between which a control jumps over intermediate ones, None if it does not."""
+    first, last = status[left], status[right]
+    if first * last == -1:
+        start, end = bounds if first < 0 else bounds[::-1]
+        return (left, right, start, end) if right - left > 1 else None
+    width = bounds[1] - bounds[0]
+    step = 1 if last == 0 else -1  # towards the free arc
+    near, far = (right, right + 2) if last == 0 else (left, left - 2)
+    if not np.isfinite(width) or not 0 <= far < len(u) or status[far] or status[near + step]:
+        return None
+    bound, value = bounds[0] if first + last < 0 else bounds[1], u[near + step]
+    if abs(value - bound) < 0.1 * width or abs(value - u[far]) > 1e-3 * width:
+        return None
+    return (left, near + step, bound, value) if last == 0 else (near + step, right, value, bound)
+
+
+def _by_area(mesh: Mesh, u: Array, g: int, left: int, right: int, start: float, end: float) -> float:
+    """Where a jump has the integral of the values that it replaces: they meet the constraints, so they know it best."""
+    s = mesh.tableau.s
+    k0, k1 = left // s, right // s
+    area = (mesh.weights[k0 : k1 + 1, :, g].reshape(-1) * u[k0 * s : (k1 + 1) * s]).sum()
+    t0, t1 = mesh.t[k0, g], mesh.t[k1 + 1, g]
+    return float(np.clip(t0 + (area - end * (t1 - t0)) / (start - end), t0, t1))
+
+
+def _with_widths(found: list[tuple[float, int]], nodes: Array, before: list[Switch]) -> list[Switch]:
+    """How closely to enclose each switch.
+
+    Costates, and so the times, are wrong by the square of the interval in which a control may jump anywhere; the
+    constant is that of the switch of the group that moved most since the mesh before.
+    """
+    cells, moves, constant = [], [], 0.0
+    for time, j in found:
+        k = int(np.clip(np.searchsorted(nodes, time) - 1, 0, len(nodes) - 2))
+        cells.append(float(nodes[k + 1] - nodes[k]))
+        known = [w for w in before if w.component == j and abs(w.time - time) <= max(4.0 * w.width, w.cell)]
+        old = min(known, key=lambda w: abs(w.time - time)) if known else None
+        moves.append(None if old is None else (abs(old.time - time), old.width))
+        if old is not None:
+            constant = max(constant, abs(old.time - time) / old.cell**2)
+    result = []
+    shortest = 1e-9 * float(nodes[-1] - nodes[0])
+    for (time, j), cell, move in zip(found, cells, moves, strict=True):
+        if move is None:
+            width = 0.25 * cell
+        elif move[0] > move[1]:  # it lay outside
+            width = move[0]
+        else:
+            width = min(max(SAFETY * constant * cell**2, SHARPEST * cell), 0.25 * cell)
+        result.append(Switch(time, j, max(width, shortest), cell))
+    return result

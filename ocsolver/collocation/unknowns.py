@@ -1,0 +1,186 @@
+"""The unknowns of a collocated problem, what is measured of them, and their steps; it knows no algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ocsolver.collocation.barrier import Barrier
+from ocsolver.collocation.kkt import Direction
+from ocsolver.collocation.points import EndPoint, PointValues
+from ocsolver.collocation.tableau import Tableau
+
+__all__ = ["Bounds", "Mesh", "Model", "Point", "Residual", "Step", "largest", "total"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Nodes of every group and what they imply."""
+
+    t: Array  # (N + 1, G)
+    tableau: Tableau
+
+    @cached_property
+    def h(self) -> Array:
+        """Lengths (N, G)."""
+        return np.diff(self.t, axis=0)
+
+    @cached_property
+    def points(self) -> Array:
+        """Times of the Gauss points (N, s, G)."""
+        return self.t[:-1, None] + self.h[:, None] * self.tableau.c[:, None]
+
+    @cached_property
+    def weights(self) -> Array:
+        """Quadrature weights (N, s, G)."""
+        return self.h[:, None] * self.tableau.b[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """All unknowns of an iteration."""
+
+    x: Array  # (N, s, G, v)
+    u: Array  # (N, s, G, m)
+    p: Array  # (N, s, G, v)
+    nodes: Array  # (N + 1, G, v)
+    costates: Array  # (N + 1, G, v)
+    slack: Array  # (N, s, G, e), of the path constraints
+    y: Array  # (N, s, G, e), their multipliers
+    end_slack: Array  # (G, k), of the terminal constraints
+    nu: Array  # (G, k)
+    controls: Barrier
+    paths: Barrier
+    ends: Barrier
+    starts: Barrier  # of the initial states
+
+    def merged(self, other: Point, use: Array) -> Point:
+        """Another point in the groups of `use` (G,)."""
+
+        def pick(a: Array, b: Array) -> Array:
+            return np.where(use[:, None], b, a)
+
+        values: dict[str, Any] = {}
+        for entry in fields(self):
+            a, b = getattr(self, entry.name), getattr(other, entry.name)
+            if isinstance(a, Barrier):
+                values[entry.name] = replace(a, low=pick(a.low, b.low), high=pick(a.high, b.high))
+            else:
+                values[entry.name] = pick(a, b)
+        return Point(**values)
+
+    def shifted(self, d: Direction, path: Array, end: Array, alpha: Array) -> Point:
+        """Primal variables after a step; α (G,)."""
+        a = alpha[:, None]
+        return replace(
+            self,
+            x=self.x + a * d.x,
+            u=self.u + a * d.u,
+            nodes=self.nodes + a * d.nodes,
+            slack=self.slack + a * path,
+            end_slack=self.end_slack + a * end,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """Bounds of everything that has some; equal ones make equations instead of barriers."""
+
+    control_lower: Array  # (m,)
+    control_upper: Array
+    path_lower: Array  # (e,)
+    path_upper: Array
+    end_lower: Array  # (k,)
+    end_upper: Array
+    start_lower: Array  # (G, v)
+    start_upper: Array
+
+    @cached_property
+    def path_fixed(self) -> Array:
+        """Equality constraints on the path (e,)."""
+        return np.asarray(self.path_lower == self.path_upper)
+
+    @cached_property
+    def end_fixed(self) -> Array:
+        """Equality constraints at the end (k,)."""
+        return np.asarray(self.end_lower == self.end_upper)
+
+    @cached_property
+    def start_fixed(self) -> Array:
+        """Fixed components of the initial state (G, v)."""
+        return np.asarray(self.start_lower == self.start_upper)
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """Residuals of a point, and how large they are."""
+
+    values: PointValues
+    end: EndPoint
+    stage: Array  # (N, s, G, v), Σ α (X − x) − h f
+    gap: Array  # (N, G, v), of the nodes
+    path: Array  # (N, s, G, e), c − slack
+    terminal: Array  # (G, k)
+    feasibility: Array  # (G,), θ
+    barrier: Array  # (G,), φ
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Quadratic model at a point."""
+
+    now: Residual
+    jacobian: Array  # (N, s, G, v + 1 + e, v + m)
+    hessian: Array  # (N, s, G, v + m, v + m), barrier terms included
+    slope: Array  # (N, s, G, v + m), of −H
+    pull: Array  # (N, s, G, e), curvature of the path terms
+    aim: Array  # (N, s, G, e), multipliers they aim at
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step of everything, and what the model says of it."""
+
+    d: Direction
+    path: Array  # (N, s, G, e), of the slacks
+    y: Array
+    end: Array  # (G, k)
+    slope: Array  # (G,), derivative of φ
+    bend: Array  # (G,), curvature
+    length: Array  # (G,)
+
+    def merged(self, other: Step, use: Array) -> Step:
+        """Other groups' steps where `use` (G,)."""
+
+        def pick(a: Array, b: Array) -> Array:
+            return np.where(use[:, None], b, a)
+
+        d = Direction(*(pick(a, b) for a, b in zip(self.d, other.d, strict=True)))
+        return Step(
+            d,
+            pick(self.path, other.path),
+            pick(self.y, other.y),
+            pick(self.end, other.end),
+            np.where(use, other.slope, self.slope),
+            np.where(use, other.bend, self.bend),
+            np.where(use, other.length, self.length),
+        )
+
+
+def total(values: Array) -> Array:
+    """Sum over everything but the groups: (N, *, G, d) -> (G,)."""
+    axes = (*range(values.ndim - 2), values.ndim - 1)
+    result: Array = values.sum(axis=axes)
+    return result
+
+
+def largest(values: Array) -> Array:
+    """Largest size over everything but the groups: (N, *, G, d) -> (G,)."""
+    axes = (*range(values.ndim - 2), values.ndim - 1)
+    result: Array = np.abs(values).max(axis=axes, initial=0.0)
+    return result
