@@ -1,4 +1,4 @@
-"""E-MSA on every reference problem with a free end: cost, status, maximum principle, descent, order and resimulation."""
+"""E-MSA on references with a free end: cost, status, maximum principle, descent, order and resimulation."""
 
 from __future__ import annotations
 
