@@ -27,7 +27,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 WARM_BARRIER = 1e-3  # of a start from a solution of a similar problem
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
-SHARPEST_KINK = 2e-9
+SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
 KAPPA = 10.0  # a barrier problem counts as solved when its error is below so many μ
 FASTER, POWER = 0.2, 1.5  # decrease of μ
@@ -149,7 +149,7 @@ class Campaign:
             floor = 4.0 * self.mu * self.limits.control_lower.size
             goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
             plan = refined_nodes(self.mesh, base, errors, switches, goal, floor, 2 * self.stages, self.max_intervals)
-            hat = max(final, FINER * hat if not good.all() else final)
+            hat = final if good.all() or FINER * hat < 3.0 * final else FINER * hat
             before = self._state
             self._move(plan.nodes)
             wanted = solved & ~finished

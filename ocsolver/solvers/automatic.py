@@ -41,7 +41,7 @@ class Automatic(Solver):
     def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
         if not self._collocates(problem, discretization, limits):
             return EMSA().run(problem, discretization, start, limits)
-        if discretization.mesh is None and not isinstance(start, Solution):
+        if discretization.mesh is None and not (problem.restrictions or isinstance(start, Solution)):
             discretization = replace(discretization, mesh=DEFAULT_INTERVALS)
         best = Collocation().run(problem, discretization, start, limits)
         if bool(best.success.all()) or limits.max_seconds is not None or limits.callback is not None:
