@@ -361,27 +361,28 @@ def test_certificate_confirms_the_residual(name: str) -> None:
 
 def raised(name: str, seed: int, intervals: int = 100) -> tuple[float, float]:
     """Mean gaps of the optimal control and of a random feasible one whose cost is higher by 1e-4 max(1, |J*|)."""
-    reference, solution = REFERENCES[name], solved("Collocation", name)
-    problem = reference.problem
+    problem, solution = REFERENCES[name].problem, solved("Collocation", name)
     t0, t1 = problem.horizon
     transcription = transcribe(problem, Discretization(intervals))
     fine = torch.linspace(t0, t1, 20 * intervals + 1, dtype=torch.float64)
     samples = solution.control(0.5 * (fine[1:] + fine[:-1]))
     u = samples.reshape(intervals, 20, problem.groups, problem.m).mean(1)
     noise = seeded(*u.shape, seed=seed)
-    assert reference.cost is not None
-    goal, size = 1e-4 * max(1.0, abs(float(solution.cost.mean()))), 1e-2
+    goal = 1e-4 * max(1.0, abs(float(solution.cost.mean())))
 
     def cost(control: Tensor) -> float:
         return float(transcription.forward((control,)).cost.mean())
 
-    least = cost(u)
+    least, low, high = cost(u), 0.0, 1e-3
+    while cost(problem.control_set.project(u + high * noise)) - least < goal:
+        low, high = high, 2.0 * high
     for _ in range(40):
+        size = 0.5 * (low + high)
         other = problem.control_set.project(u + size * noise)
         rise = cost(other) - least
         if abs(rise / goal - 1.0) <= 0.05:
             break
-        size *= min(max((goal / max(rise, 1e-3 * goal)) ** 0.5, 0.2), 5.0)  # J rises by the square
+        low, high = (low, size) if rise > goal else (size, high)
     assert rise == pytest.approx(goal, rel=0.05)
     gap = oc.certify(problem, other, mesh=intervals).mean_gap
     return float(solution.certificate.mean_gap.mean()), float(gap.mean())

@@ -1,4 +1,4 @@
-"""The default solver on every reference problem: cost, status, maximum principle, descent, order and resimulation."""
+"""E-MSA on references with a free end: cost, status, maximum principle, descent, order and resimulation."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ BINARY = {reference.name for reference in problems.discrete_references()}
 
 @cache
 def solved(name: str, mesh: int) -> oc.Solution:
-    """Solution by the defaults from a zero control; solved once for all tests."""
-    return solve_quietly(REFERENCES[name].problem, mesh=mesh)
+    """Solution from a zero control; solved once for all tests."""
+    return solve_quietly(REFERENCES[name].problem, oc.EMSA(), mesh=mesh)
 
 
 def mesh_of(name: str) -> int:
@@ -99,7 +99,7 @@ def test_smooth_references_take_few_iterations(name: str) -> None:
     ids=["scalar-lqr 2", "scalar-lqr 5", "hypersensitive 5", "hypersensitive 20", "oscillator-lqr (1, 0)"],
 )
 def test_variants_of_smooth_references_take_few_iterations(reference: Reference) -> None:
-    solution = oc.solve(reference.problem)
+    solution = oc.solve(reference.problem, oc.EMSA())
     assert bool(solution.success.all())
     assert solution.stats.iterations <= 40
 
@@ -137,7 +137,7 @@ def test_status_says_the_truth(name: str) -> None:
 
 def test_local_minimum_is_left_by_a_better_start() -> None:
     reference = luus_reactor.build()
-    low, high = (oc.solve(reference.problem, initial_control=[u]) for u in (0.0, 3.0))
+    low, high = (oc.solve(reference.problem, oc.EMSA(), initial_control=[u]) for u in (0.0, 3.0))
     assert sorted(reference.local_costs) == list(reference.local_costs)
     assert float(low.cost) == pytest.approx(reference.local_costs[1], abs=16e-4)
     assert float(high.cost) == pytest.approx(reference.local_costs[0], abs=16e-4)
@@ -157,7 +157,7 @@ def test_trap_is_not_called_an_optimum() -> None:
     """Case 9 from mid-range control: everything reacts away. The residual must not hide behind a flat Hamiltonian."""
     reference = citron_reactor.build(case=9)
     for mesh in (100, 400):  # on the coarse one RK4 itself is unstable
-        solution = solve_quietly(reference.problem, mesh=mesh, initial_control=[4.0])
+        solution = solve_quietly(reference.problem, oc.EMSA(), mesh=mesh, initial_control=[4.0])
         assert bool(solution.success.all()) == (error(reference, solution) <= 1e-3)
 
 
@@ -244,7 +244,7 @@ def test_resimulated_cost_is_within_the_bound_of_the_certificate(name: str) -> N
 )
 def test_resimulated_cost_agrees_to_the_order_of_the_integrator(build: Callable[[], Reference]) -> None:
     problem = build().problem
-    solution = oc.solve(problem, mesh=50)
+    solution = oc.solve(problem, oc.EMSA(), mesh=50)
     exact = solution.resimulate(PRECISE)
     errors = []
     for parts in (1, 2):  # the same control on a mesh twice as fine

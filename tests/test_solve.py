@@ -125,11 +125,12 @@ def test_the_initial_control_is_projected() -> None:
 
 
 def test_defaults() -> None:
-    solution = oc.solve(regulator())
+    assert oc.solve(regulator()).solver.startswith("Collocation(")
+    solution = oc.solve(regulator(), oc.EMSA())
     assert solution.u.shape == (100, 1, 1)
     assert isinstance(solution.discretization.integrator, oc.RK4)
     assert isinstance(solution.discretization.adjoint, oc.DiscreteAdjoint)
-    assert solution.solver.startswith("EMSA(")
+    assert oc.solve(regulator(), mesh=4).solver.startswith("EMSA(")  # a mesh that is asked for belongs to sweeps
     scipy = oc.solve(regulator(), mesh=4, integrator=oc.SolveIVP("RK45", rtol=1e-6, atol=1e-8), tolerance=1e-5)
     assert isinstance(scipy.discretization.adjoint, oc.ContinuousAdjoint)
 
