@@ -13,12 +13,14 @@ from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Solver
 from ocsolver.solvers.collocation import Collocation
 from ocsolver.solvers.emsa import EMSA
+from ocsolver.status import Status
 from ocsolver.transcription import Discretization
 
 __all__ = ["Automatic"]
 
 LARGEST = 40  # states and controls of a group for which dense blocks pay
 ENTRIES = 100_000_000  # of the stage equations of all groups on the default mesh
+NEAR = 1e-5  # residual of a group that stalled near its answer
 SHARES = (0.25, 0.75)  # of the way between the bounds: other controls to start from
 
 
@@ -44,13 +46,14 @@ class Automatic(Solver):
         if discretization.mesh is None and not (problem.restrictions or isinstance(start, Solution)):
             discretization = replace(discretization, mesh=DEFAULT_INTERVALS)
         best = Collocation().run(problem, discretization, start, limits)
-        if bool(best.success.all()) or limits.max_seconds is not None or limits.callback is not None:
+        if not _hopeless(best) or limits.max_seconds is not None or limits.callback is not None:
             return best
         for guess in self._guesses(problem, limits):
             other = Collocation().run(problem, discretization, guess, limits)
-            if _better(other, best):
-                best = other
-            if bool(best.success.all()):
+            for answer in (guess, other):
+                if isinstance(answer, Solution) and _better(answer, best):
+                    best = answer
+            if not _hopeless(best):
                 break
         return best
 
@@ -79,6 +82,12 @@ class Automatic(Solver):
         if bool(torch.isfinite(sides[0]).all() & torch.isfinite(sides[1]).all()):
             for share in SHARES:
                 yield torch.lerp(*sides, share)
+
+
+def _hopeless(solution: Solution) -> bool:
+    """Whether some group is far from an answer, farther than singular arcs that keep a residual from the tolerance."""
+    near = torch.tensor([status is Status.STALLED for status in solution.status]) & (solution.residual.cpu() <= NEAR)
+    return not bool((solution.success | near).all())
 
 
 def _better(new: Solution, old: Solution) -> bool:
