@@ -41,10 +41,9 @@ class Barrier:
 
     def inside(self, value: Array, push: float = PUSH) -> Array:
         """Values moved strictly between the bounds."""
-        with np.errstate(invalid="ignore"):
-            width = self.upper - self.lower
-            left = np.minimum(push * np.maximum(np.abs(self.lower), 1.0), push * width)
-            right = np.minimum(push * np.maximum(np.abs(self.upper), 1.0), push * width)
+        width = self.upper - self.lower
+        left = np.minimum(push * np.maximum(np.abs(self.lower), 1.0), push * width)
+        right = np.minimum(push * np.maximum(np.abs(self.upper), 1.0), push * width)
         moved = np.where(np.isfinite(self.lower), np.maximum(value, self.lower + left), value)
         moved = np.where(np.isfinite(self.upper), np.minimum(moved, self.upper - right), moved)
         return np.where(width > 0, moved, self.lower)
@@ -79,9 +78,8 @@ class Barrier:
         """Σ log s, (*b, G, d); −inf outside."""
         if self.idle:
             return np.zeros_like(value)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            below = np.where(np.isfinite(self.lower), np.log(np.maximum(value - self.lower, 0.0)), 0.0)
-            above = np.where(np.isfinite(self.upper), np.log(np.maximum(self.upper - value, 0.0)), 0.0)
+        below = np.where(np.isfinite(self.lower), np.log(np.maximum(value - self.lower, 0.0)), 0.0)
+        above = np.where(np.isfinite(self.upper), np.log(np.maximum(self.upper - value, 0.0)), 0.0)
         result: Array = below + above
         return result
 
@@ -97,18 +95,16 @@ class Barrier:
         if self.idle:
             return np.ones_like(share)
         below, above = self.slacks(value)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.maximum(-move / below, move / above)
+        ratio = np.maximum(-move / below, move / above)
         return _largest(ratio, share)
 
     def dual_room(self, steps: tuple[Array, Array], share: Array) -> Array:
         """The same for the multipliers: (G,)."""
         if self.idle:
             return np.ones_like(share)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.maximum(
-                np.where(self.low > 0, -steps[0] / self.low, 0.0), np.where(self.high > 0, -steps[1] / self.high, 0.0)
-            )
+        ratio = np.maximum(
+            np.where(self.low > 0, -steps[0] / self.low, 0.0), np.where(self.high > 0, -steps[1] / self.high, 0.0)
+        )
         return _largest(ratio, share)
 
     def moved(self, steps: tuple[Array, Array], alpha: Array, value: Array, mu: Array) -> Barrier:
@@ -126,11 +122,10 @@ class Barrier:
         if self.idle:
             return np.zeros(value.shape[-2])
         below, above = self.slacks(value)
-        with np.errstate(invalid="ignore"):
-            error = np.maximum(
-                np.where(np.isfinite(self.lower), np.abs(self.low * below - mu), 0.0),
-                np.where(np.isfinite(self.upper), np.abs(self.high * above - mu), 0.0),
-            )
+        error = np.maximum(
+            np.where(np.isfinite(self.lower), np.abs(self.low * below - mu), 0.0),
+            np.where(np.isfinite(self.upper), np.abs(self.high * above - mu), 0.0),
+        )
         return _per_group(error)
 
 
@@ -143,6 +138,5 @@ def _per_group(values: Array) -> Array:
 
 def _largest(ratio: Array, share: Array) -> Array:
     worst = _per_group(np.nan_to_num(ratio, nan=0.0, posinf=0.0))
-    with np.errstate(divide="ignore"):
-        result: Array = np.minimum(1.0, np.where(worst > 0, share / worst, 1.0))
+    result: Array = np.minimum(1.0, np.where(worst > 0, share / worst, 1.0))
     return result

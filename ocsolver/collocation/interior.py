@@ -216,13 +216,12 @@ class Walk:
         theta, phi = tried.feasibility, tried.barrier
         noise = 1e-13 * (np.abs(now.barrier) + self.system.size)
         finite = np.isfinite(theta) & np.isfinite(phi)
-        with np.errstate(invalid="ignore", over="ignore"):
-            descends = (slope < 0) & (alpha * (-slope / self.system.size) ** 2.3 > now.feasibility**1.1)
-            switching = descends & (now.feasibility <= theta_min)
-            armijo = phi <= now.barrier + ARMIJO * alpha * slope + noise
-            better = (theta <= (1 - FILTER_SHRINK) * now.feasibility) | (
-                phi <= now.barrier - FILTER_SHRINK * now.feasibility + noise
-            )
+        descends = (slope < 0) & (alpha * (-slope / self.system.size) ** 2.3 > now.feasibility**1.1)
+        switching = descends & (now.feasibility <= theta_min)
+        armijo = phi <= now.barrier + ARMIJO * alpha * slope + noise
+        better = (theta <= (1 - FILTER_SHRINK) * now.feasibility) | (
+            phi <= now.barrier - FILTER_SHRINK * now.feasibility + noise
+        )
         dominated = np.array([any(theta[g] >= t and phi[g] >= f for t, f in self.filter[g]) for g in range(len(theta))])
         tiny = (theta <= 1e-12) & (now.feasibility <= 1e-12) & (phi <= now.barrier + noise)
         passed = finite & (theta <= self.theta_max) & ~dominated & (np.where(switching, armijo, better) | tiny)
@@ -255,6 +254,5 @@ def _room_below(value: Array, move: Array, rho: Array, share: Array) -> Array:
     ratio = np.maximum(move / (rho - value), -move / (rho + value))
     axes = (*range(ratio.ndim - 2), ratio.ndim - 1)
     worst = ratio.max(axis=axes, initial=0.0)
-    with np.errstate(divide="ignore"):
-        result: Array = np.minimum(1.0, np.where(worst > 0, share / worst, 1.0))
+    result: Array = np.minimum(1.0, np.where(worst > 0, share / worst, 1.0))
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,8 +164,7 @@ def _eliminate(
     columns = np.zeros((N, G, S, 1 + 2 * v))
     first_u, first_p = s * v, s * (v + m)
     step = h[..., None, None]
-    matrix[..., :first_u, first_p:] = np.kron(tableau.adjoint, eye)
-    matrix[..., first_p:, :first_u] = np.kron(tableau.alpha, eye)
+    matrix[..., :first_u, first_p:], matrix[..., first_p:, :first_u] = _couplings(tableau, v)
     for i in range(s):
         X = slice(i * v, (i + 1) * v)
         U = slice(first_u + i * m, first_u + (i + 1) * m)
@@ -188,6 +188,12 @@ def _eliminate(
     return solved if np.isfinite(solved).all() else None
 
 
+@cache
+def _couplings(tableau: Tableau, v: int) -> tuple[Array, Array]:
+    """β ⊗ 1 and α ⊗ 1 (s v, s v)."""
+    return np.kron(tableau.adjoint, np.eye(v)), np.kron(tableau.alpha, np.eye(v))
+
+
 class _Chain(NamedTuple):
     """dx_{k+1} = E dx_k + F dq_{k+1} + r and dq_k = Q dx_k + R dq_{k+1} + t, each (N, G, v, v) or (N, G, v)."""
 
@@ -199,44 +205,66 @@ class _Chain(NamedTuple):
     t: Array
 
 
+class _Layout(NamedTuple):
+    """Where the entries of the banded system stand: rows and columns (entries,), and its widths."""
+
+    rows: Array
+    columns: Array
+    below: int
+    above: int
+
+
+@cache
+def _layout(N: int, v: int, e: int) -> _Layout:
+    """Layout for N intervals, v states and e end constraints, in the order in which `_solve_chain` fills it.
+
+    Unknowns are x_0, q_0, x_1, q_1, …, ν; equations the start, the intervals, the end.
+    """
+    i, k, c = np.arange(v), np.arange(N)[:, None], np.arange(e)
+    top, last, x_end = v + 2 * v * k, v + 2 * v * N, 2 * v * N
+    square = (N, v, v)
+    row = np.broadcast_to((top + i)[:, :, None], square)
+    column = np.broadcast_to((2 * v * k + i)[:, None], square)
+    places = [
+        (i, i),
+        (i, v + i),
+        (row, column),
+        (row, column + 3 * v),
+        (row + v, column),
+        (row + v, column + 3 * v),
+        (top + i, 2 * v * (k + 1) + i),
+        (top + v + i, 2 * v * k + v + i),
+        (last + i, x_end + v + i),
+        (np.broadcast_to(last + i[:, None], (v, v)), np.broadcast_to(x_end + i, (v, v))),
+        (np.broadcast_to(last + i[:, None], (v, e)), np.broadcast_to(x_end + 2 * v + c, (v, e))),
+        (np.broadcast_to(last + v + c[:, None], (e, v)), np.broadcast_to(x_end + i, (e, v))),
+        (last + v + c, x_end + 2 * v + c),
+    ]
+    rows, columns = (np.concatenate([np.ravel(pair[axis]) for pair in places]) for axis in (0, 1))
+    return _Layout(rows, columns, max(3 * v - 1, 2 * v + e - 1), max(3 * v - 1, v + e - 1))
+
+
 def _solve_chain(chain: _Chain, ends: Ends) -> tuple[Array, Array, Array] | None:
     """Nodes (N + 1, G, v), costates (N + 1, G, v) and multipliers (G, e), all groups in one banded system."""
     N, G, v, _ = chain.E.shape
     e = ends.slack.shape[-1]
     size = 2 * v * (N + 1) + e
-    below, above = max(3 * v - 1, 2 * v + e - 1), max(3 * v - 1, v + e - 1)
+    rows, columns, below, above = _layout(N, v, e)
+    blocks = [-block.transpose(0, 2, 3, 1).reshape(-1, G) for block in (chain.E, chain.F, chain.Q, chain.R)]
+    values = (
+        ends.start_x.T,
+        ends.start_q.T,
+        *blocks,
+        np.ones(((2 * N + 1) * v, G)),
+        ends.hessian.transpose(1, 2, 0).reshape(-1, G),
+        ends.jacobian.transpose(2, 1, 0).reshape(-1, G),
+        ends.jacobian.transpose(1, 2, 0).reshape(-1, G),
+        -ends.slack.T,
+    )
     band = np.zeros((below + above + 1, G, size))
-    right = np.zeros((G, size))
-
-    def put(row: Array | int, column: Array | int, values: Array) -> None:
-        """Entries (…, G) of a block whose rows and columns are given, for all groups."""
-        row, column = np.broadcast_arrays(row, column)
-        band[above + row - column, :, column] = values
-
-    i, j, k = np.arange(v), np.arange(v), np.arange(N)
-    put(i, i, ends.start_x.T)
-    put(i, v + i, ends.start_q.T)
-    right[:, :v] = ends.start_right
-    top = v + 2 * v * k  # first row of interval k; its columns start at 2vk
-    I, J, K = i[None, :, None], j[None, None, :], k[:, None, None]
-    rows, columns = v + 2 * v * K + I, 2 * v * K + J
-    put(rows, columns, _moved(chain.E))
-    put(rows, columns + 3 * v, _moved(chain.F))
-    put(rows + v, columns, _moved(chain.Q))
-    put(rows + v, columns + 3 * v, _moved(chain.R))
-    put(top[:, None] + i, 2 * v * (k[:, None] + 1) + i, np.ones((N, v, G)))
-    put(top[:, None] + v + i, 2 * v * k[:, None] + v + i, np.ones((N, v, G)))
-    right[:, v : v + 2 * v * N] = np.concatenate((chain.r, chain.t), -1).transpose(1, 0, 2).reshape(G, -1)
-    last, x_end = v + 2 * v * N, 2 * v * N
-    put(last + i, x_end + v + i, np.ones((v, G)))
-    put(last + i[:, None], x_end + j, ends.hessian.transpose(1, 2, 0))
-    right[:, last : last + v] = ends.end_right
-    if e:
-        c = np.arange(e)
-        put(last + i[:, None], x_end + 2 * v + c, ends.jacobian.transpose(2, 1, 0))
-        put(last + v + c[:, None], x_end + j, ends.jacobian.transpose(1, 2, 0))
-        put(last + v + c, x_end + 2 * v + c, -ends.slack.T)
-        right[:, last + v :] = ends.constraint_right
+    band[above + rows - columns, :, columns] = np.concatenate(values)
+    middle = np.concatenate((chain.r, chain.t), -1).transpose(1, 0, 2).reshape(G, -1)
+    right = np.concatenate((ends.start_right, middle, ends.end_right, ends.constraint_right), -1)
     try:
         flat = solve_banded(
             (below, above), band.reshape(len(band), -1), right.reshape(-1), overwrite_ab=True, overwrite_b=True
@@ -248,8 +276,3 @@ def _solve_chain(chain: _Chain, ends: Ends) -> tuple[Array, Array, Array] | None
     solution = flat.reshape(G, size)
     pairs = solution[:, : 2 * v * (N + 1)].reshape(G, N + 1, 2, v)
     return pairs[:, :, 0].swapaxes(0, 1), pairs[:, :, 1].swapaxes(0, 1), solution[:, 2 * v * (N + 1) :]
-
-
-def _moved(block: Array) -> Array:
-    """To the left-hand side: (N, G, v, v) -> (N, v, v, G)."""
-    return -block.transpose(0, 2, 3, 1)

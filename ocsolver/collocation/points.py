@@ -88,7 +88,8 @@ class Stacked:
     def tensor(self, values: Array) -> Tensor:
         """With dtype and device of the run."""
         like = self.problem.initial_state
-        return torch.tensor(values, dtype=like.dtype, device=like.device)
+        own = values if values.flags.writeable else values.copy()
+        return torch.from_numpy(own).to(dtype=like.dtype, device=like.device)
 
     def unstack(self, x: Tensor) -> Tensor:
         """States (*b, G, v) as the user sees them: (*b, B, n)."""

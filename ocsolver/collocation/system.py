@@ -70,8 +70,7 @@ class System:
         logs = logs + duration * (
             point.ends.logarithm(point.end_slack).sum(-1) + point.starts.logarithm(point.nodes[0]).sum(-1)
         )
-        with np.errstate(invalid="ignore"):
-            result: Array = self.cost(values, end) - mu * logs
+        result: Array = self.cost(values, end) - mu * logs
         if path.shape[-1]:
             result = result + total(w * elastic.price(path, self.rho_path, mu[:, None]))
         return np.asarray(result + elastic.price(terminal, self.rho_end, (mu * duration)[:, None]).sum(-1))
@@ -122,8 +121,7 @@ class System:
     @staticmethod
     def _loose(barrier: Barrier, slack: Array, fixed: Array) -> Array:
         """1/Σ of the slacks; zero where an equality leaves none."""
-        with np.errstate(divide="ignore"):
-            return np.where(fixed, 0.0, np.minimum(1.0 / barrier.curvature(slack), 1e30))
+        return np.where(fixed, 0.0, np.minimum(1.0 / barrier.curvature(slack), 1e30))
 
     def direction(
         self, point: Point, mu: Array, model: Model, delta: Array, active: Array, now: Residual | None = None
