@@ -465,10 +465,7 @@ def test_receding_horizon() -> None:
 
 # ------------------------------------------------------------------------------------------- limits and interruption
 
-stops = pytest.mark.xfail(strict=True, raises=ValueError, reason="a run that is stopped has no switches to report")
 
-
-@stops
 def test_callback_stops() -> None:
     seen: list[Any] = []
 
@@ -494,7 +491,6 @@ def test_callback_sees_iterates() -> None:
     assert float(seen[-1][1].cost) == pytest.approx(float(solution.cost), abs=1e-6)
 
 
-@stops
 def test_keyboard_interrupt_in_a_callback_returns_what_there_is() -> None:
     def callback(k: int, iterate: Any) -> None:
         if k == 4:
@@ -539,8 +535,19 @@ def calls(solver: oc.Solver | None) -> int:
     return dynamics.count
 
 
-@stops
-@pytest.mark.parametrize("solver", [oc.Collocation(), None], ids=["Collocation", "default"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(oc.Collocation(), id="Collocation"),
+        pytest.param(
+            None,
+            id="default",
+            marks=pytest.mark.xfail(
+                strict=True, reason="the default solver takes an interrupt for a failure and goes on"
+            ),
+        ),
+    ],
+)
 def test_keyboard_interrupt_on_the_way_returns_what_there_is(solver: oc.Solver | None) -> None:
     call = int(0.95 * calls(solver))
     problem, dynamics = failing(call, KeyboardInterrupt())
