@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,13 @@ every_stage = pytest.mark.parametrize("s", [1, 2, 3, 4, 5])
 
 
 # -------------------------------------------------------------------------------------------------------- tableau
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """As in a run: zeros, infinities and their quotients are meant."""
+    with np.errstate(all="ignore"):
+        yield
 
 
 @every_stage

@@ -20,7 +20,8 @@ DRIFT = 1e10  # factor by which z may differ from μ / slack
 class Barrier:
     """Values between bounds with the multipliers of both sides, all of one shape (*b, G, d).
 
-    A side that is infinite has no multiplier; components with equal bounds are left to the caller.
+    A side that is infinite has no multiplier; components with equal bounds are left to the caller. Infinities and their
+    quotients are meant: callers run under ``np.errstate(all="ignore")``.
     """
 
     lower: Array
