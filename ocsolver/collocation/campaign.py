@@ -56,6 +56,11 @@ class Stop:
         """Error of J relative to its size."""
         return 1e-10 if self.tolerance is None else self.tolerance
 
+    @property
+    def fineness(self) -> float:
+        """Error of the control to be reached inside of its bounds: that of J allows its square root, this asks more."""
+        return float(np.clip(1.5e-7 * (self.goal / 1e-9) ** 3, 2e-8, 1.0))
+
     def late(self) -> bool:
         """Whether the time is up."""
         return self.max_seconds is not None and time.perf_counter() - self.begin > self.max_seconds
@@ -135,7 +140,9 @@ class Campaign:
             errors, goal = self.errors(), self.goal()
             total = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
             good = ~solved | (total <= np.maximum(goal, 4e-15 * self.scale() * self.mesh.h.shape[0]))
-            score = float(np.max(np.where(solved, total / goal, 0.0)))
+            good &= ~solved | (errors.control.max(0) <= self.stop.fineness)
+            worst = np.maximum(total / goal, errors.control.max(0) / self.stop.fineness)
+            score = float(np.max(np.where(solved, worst, 0.0)))
             if hat > final:
                 best = np.inf, self._state, solved
             elif score < 0.8 * best[0]:
@@ -149,7 +156,17 @@ class Campaign:
             switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.system.size, switches)
             floor = 4.0 * self.mu * self.limits.control_lower.size
             goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
-            plan = refined_nodes(self.mesh, base, errors, switches, goal, floor, 2 * self.stages, self.max_intervals)
+            plan = refined_nodes(
+                self.mesh,
+                base,
+                errors,
+                switches,
+                goal,
+                self.stop.fineness,
+                floor,
+                2 * self.stages,
+                self.max_intervals,
+            )
             hat = final if good.all() or FINER * hat < 3.0 * final else FINER * hat
             before = self._state
             self._move(plan.nodes)

@@ -21,6 +21,7 @@ __all__ = ["Errors", "estimate"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FINE = 6  # Gauss points per interval for the estimates
+LARGE = 100.0  # size of a control from which its errors are relative
 CONVEX = 1e-9  # curvature of H, relative to the largest, that counts as convex
 
 
@@ -29,6 +30,9 @@ class Errors(NamedTuple):
 
     defect: Array  # of the simulation, signed
     gap: Array  # ∫ max H − H(u) ≥ 0
+    control: (
+        Array  # distance of u from where H is largest, relative to |u| where that is large; zero where a bound is near
+    )
 
 
 class Fine(NamedTuple):
@@ -65,7 +69,8 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
     stages = stacked.values(mesh.points, point.x, point.u).running
     excess = (at.p * (slope / h[..., None] - q.f)).sum(-1) + q.running
     defect = (w * excess).sum(1) - (mesh.weights * stages).sum(1)
-    gain = _gain(stacked, at, q, _better_control(stacked, limits, at, q))
+    better = _better_control(stacked, limits, at, q)
+    gain = _gain(stacked, at, q, better)
     for j in range(at.u.shape[-1]):  # the bounds, in case H is not concave
         for bound in (limits.control_lower[j], limits.control_upper[j]):
             if np.isfinite(bound):
@@ -73,7 +78,10 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
                 u[..., j] = bound
                 gain = np.fmax(gain, _gain(stacked, at, q, u))
     gain = np.where(_unbounded(stacked, limits, q), np.inf, gain)
-    return Errors(defect, (w * np.maximum(gain, 0.0)).sum(1))
+    lower, upper = limits.control_lower, limits.control_upper
+    inside = ((at.u > lower) & (at.u < upper) & (better > lower) & (better < upper)).all((1, 3))
+    distance = (np.abs(better - at.u) / np.maximum(1.0, np.abs(at.u) / LARGE)).max((1, 3))
+    return Errors(defect, (w * np.maximum(gain, 0.0)).sum(1), np.where(inside, distance, 0.0))
 
 
 def _unbounded(stacked: Stacked, limits: Bounds, q: PointValues) -> Array:

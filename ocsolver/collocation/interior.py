@@ -157,7 +157,7 @@ class Walk:
         self.steps += 1
         straight = CAREFUL if self.careful or self.steps <= FIRST_STEPS else NONLINEAR
         theta_min = 1e-4 * np.maximum(1.0, now.feasibility)
-        reach = self._reach(step)
+        reach = self._reach(model, step)
         moved, waiting = np.zeros_like(active), active.copy()
         taken, trial_alpha = np.zeros_like(alpha), alpha.copy()
         for halving in range(HALVINGS):
@@ -203,11 +203,12 @@ class Walk:
             trial_alpha = np.where(waiting, 0.5 * trial_alpha, trial_alpha)
         return moved, taken, step
 
-    def _reach(self, step: Step) -> Array:
-        """By how much a full step changes the stage equations (G,)."""
-        alpha, scale = self.system.mesh.tableau.alpha, self.system.scale_x
-        change = np.einsum("ij,njgv->nigv", alpha, step.d.x - step.d.nodes[:-1, None])
-        return total(np.abs(change) / scale)
+    def _reach(self, model: Model, step: Step) -> Array:
+        """By how much the parts of a full step change the rates, also where they cancel (G,)."""
+        system, v = self.system, self.system.stacked.v
+        size = np.concatenate((np.abs(step.d.x), np.abs(step.d.u)), -1)
+        change = np.einsum("...fi,...i->...f", np.abs(model.jacobian[..., :v, :]), size)
+        return total(system.mesh.h[:, None, :, None] * change / system.scale_x)
 
     def _acceptable(
         self, now: Residual, tried: Residual, slope: Array, alpha: Array, theta_min: Array

@@ -34,11 +34,12 @@ def refined_nodes(
     errors: Errors,
     switches: list[list[Switch]],
     goal: Array,
+    fineness: float,
     floor: Array,
     order: int,
     most: int,
 ) -> Plan:
-    """Divide intervals whose error is too large, and enclose the switches."""
+    """Divide intervals whose error (of J, or of the control) is too large, and enclose the switches."""
     N, G = errors.gap.shape
     total = np.abs(errors.defect) + np.maximum(errors.gap - floor * mesh.h, 0.0)
     new_base, lists = [], []
@@ -63,6 +64,10 @@ def refined_nodes(
         parts[big] = np.clip(np.ceil((share[big] / wanted) ** (1.0 / order)), 2, MOST_PARTS)
         if share.sum() <= 0.5 * goal[g]:
             parts[:] = 1
+        rough = np.zeros(len(share))
+        np.maximum.at(rough, own, errors.control[:, g])
+        finer = np.ceil((rough / fineness) ** (2.0 / order))  # half of the order of J
+        parts = np.maximum(parts, np.clip(finer, 1, MOST_PARTS).astype(int))
         while parts.sum() > min(most, GROWTH * len(share)) and parts.max() > 2:
             parts = np.maximum(1, parts - 1)
         if parts.sum() > most:

@@ -99,10 +99,15 @@ class System:
         jacobian, hessian = values.jacobian, values.hessian
         assert jacobian is not None
         assert hessian is not None
-        cz = jacobian[..., v + 1 :, :]
         hessian = hessian.copy()
         diagonal = np.einsum("...ii->...i", hessian)  # a view
         diagonal[..., v:] += point.controls.curvature(point.u)
+        fixed = v + np.flatnonzero(self.limits.control_fixed)
+        if fixed.size:  # they stay where they are
+            jacobian = jacobian.copy()
+            jacobian[..., fixed] = hessian[..., fixed] = hessian[..., fixed, :] = 0.0
+            hessian[..., fixed, fixed] = 1.0
+        cz = jacobian[..., v + 1 :, :]
         pull, aim = self._path_terms(point, mu, now.path)
         if cz.shape[-2]:
             hessian += np.einsum("...ci,...c,...cj->...ij", cz, pull, cz)

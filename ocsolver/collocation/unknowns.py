@@ -101,6 +101,11 @@ class Bounds:
     start_upper: Array
 
     @cached_property
+    def control_fixed(self) -> Array:
+        """Controls that nothing is left of (m,)."""
+        return np.asarray(self.control_lower == self.control_upper)
+
+    @cached_property
     def path_fixed(self) -> Array:
         """Equality constraints on the path (e,)."""
         return np.asarray(self.path_lower == self.path_upper)

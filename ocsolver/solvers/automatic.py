@@ -86,8 +86,12 @@ class Automatic(Solver):
 
 def _hopeless(solution: Solution) -> bool:
     """Whether some group is far from an answer, farther than singular arcs that keep a residual from the tolerance."""
-    near = torch.tensor([status is Status.STALLED for status in solution.status]) & (solution.residual.cpu() <= NEAR)
-    return not bool((solution.success | near).all())
+    failed = (Status.STALLED, Status.DIVERGED, Status.NONFINITE, Status.INTEGRATION_FAILED, Status.INFEASIBLE)
+    near = [
+        float(value) <= NEAR and status is Status.STALLED
+        for value, status in zip(solution.residual, solution.status, strict=True)
+    ]
+    return any(status in failed and not close for status, close in zip(solution.status, near, strict=True))
 
 
 def _better(new: Solution, old: Solution) -> bool:
