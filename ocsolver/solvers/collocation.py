@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ocsolver._call import call
 from ocsolver.arcs import with_arcs
-from ocsolver.collocation.campaign import Campaign, Stop
+from ocsolver.collocation.campaign import VIOLATION, Campaign, Stop
 from ocsolver.collocation.points import Stacked
 from ocsolver.constraints import Constraint
 from ocsolver.errors import UnsupportedError, complaint
@@ -23,6 +23,7 @@ from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Solver
 from ocsolver.solvers.collocated import iterate_of, limits_of, report, warm_start
+from ocsolver.status import Status
 from ocsolver.transcription import Discretization, transcribe
 
 __all__ = ["Collocation"]
@@ -105,6 +106,7 @@ class Collocation(Solver):
             nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
             campaign.run(nodes, None if start is None else control[0].to(torch.float64).cpu().numpy())
         bar.close()
+        _explain(campaign, inner, control, _violated_start(problem))
         solution: Solution = with_arcs(report(problem, campaign, begin, repr(self)))
         return solution
 
@@ -126,6 +128,39 @@ class _Reporter:
         if self.limits.callback is None:
             return False
         return bool(self.limits.callback(k, iterate_of(self.problem, campaign)))
+
+
+def _violated_start(problem: OptimalControlProblem) -> list[str]:
+    """Per group what an initial state that is fixed has against a path constraint on states, or an empty text."""
+    constraint, t0 = problem.path_constraint, problem.horizon[0]
+    none = [""] * problem.groups
+    if constraint is None or constraint.arguments != 2 or problem.free_initial_state is not None:
+        return none
+    x = problem.initial_state
+    excess = constraint.violation(constraint.path(x.new_full((1,), t0), x, x))  # (B, c)
+    worst, component = (part.reshape(problem.groups, -1) for part in excess.max(-1))
+    notes = []
+    for amount, which in zip(worst, component, strict=True):
+        row = int(amount.argmax())
+        text = f"path_constraint component {int(which[row])} is violated by {float(amount[row]):.3g} at t = {t0:g}"
+        notes.append(f"{text}, by the initial state" if float(amount[row]) > VIOLATION else "")
+    return notes
+
+
+def _explain(campaign: Campaign, inner: Any, control: Any, start: list[str]) -> None:
+    """Say what is wrong with groups that had no chance: an inadmissible start, functions that are not finite."""
+    failing = (Status.STALLED, Status.INFEASIBLE, Status.NONFINITE)
+    for g, note in enumerate(start):
+        if note:
+            campaign.status[g], campaign.notes[g] = Status.INFEASIBLE, note
+    hopeless = [g for g, status in enumerate(campaign.status) if status in failing and not start[g]]
+    if not hopeless:
+        return
+    forward = inner.forward(control)
+    for g in hopeless:
+        failure = None if bool(forward.finite[g]) else inner.diagnose(forward, g)
+        if failure is not None and failure.status is Status.NONFINITE:
+            campaign.status[g], campaign.notes[g] = failure.status, f"{failure.message}, with the initial control"
 
 
 def _check_supported(problem: Any, discretization: Discretization) -> None:
