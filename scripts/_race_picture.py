@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def draw(task: str, races: Sequence[dict[str, Any]]) -> Figure:
             draw_panel(ax, races, rules, unit)
         axes[0].set_ylabel("loss" if rules["measure"] == "loss" else "test error, 1 − accuracy")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(7, max(1, len(labels))), frameon=False)
         count = f"{len(races)} seed{'s' if len(races) > 1 else ''}"
         figure.suptitle(f"{task}   (lines: median of {count}; bands: their range)", fontsize=10)
     return figure
@@ -87,7 +88,7 @@ def best_curve(runs: Sequence[dict[str, Any]], measure: str, unit: str, grid: An
         for k, place in enumerate(grid):
             if place <= end * (1.0 + 1e-9):
                 value = value_at(run, measure, unit, place)
-                row[k] = value if measure == "loss" else max(LOWEST, 1.0 - value)
+                row[k] = value if measure == "loss" or math.isnan(value) else max(LOWEST, 1.0 - value)
     rows[~np.isfinite(rows)] = np.inf
     least = rows.min(0)
     return np.where(np.isfinite(least), least, np.nan)
