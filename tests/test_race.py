@@ -68,7 +68,7 @@ def test_quick_race_writes_everything(quick: tuple[Path, dict[str, Any], str]) -
     for task, races in results["races"].items():
         assert [record["seed"] for record in races] == [0, 1]
         assert (out / f"benchmark_training_{task}.png").stat().st_size > 10_000
-        assert f"{task}: seconds (steps)" in text
+        assert f"{task}: processor seconds (steps)" in text
         for record in races:
             families = {run["family"] for run in record["runs"]}
             assert {"E-MSA", "SGD", "Adagrad", "Adam", "AdamW"} <= families
