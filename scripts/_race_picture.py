@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts._race_results import family_runs, value_at
+from scripts._race_results import CLOCK, family_runs, value_at
 
 __all__ = ["draw"]
 
@@ -38,11 +39,11 @@ def draw(task: str, races: Sequence[dict[str, Any]]) -> Figure:
     with matplotlib.rc_context({"font.size": 9, "pdf.fonttype": 42}):
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
-        for ax, unit in zip(axes, ("seconds", "step"), strict=True):
+        for ax, unit in zip(axes, (CLOCK, "step"), strict=True):
             draw_panel(ax, races, rules, unit)
         axes[0].set_ylabel("loss" if rules["measure"] == "loss" else "test error, 1 − accuracy")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(7, max(1, len(labels))), frameon=False)
         count = f"{len(races)} seed{'s' if len(races) > 1 else ''}"
         figure.suptitle(f"{task}   (lines: median of {count}; bands: their range)", fontsize=10)
     return figure
@@ -72,7 +73,7 @@ def draw_panel(ax: Axes, races: Sequence[dict[str, Any]], rules: dict[str, Any],
         ax.axhline(level, color="black", linewidth=0.5, linestyle=":")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel("seconds of its own clock, without evaluation" if unit == "seconds" else "step")
+    ax.set_xlabel("step" if unit == "step" else "seconds of processor time, without evaluation")
     ax.grid(alpha=0.25, linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)
 
@@ -87,7 +88,7 @@ def best_curve(runs: Sequence[dict[str, Any]], measure: str, unit: str, grid: An
         for k, place in enumerate(grid):
             if place <= end * (1.0 + 1e-9):
                 value = value_at(run, measure, unit, place)
-                row[k] = value if measure == "loss" else max(LOWEST, 1.0 - value)
+                row[k] = value if measure == "loss" or math.isnan(value) else max(LOWEST, 1.0 - value)
     rows[~np.isfinite(rows)] = np.inf
     least = rows.min(0)
     return np.where(np.isfinite(least), least, np.nan)

@@ -10,10 +10,11 @@ from typing import Any
 from scripts._claims import known
 from scripts._race import passage
 
-__all__ = ["family_runs", "print_table", "summarize", "value_at"]
+__all__ = ["CLOCK", "family_runs", "print_table", "summarize", "value_at"]
 
 OURS = "E-MSA"
 UNITS = ("seconds", "cpu_seconds", "steps")
+CLOCK = "cpu_seconds"  # what decides: every run has one thread, and a busy machine stretches its seconds at random
 
 
 def family_runs(race: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -93,7 +94,7 @@ def at_threshold(races: Sequence[dict[str, Any]], threshold: float, hold: int) -
         name: {unit: [arrival(family_runs(race)[name], threshold, hold, unit) for race in races] for unit in UNITS}
         for name in names
     }
-    medians = {name: statistics.median(times["seconds"]) for name, times in arrivals.items()}
+    medians = {name: statistics.median(times[CLOCK]) for name, times in arrivals.items()}
     result: dict[str, Any] = {
         "methods": {name: {unit: spread(values) for unit, values in times.items()} for name, times in arrivals.items()}
     }
@@ -105,7 +106,7 @@ def at_threshold(races: Sequence[dict[str, Any]], threshold: float, hold: int) -
         result[group] = {
             "competitor": rival if math.isfinite(medians[rival]) else None,
             "ratio": {unit: ratio(statistics.median(theirs[unit]), statistics.median(ours[unit])) for unit in UNITS},
-            "by_seed": [ratio(a, b) for a, b in zip(theirs["seconds"], ours["seconds"], strict=True)],
+            "by_seed": [ratio(a, b) for a, b in zip(theirs[CLOCK], ours[CLOCK], strict=True)],
         }
     return result
 
@@ -125,9 +126,9 @@ def at_equal_time(races: Sequence[dict[str, Any]], measure: str) -> dict[str, An
         families = family_runs(race)
         if OURS not in families:
             return {}
-        times.append(families[OURS][0]["seconds"])
+        times.append(families[OURS][0][CLOCK])
         for name, runs in families.items():
-            ends = [value_at(run, measure, "seconds", times[-1]) for run in runs]
+            ends = [value_at(run, measure, CLOCK, times[-1]) for run in runs]
             levels.setdefault(name, []).append(best([end for end in ends if not math.isnan(end)], measure))
     return {
         "seconds": statistics.median(times),
@@ -162,7 +163,8 @@ def summarize(races: Sequence[dict[str, Any]]) -> dict[str, Any]:
     cost: dict[str, list[tuple[float, float]]] = {}
     for race in races:
         for run in race["runs"]:
-            cost.setdefault(run["family"], []).append((run["milliseconds_per_step"], run["forward_equivalents"]))
+            milliseconds = 1e3 * run[CLOCK] / max(1, run["steps"])
+            cost.setdefault(run["family"], []).append((milliseconds, run["forward_equivalents"]))
     result["milliseconds_per_step"] = {name: statistics.median(a for a, _ in pairs) for name, pairs in cost.items()}
     result["forward_equivalents"] = {name: statistics.median(b for _, b in pairs) for name, pairs in cost.items()}
     result["equal_time"] = at_equal_time(races, rules["measure"])
@@ -175,23 +177,23 @@ def shown(value: float | None, digits: str = ".3g") -> str:
 
 
 def print_table(task: str, summary: dict[str, Any]) -> None:
-    """One line per method with seconds and steps to each threshold, then the ratios."""
+    """One line per method with processor seconds and steps to each threshold, then the ratios."""
     levels = summary["thresholds"]
     seeds = len(summary["seeds"])
-    print(f"\n{task}: seconds (steps) to each threshold, medians of {seeds} seed{'s' if seeds > 1 else ''}")
+    print(f"\n{task}: processor seconds (steps) to each threshold, medians of {seeds} seed{'s' if seeds > 1 else ''}")
     print(f"{'':14s}{'ms/step':>9s}{'fwd/step':>9s}" + "".join(f"{level:>19s}" for level in levels))
     for name, milliseconds in summary["milliseconds_per_step"].items():
         cells = []
         for level in levels.values():
             part = level["methods"][name]
             steps = shown(part["steps"]["median"], ".0f")
-            cells.append(f"{shown(part['seconds']['median'])} ({steps})")
+            cells.append(f"{shown(part[CLOCK]['median'])} ({steps})")
         forward = shown(summary["forward_equivalents"][name], ".1f")
         print(f"{name:14s}{milliseconds:9.2f}{forward:>9s}" + "".join(f"{cell:>19s}" for cell in cells))
     for group in ("best_first_order", "best_of_all"):
         rivals = [level[group] for level in levels.values() if group in level]
         if rivals:
-            cells = [f"{shown(rival['ratio']['seconds'])} {rival['competitor'] or ''}" for rival in rivals]
+            cells = [f"{shown(rival['ratio'][CLOCK])} {rival['competitor'] or ''}" for rival in rivals]
             print(f"{group.replace('_', ' ') + ' / E-MSA':32s}" + "".join(f"{cell:>19s}" for cell in cells))
     if summary["equal_time"]:
         equal = summary["equal_time"]
