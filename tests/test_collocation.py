@@ -311,11 +311,58 @@ def test_states_keep_their_bounds_between_the_nodes() -> None:
     assert float(solution.state(times)[..., 0].max()) <= 1.0 / 9.0 + 1e-7
 
 
+def speed_limit() -> oc.OptimalControlProblem:
+    """A cart from −1 to rest at 0 that must not be faster than 1.3."""
+    return oc.OptimalControlProblem(
+        lambda t, x, u: torch.cat((x[..., 1:], u), -1),
+        effort,
+        initial_state=[-1.0, 0.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(1),
+        terminal_constraint=oc.Constraint(lambda x: x),
+        path_constraint=oc.Constraint(lambda t, x: x[..., 1:], -math.inf, 1.3),
+    )
+
+
+def test_first_order_state_constraint() -> None:
+    """u falls linearly to 0 at ramps of length r = 3(1 − 1/1.3), 1.3(1 − ⅔ r) = 1 covered: J = ⅔ 1.3²·2/r."""
+    v, r = 1.3, 1.5 * (1.0 - 1.0 / 1.3)
+    solution = oc.solve(speed_limit(), oc.Collocation())
+    assert float(solution.cost) == pytest.approx(4.0 * v**2 / (3.0 * r), abs=1e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="path constraints hold at the Gauss points, and between them to 4e-7")
+def test_violations_between_the_points_are_small_where_a_run_converged() -> None:
+    solution = oc.solve(speed_limit(), oc.Collocation())
+    assert float(solution.violations["path_constraint"]) <= 1e-7
+
+
 def test_controls_keep_their_bounds_everywhere() -> None:
     solution = oc.solve(bounded(), oc.Collocation())
     u = solution.control(torch.linspace(0.0, 10.0, 2001, dtype=torch.float64))
     assert float(u.min()) >= -0.75
     assert float(u.max()) <= 1.0
+
+
+def test_sides_of_all_kinds_in_one_constraint(shared: bool) -> None:
+    """An equality, a range that does not act, and one side, for each of two trajectories."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        effort,
+        initial_state=[[0.0, 0.0, 0.0]] * 2,
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(3),
+        shared_control=shared,
+        terminal_constraint=oc.Constraint(lambda x: x, [1.0, -1.0, -math.inf], [1.0, 2.0, -1.0]),
+    )
+    solution = oc.solve(problem, oc.Collocation())
+    torch.testing.assert_close(solution.cost, torch.ones_like(solution.cost), rtol=0.0, atol=1e-8)
+    nu = solution.multipliers["terminal_constraint"]
+    assert nu.shape == (2, 3)
+    expected = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(
+        nu.mean(0), expected, rtol=0.0, atol=1e-6
+    )  # means over the group are what the control feels
 
 
 @pytest.mark.xfail(strict=True, reason="a control whose bounds coincide is optimized as if it were free")
@@ -849,6 +896,87 @@ def test_paths_that_cannot_be_followed_are_named_with_the_time() -> None:
     assert "path_constraint component 0 is violated by 0.99" in solution.message
     assert "at t = 0.99" in solution.message
     assert float(solution.violations["path_constraint"]) == pytest.approx(1.0, abs=1e-3)
+
+
+def bottomless() -> oc.OptimalControlProblem:
+    """x(1) may fall without end."""
+    return oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        None,
+        lambda x: x[..., 0],
+        initial_state=[0.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(1),
+    )
+
+
+def test_problems_without_a_minimum_are_no_success() -> None:
+    assert not bool(solve_quietly(bottomless(), oc.Collocation()).success.any())
+
+
+@pytest.mark.xfail(strict=True, reason="J is said to be within 1e-7 of its minimum, and the residual is zero")
+def test_problems_without_a_minimum_are_not_called_nearly_solved() -> None:
+    solution = solve_quietly(bottomless(), oc.Collocation())
+    assert "of its minimum" not in solution.message
+    assert float(solution.residual) > 1e-3
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the iterations chatter between the peaks of H, and the residual does not see it"
+)
+def test_hamiltonians_with_two_peaks() -> None:
+    """L = (u² − 1)² + u/10 does not depend on x: u rests at the minimum of L, −1.012."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: (u[..., 0] ** 2 - 1.0) ** 2 + 0.1 * u[..., 0],
+        initial_state=[0.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Box(-2.0, 2.0),
+    )
+    solution = solve_quietly(problem)
+    assert float(solution.cost) == pytest.approx(float(oc.solve(problem, oc.EMSA()).cost), abs=1e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="multipliers are bounded by a price of violations that stops to grow")
+def test_large_multipliers() -> None:
+    """A thousandth of a second for a way of one: J = 6/T³."""
+    problem = minimum_energy_in(1e-3)
+    solution = solve_quietly(problem, oc.Collocation())
+    assert float(solution.cost) == pytest.approx(6e9, rel=1e-6)
+
+
+@pytest.mark.parametrize("horizon", [0.1, 1.0, 10.0, 1000.0])
+def test_horizons_of_any_length(horizon: float) -> None:
+    solution = oc.solve(minimum_energy_in(horizon), oc.Collocation())
+    assert float(solution.cost) == pytest.approx(6.0 / horizon**3, rel=1e-6)
+
+
+def minimum_energy_in(horizon: float) -> oc.OptimalControlProblem:
+    """From rest to rest over a way of one."""
+    return oc.OptimalControlProblem(
+        lambda t, x, u: torch.cat((x[..., 1:], u), -1),
+        effort,
+        initial_state=[-1.0, 0.0],
+        horizon=(0.0, horizon),
+        control_set=oc.Unconstrained(1),
+        terminal_constraint=oc.Constraint(lambda x: x),
+    )
+
+
+def test_dependent_constraints() -> None:
+    """x(1) = 1 twice: the multipliers are not unique, their effect is."""
+    problem = ramp(terminal_constraint=oc.Constraint(lambda x: torch.cat((x, 2.0 * x), -1), [1.0, 2.0], [1.0, 2.0]))
+    solution = oc.solve(problem, oc.Collocation())
+    assert float(solution.cost) == pytest.approx(0.5, abs=1e-8)
+    nu = solution.multipliers["terminal_constraint"][0]
+    assert float(nu[0] + 2.0 * nu[1]) == pytest.approx(-1.0, abs=1e-6)
+
+
+def test_contradictory_constraints_are_named() -> None:
+    problem = ramp(terminal_constraint=oc.Constraint(lambda x: torch.cat((x, 2.0 * x), -1), [1.0, 3.0], [1.0, 3.0]))
+    solution = solve_quietly(problem, oc.Collocation())
+    assert solution.status == [Status.INFEASIBLE]
+    assert "terminal_constraint component 0 is missed by 0.5" in solution.message
 
 
 @pytest.mark.xfail(strict=True, reason="a start outside a path constraint ends as STALLED at an absurd cost")
