@@ -24,7 +24,7 @@ __all__ = ["Campaign", "Start", "Stop"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-WARM_BARRIER = 1e-3  # of a start from a solution of a similar problem
+WARM_BARRIER = 3e-4  # of a start from a solution of a similar problem
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
 SHARPEST_KINK = 5e-9
