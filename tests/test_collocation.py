@@ -262,7 +262,6 @@ def test_bounds_of_the_final_time(lower: float, upper: float, expected: float | 
     assert float(solution.cost) == pytest.approx(T + 0.5 / math.tanh(T), abs=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="the iterations crawl along the valley of constant x(t1) and are given up")
 @pytest.mark.parametrize(("lower", "upper", "expected"), [(0.0, 5.0, None), (2.5, 5.0, 2.5), (0.1, 1.2, 1.2)])
 def test_final_time_where_only_the_control_costs(lower: float, upper: float, expected: float | None) -> None:
     """ẋ = u, J = ∫(1 + ½u²) from 0 to x = 2: J(T) = T + 2/T, least at T = √2."""
@@ -331,7 +330,6 @@ def test_first_order_state_constraint() -> None:
     assert float(solution.cost) == pytest.approx(4.0 * v**2 / (3.0 * r), abs=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="path constraints hold at the Gauss points, and between them to 4e-7")
 def test_violations_between_the_points_are_small_where_a_run_converged() -> None:
     solution = oc.solve(speed_limit(), oc.Collocation())
     assert float(solution.violations["path_constraint"]) <= 1e-7
@@ -365,7 +363,6 @@ def test_sides_of_all_kinds_in_one_constraint(shared: bool) -> None:
     )  # means over the group are what the control feels
 
 
-@pytest.mark.xfail(strict=True, reason="a control whose bounds coincide is optimized as if it were free")
 def test_fixed_controls() -> None:
     """A box of which one side has no width."""
     problem = oc.OptimalControlProblem(
@@ -582,19 +579,7 @@ def calls(solver: oc.Solver | None) -> int:
     return dynamics.count
 
 
-@pytest.mark.parametrize(
-    "solver",
-    [
-        pytest.param(oc.Collocation(), id="Collocation"),
-        pytest.param(
-            None,
-            id="default",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the default solver takes an interrupt for a failure and goes on"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("solver", [oc.Collocation(), None], ids=["Collocation", "default"])
 def test_keyboard_interrupt_on_the_way_returns_what_there_is(solver: oc.Solver | None) -> None:
     call = int(0.95 * calls(solver))
     problem, dynamics = failing(call, KeyboardInterrupt())
@@ -979,7 +964,6 @@ def test_contradictory_constraints_are_named() -> None:
     assert "terminal_constraint component 0 is missed by 0.5" in solution.message
 
 
-@pytest.mark.xfail(strict=True, reason="a start outside a path constraint ends as STALLED at an absurd cost")
 def test_starts_outside_a_path_constraint_are_named() -> None:
     problem = ramp(path_constraint=oc.Constraint(lambda t, x: x, 1.0, math.inf))
     solution = solve_quietly(problem, oc.Collocation())
@@ -1009,7 +993,6 @@ def test_dynamics_that_are_not_finite_later_are_no_success() -> None:
     assert not bool(solve_quietly(late_nan(), oc.Collocation()).success.any())
 
 
-@pytest.mark.xfail(strict=True, reason="ends as STALLED, and nothing names the function")
 def test_dynamics_that_are_not_finite_later_are_named() -> None:
     solution = solve_quietly(late_nan(), oc.Collocation())
     assert solution.status == [Status.NONFINITE]

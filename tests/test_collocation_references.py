@@ -152,21 +152,9 @@ EXACT = [
     and reference.exact.control is not None
     and {"smooth", "closed-form"} <= reference.tags
 ]
-# The mesh is refined for J, whose error is of second order in that of the control between the Gauss points.
-ROUGH_CONTROL = {
-    "anderson-moore",
-    "bryson-denham",
-    "hypersensitive",
-    "hypersensitive-terminal",
-    "jaddu-shimemura",
-    "linear-hypersensitive",
-    "maximum-range",
-    "oscillator-lqr",
-    "scalar-lqr-terminal",
-}
-rough = pytest.mark.xfail(
-    strict=True, reason="between Gauss points the control is good to the square root of the cost's error"
-)
+# Where a constraint begins to act, and at a start without speed, the control is less smooth than J needs it.
+ROUGH_CONTROL = {"brachistochrone", "bryson-denham"}
+rough = pytest.mark.xfail(strict=True, reason="off by 5e-6 at the start, and by 7e-4 where the bound begins to act")
 
 
 def away_from(times: Tensor, switches: tuple[float, ...], distance: float) -> Tensor:
