@@ -86,7 +86,7 @@ def lifted(
 def _coefficients(values: Tensor) -> Tensor:
     """Coefficients, lowest first, of the polynomials through values at Gauss points: (N, s, R, d) -> (N, R, s d)."""
     s = values.shape[1]
-    powers = torch.linalg.vander(gauss(s, values)[0])  # (s, s)
+    powers = torch.linalg.vander(gauss(s, values)[0], N=s) if s > 1 else values.new_ones(1, 1)  # (s, s)
     coefficients: Tensor = torch.linalg.solve(powers, values.flatten(2)).reshape(values.shape)
     return coefficients.movedim(1, 2).flatten(2)
 

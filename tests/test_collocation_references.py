@@ -34,7 +34,6 @@ SLOW = {
 # Accurate, but not to the point where the iterations call themselves converged.
 UNFINISHED = {
     ("Collocation", "citron-reactor-10"): "one point of the singular arc keeps a gap",
-    ("default", "citron-reactor-10"): "one point of the singular arc keeps a gap",
     ("Collocation", "jackson"): "the gap on the singular arc stays at 1e-8 of the cost",
     ("default", "jackson"): "the gap on the singular arc stays at 1e-8 of the cost",
 }

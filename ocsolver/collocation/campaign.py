@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ocsolver.collocation.errors import Errors, estimate
 from ocsolver.collocation.guess import at_rest, first_point, simulated, warm_point
@@ -31,15 +32,16 @@ SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
 KAPPA = 10.0  # a barrier problem counts as solved when its error is below so many μ
 FASTER, POWER = 0.2, 1.5  # decrease of μ
-ACCURACY = 1e-9  # of the Newton equations, without units
+ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
 FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
 STUCK = 8  # iterations that fail in a row before a group is given up
 VIOLATION = 1e-7
+LEAST = 0.1  # ∫|L| dt + |Φ| of an optimum, relative to that of other controls, below which it does not count
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
-PRICE, HIGHEST_PRICE = 1e2, 1e7  # of constraint violations, relative to the size of J
+PRICE, DEARER, HIGHEST_PRICE = 1e2, 100.0, 1e13  # of violations, relative to the size of J; steps; the last one
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,11 @@ class Campaign:
         ends = lim.end_lower < lim.end_upper
         return bool(self.stacked.kinked or lim.path_lower.size or starts.any() or controls.any() or ends.any())
 
+    @property
+    def accuracy(self) -> float:
+        """Of the Newton equations in this precision."""
+        return ACCURACY if self.stacked.problem.dtype == torch.float64 else SINGLE
+
     def _time_left(self) -> bool:
         return self.counts["iterations"] < self.stop.max_iterations and not self.stop.late()
 
@@ -215,7 +222,7 @@ class Campaign:
 
     def goal(self) -> Array:
         """Error of J to be reached (G,)."""
-        return np.maximum(self.stop.goal * self.scale(), 1e-14 * self.system.size)
+        return self.stop.goal * np.maximum(self.scale(), LEAST * self.system.size)
 
     def errors(self) -> Errors:
         """Errors of the current solution."""
@@ -301,9 +308,11 @@ class Campaign:
             error, parts = self._error()
             self._record(error)
             raised = self._raise_prices(error, ~failed)
-            converged = (self.mu <= 1.0001 * mu_end) & (parts[0] <= ACCURACY) & (parts[1] <= ACCURACY) & ~raised
+            converged = (
+                (self.mu <= 1.0001 * mu_end) & (parts[0] <= self.accuracy) & (parts[1] <= self.accuracy) & ~raised
+            )
             converged &= parts[2] <= KAPPA * self.mu / unit
-            fair = (self.mu <= 1.0001 * mu_end) & (parts[0] <= FAIR) & (parts[1] <= ACCURACY**0.5) & ~raised
+            fair = (self.mu <= 1.0001 * mu_end) & (parts[0] <= FAIR) & (parts[1] <= self.accuracy**0.5) & ~raised
             nearly = np.where(fair, nearly + 1, 0)
             converged |= nearly >= NEARLY
             active = ~(converged | failed)
@@ -344,13 +353,18 @@ class Campaign:
             error, _ = self._error()
 
     def _raise_prices(self, error: Array, active: Array) -> Array:
-        """Ten times the price of violations that pay."""
+        """A higher price of violations that pay."""
         system, unit = self.system, self.system.size / self.system.duration
         worst = self.violation()
         most = system.rho_end[:, 0] >= HIGHEST_PRICE * system.size
-        raised = active & (error <= KAPPA * self.mu / unit) & (worst > VIOLATION + 10 * self.mu / unit) & ~most
+        raised = (
+            active
+            & (error <= KAPPA * self.mu / unit)
+            & (worst > self.accuracy + VIOLATION + 10 * self.mu / unit)
+            & ~most
+        )
         if raised.any():
-            factor = np.where(raised, 10.0, 1.0)[:, None]
+            factor = np.where(raised, DEARER, 1.0)[:, None]
             self.system = replace(system, rho_end=factor * system.rho_end, rho_path=factor * system.rho_path)
             self.walk.system = self.system
             self.model = self.system.remodel(self.point, self.mu, model=self.model)
@@ -377,7 +391,7 @@ class Campaign:
         errors, scale = self.errors(), self.scale()
         self.cost = self.system.cost(self.model.now.values, self.model.now.end)
         self.error = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
-        self.residual = errors.gap.sum(0) / np.maximum(scale, 1e-14 * self.system.size)
+        self.residual = errors.gap.sum(0) / np.maximum(scale, LEAST * self.system.size)
         worst = self.violation()
         for g in range(len(solved)):
             status, note = self._verdict(g, bool(solved[g]), float(worst[g]))
@@ -390,7 +404,8 @@ class Campaign:
             return self.ending, ""
         if not np.isfinite(self.cost[g]):
             return Status.NONFINITE, "no finite trajectory was found"
-        if worst > 10 * VIOLATION and solved:
+        admissible = worst <= 10 * max(VIOLATION, self.accuracy)
+        if not admissible and solved:
             return Status.INFEASIBLE, self._infeasible(g)
         if tolerance is None:
             return (Status.COMPLETED, "") if solved else (Status.STALLED, "the iterations stopped moving")
@@ -400,7 +415,7 @@ class Campaign:
             return Status.MAX_SECONDS, ""
         if self.counts["iterations"] >= self.stop.max_iterations:
             return Status.MAX_ITERATIONS, ""
-        if worst > 10 * VIOLATION:
+        if not admissible:
             return Status.INFEASIBLE, self._infeasible(g)
         return Status.STALLED, f"J is estimated to be within {self.error[g]:.1e} of its minimum"
 

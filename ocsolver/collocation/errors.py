@@ -7,9 +7,11 @@ of second order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
 from ocsolver.collocation.points import PointValues, Stacked
@@ -21,6 +23,7 @@ __all__ = ["Errors", "estimate"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FINE = 6  # Gauss points per interval for the estimates
+RISING = 1e-4  # slope of H, relative to 1 + |L|, that counts as rising
 LARGE = 100.0  # size of a control from which its errors are relative
 CONVEX = 1e-9  # curvature of H, relative to the largest, that counts as convex
 
@@ -71,25 +74,41 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
     defect = (w * excess).sum(1) - (mesh.weights * stages).sum(1)
     better = _better_control(stacked, limits, at, q)
     gain = _gain(stacked, at, q, better)
-    for j in range(at.u.shape[-1]):  # the bounds, in case H is not concave
-        for bound in (limits.control_lower[j], limits.control_upper[j]):
-            if np.isfinite(bound):
-                u = at.u.copy()
-                u[..., j] = bound
-                gain = np.fmax(gain, _gain(stacked, at, q, u))
-    gain = np.where(_unbounded(stacked, limits, q), np.inf, gain)
+    for u in _others(stacked, limits, at.u):  # in case H is not concave
+        gain = np.fmax(gain, _gain(stacked, at, q, u))
+    gain = np.where(_unbounded(stacked, limits, at, q), np.inf, gain)
     lower, upper = limits.control_lower, limits.control_upper
     inside = ((at.u > lower) & (at.u < upper) & (better > lower) & (better < upper)).all((1, 3))
     distance = (np.abs(better - at.u) / np.maximum(1.0, np.abs(at.u) / LARGE)).max((1, 3))
     return Errors(defect, (w * np.maximum(gain, 0.0)).sum(1), np.where(inside, distance, 0.0))
 
 
-def _unbounded(stacked: Stacked, limits: Bounds, q: PointValues) -> Array:
-    """Where H is convex in a control that has no bound on some side, so has no maximum (N, q, G)."""
+def _others(stacked: Stacked, limits: Bounds, u: Array) -> Iterator[Array]:
+    """Controls to compare with: a grid where the set is compact, else its bounds."""
+    grid = stacked.problem.control_set.candidates(stacked.problem.initial_state)
+    if grid is not None:
+        for point in grid.to(torch.float64).cpu().numpy():
+            yield np.array(np.broadcast_to(point, u.shape))
+        return
+    for j in range(u.shape[-1]):
+        for bound in (limits.control_lower[j], limits.control_upper[j]):
+            if np.isfinite(bound):
+                other = u.copy()
+                other[..., j] = bound
+                yield other
+
+
+def _unbounded(stacked: Stacked, limits: Bounds, at: Fine, q: PointValues) -> Array:
+    """Where H is convex or rises in a control that has no bound on that side, so has no maximum (N, q, G)."""
+    assert q.jacobian is not None
     assert q.hessian is not None
     bend = np.einsum("...ii->...i", q.hessian)[..., stacked.v :]  # of −H
-    free = ~np.isfinite(limits.control_upper - limits.control_lower)
-    result: Array = ((bend < -CONVEX * (1.0 + np.abs(bend).max(initial=0.0))) & free).any(-1)
+    slope = -_weighted(q.jacobian, at, stacked.v)[..., stacked.v :]
+    open_up, open_down = np.isinf(limits.control_upper), np.isinf(limits.control_lower)
+    flat = CONVEX * (1.0 + np.abs(bend).max(initial=0.0))
+    steep = RISING * (1.0 + np.abs(q.running)[..., None])
+    rising = (np.abs(bend) <= flat) & (((slope > steep) & open_up) | ((slope < -steep) & open_down))
+    result: Array = (((bend < -flat) & (open_up | open_down)) | rising).any(-1)
     return result
 
 

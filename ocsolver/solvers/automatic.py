@@ -48,10 +48,14 @@ class Automatic(Solver):
         best = Collocation().run(problem, discretization, start, limits)
         if not _hopeless(best) or limits.max_seconds is not None or limits.callback is not None:
             return best
-        for guess in self._guesses(problem, limits):
-            other = Collocation().run(problem, discretization, guess, limits)
+        left = limits.max_iterations - best.stats.iterations
+        for guess in self._guesses(problem, replace(limits, max_iterations=max(left, 0))):
+            if left <= 0:
+                break
+            other = Collocation().run(problem, discretization, guess, replace(limits, max_iterations=left))
+            left -= other.stats.iterations
             for answer in (guess, other):
-                if isinstance(answer, Solution) and _better(answer, best):
+                if isinstance(answer, Solution) and _better(answer, best) and _has_maximum(answer):
                     best = answer
             if not _hopeless(best):
                 break
@@ -92,6 +96,11 @@ def _hopeless(solution: Solution) -> bool:
         for value, status in zip(solution.residual, solution.status, strict=True)
     ]
     return any(status in failed and not close for status, close in zip(solution.status, near, strict=True))
+
+
+def _has_maximum(solution: Solution) -> bool:
+    """Whether H has a maximum at all along a solution."""
+    return bool(torch.isfinite(solution.certificate.mean_gap).all())
 
 
 def _better(new: Solution, old: Solution) -> bool:
