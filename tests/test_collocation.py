@@ -906,9 +906,6 @@ def test_problems_without_a_minimum_are_not_called_nearly_solved() -> None:
     assert float(solution.residual) > 1e-3
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the iterations chatter between the peaks of H, and the residual does not see it"
-)
 def test_hamiltonians_with_two_peaks() -> None:
     """L = (u² − 1)² + u/10 does not depend on x: u rests at the minimum of L, −1.012."""
     problem = oc.OptimalControlProblem(

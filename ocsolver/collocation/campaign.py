@@ -39,7 +39,7 @@ PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
 STUCK = 8  # iterations that fail in a row before a group is given up
 VIOLATION = 1e-7
-LEAST = 0.1  # ∫|L| dt + |Φ| of an optimum, relative to that of other controls, below which it does not count
+LEAST = 1e-14  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
 PRICE, DEARER, HIGHEST_PRICE = 1e2, 100.0, 1e13  # of violations, relative to the size of J; steps; the last one
 
