@@ -172,18 +172,27 @@ class Campaign:
             hat = final if good.all() or FINER * hat < 3.0 * final else FINER * hat
             before = self._state
             self._move(plan.nodes)
-            wanted = solved & ~finished
-            now = self._solve(hat, wanted) | finished
+            now = self._follow(hat, solved, finished)
             if not (now | ~solved).all() and self._time_left():  # too near the bounds to move: from further inside
                 self._state = before
                 self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
                 self._move(plan.nodes)
-                now = self._solve(hat, wanted) | finished
+                now = self._follow(hat, solved, finished)
             if not now.any() and solved.any():
                 break  # the coarser mesh is the answer
             base, solved = plan.base, now
         _, self._state, solved = best
         return solved
+
+    def _follow(self, hat: float, wanted: Array, finished: Array) -> Array:
+        """Solve on a finer mesh; finished groups that fail there are left as they were (G,)."""
+        start = self.point
+        now = self._solve(hat, wanted)
+        lost = finished & ~now
+        if lost.any():
+            self.point = self.point.merged(start, lost)
+            self.model = self.system.linearize(self.point, self.mu)
+        return now | finished
 
     @property
     def _state(self) -> tuple[System, Point, Model, Array]:
