@@ -328,12 +328,7 @@ class Run:
         new, limits = self.iterate, self.limits
         if len(self.history) == 2:
             self.reference_cost = torch.maximum(self.reference_cost, new.sweep.forward.scale)
-        bottomless = -new.cost > DIVERGENCE**2 * self.reference_cost
-        diverged = (
-            bottomless
-            | (new.cost > DIVERGENCE * self.reference_cost)
-            | (new.residual > DIVERGENCE * self.reference_residual)
-        )
+        diverged = (new.cost > DIVERGENCE * self.reference_cost) | (new.residual > DIVERGENCE * self.reference_residual)
         for g in range(len(self.status)):
             if self.status[g] is not Status.RUNNING:
                 continue
