@@ -31,7 +31,7 @@ from ocsolver.panels import (
     style,
     widen,
 )
-from ocsolver.path_panels import DENSE_POINTS, draw_path, mark_structure, steps_of
+from ocsolver.path_panels import DENSE_POINTS, Structured, draw_path, mark_structure, steps_of
 from ocsolver.sets import Ball, ControlSet, FiniteSet, Product
 
 __all__ = ["plot_solution"]
@@ -40,17 +40,9 @@ FAINT_LINES = 200  # more lines of other trajectories than these would be a smea
 REACH = 4.0  # limits of the control farther away than this many of its own ranges are left out of view
 
 
-class Plottable(Protocol):
+class Plottable(Structured, Protocol):
     """What a solution must offer to be drawn."""
 
-    @property
-    def t(self) -> Tensor: ...  # (N + 1, G)
-    @property
-    def x(self) -> Tensor: ...  # (N + 1, B, n)
-    @property
-    def p(self) -> Tensor: ...  # (N + 1, B, n)
-    @property
-    def u(self) -> Tensor: ...  # (N, G, m)
     @property
     def cost(self) -> Tensor: ...  # (G,)
     @property
@@ -63,14 +55,6 @@ class Plottable(Protocol):
     def history(self) -> Any: ...
     @property
     def problem(self) -> Any: ...
-    @property
-    def pieces(self) -> Any: ...
-    @property
-    def curves(self) -> Any: ...
-    @property
-    def switches(self) -> Sequence[Sequence[tuple[float, int]]]: ...
-    @property
-    def singular(self) -> Sequence[Sequence[tuple[float, float, int]]]: ...
     def control(self, t: Any) -> Tensor: ...
     def state(self, t: Any) -> Tensor: ...
     def costate(self, t: Any) -> Tensor: ...

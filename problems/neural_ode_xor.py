@@ -11,7 +11,17 @@ from torch import Tensor
 import ocsolver as oc
 from problems.reference import Exact, Reference, columns
 
-__all__ = ["build"]
+__all__ = ["build", "xor"]
+
+
+def xor() -> tuple[Tensor, Tensor]:
+    """Features aᵢ (B, m) and labels yᵢ (B,) of the four samples."""
+    samples = torch.tensor([-2.0, 0.0, 0.0, 2.0], dtype=torch.float64)
+    labels = torch.tensor([-1.0, 1.0, 1.0, -1.0], dtype=torch.float64)
+    features = torch.stack(
+        (torch.ones_like(samples), torch.tanh(2.0 * (samples + 1.0)), torch.tanh(2.0 * (samples - 1.0))), -1
+    )
+    return features, labels
 
 
 def build(
@@ -50,11 +60,7 @@ def build(
     ----------
     .. [1] zouyilin2000/pockit, neural_ode_xor.py, with a penalty in place of the margins.
     """
-    samples = torch.tensor([-2.0, 0.0, 0.0, 2.0], dtype=torch.float64)
-    labels = torch.tensor([-1.0, 1.0, 1.0, -1.0], dtype=torch.float64)
-    features = torch.stack(
-        (torch.ones_like(samples), torch.tanh(2.0 * (samples + 1.0)), torch.tanh(2.0 * (samples - 1.0))), -1
-    )  # (B, m)
+    features, labels = xor()
     t1 = t0 + horizon
     gramian = (1.0 - math.exp(-0.8 * horizon)) / 0.8
     normal = torch.eye(3, dtype=torch.float64) / gramian + mu * features.T @ features

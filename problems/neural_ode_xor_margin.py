@@ -10,6 +10,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 import ocsolver as oc
+from problems.neural_ode_xor import xor
 from problems.reference import Exact, Reference, columns
 
 __all__ = ["build"]
@@ -53,11 +54,7 @@ def build(
     ----------
     .. [1] zouyilin2000/pockit, neural_ode_xor.py.
     """
-    samples = torch.tensor([-2.0, 0.0, 0.0, 2.0], dtype=torch.float64)
-    labels = torch.tensor([-1.0, 1.0, 1.0, -1.0], dtype=torch.float64)
-    features = torch.stack(
-        (torch.ones_like(samples), torch.tanh(2.0 * (samples + 1.0)), torch.tanh(2.0 * (samples - 1.0))), -1
-    )  # (B, m)
+    features, labels = xor()
     t1 = t0 + horizon
     gramian = (1.0 - math.exp(-0.8 * horizon)) / 0.8
     signed = (labels[:, None] * features)[[0, 1, 3]]  # each sample once

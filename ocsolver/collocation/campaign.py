@@ -98,6 +98,7 @@ class Campaign:
     status: list[Status] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    _estimated: tuple[Point, float, Errors] | None = None  # errors of a point, and the rounding of kinks they saw
     careful: bool = False  # how far steps may leave the linearization
     system: System = field(init=False)
     walk: Walk = field(init=False)
@@ -134,13 +135,12 @@ class Campaign:
         solved = self._first(mesh, control, warm)
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
-        final = self._final
-        hat = COARSE if self._has_barrier else final
+        final, hat = self._final, self._first_barrier
         best, wasted, finished = (np.inf, self._state, solved), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal = self.errors(), self.goal()
-            total = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
+            total = errors.total
             good = ~solved | (total <= np.maximum(goal, 4e-15 * self.scale() * self.mesh.h.shape[0]))
             good &= ~solved | (errors.control.max(0) <= self.stop.fineness)
             worst = np.maximum(total / goal, errors.control.max(0) / self.stop.fineness)
@@ -208,6 +208,11 @@ class Campaign:
         return max(LAST * self.stop.goal, SHARPEST_KINK if self.stacked.kinked else 0.0)
 
     @property
+    def _first_barrier(self) -> float:
+        """μ at which the first mesh is left, relative to the size of J."""
+        return COARSE if self._has_barrier else self._final
+
+    @property
     def _has_barrier(self) -> bool:
         lim = self.limits
         starts = (lim.start_lower < lim.start_upper) & (np.isfinite(lim.start_lower) | np.isfinite(lim.start_upper))
@@ -234,16 +239,22 @@ class Campaign:
         return self.stop.goal * np.maximum(self.scale(), LEAST * self.system.size)
 
     def errors(self) -> Errors:
-        """Errors of the current solution."""
-        return estimate(self.stacked, self.limits, self.mesh, self.point)
+        """Errors of the current solution, estimated once."""
+        if (
+            self._estimated is None
+            or self._estimated[0] is not self.point
+            or self._estimated[1] != self.stacked.epsilon
+        ):
+            errors = estimate(self.stacked, self.limits, self.mesh, self.point)
+            self._estimated = self.point, self.stacked.epsilon, errors
+        return self._estimated[2]
 
     # ------------------------------------------------------------------ starts
 
     def _first(self, mesh: Mesh, control: Array | None, warm: Start | None) -> Array:
         """Solve on the first mesh from one guess after the other, until all groups are solved (G,)."""
         G = self.stacked.groups
-        final = self._final
-        hat = COARSE if self._has_barrier else final
+        hat = self._first_barrier
         solved = np.zeros(G, dtype=bool)
         if warm is not None:
             self._start(mesh, warm.x, warm.nodes, warm.u)
@@ -282,9 +293,7 @@ class Campaign:
 
     def _sound(self) -> Array:
         """Whether the errors of the mesh are small enough for the solution to mean anything (G,)."""
-        errors = self.errors()
-        total = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
-        return np.asarray(total <= ROUGH * np.maximum(self.scale(), self.system.size))
+        return np.asarray(self.errors().total <= ROUGH * np.maximum(self.scale(), self.system.size))
 
     def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
         scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u)
@@ -399,7 +408,7 @@ class Campaign:
         """Status, note and residual of every group."""
         errors, scale = self.errors(), self.scale()
         self.cost = self.system.cost(self.model.now.values, self.model.now.end)
-        self.error = np.abs(errors.defect).sum(0) + errors.gap.sum(0)
+        self.error = errors.total
         self.residual = errors.gap.sum(0) / np.maximum(scale, LEAST * self.system.size)
         worst = self.violation()
         for g in range(len(solved)):

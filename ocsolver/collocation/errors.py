@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
-from ocsolver.collocation.points import PointValues, Stacked
+from ocsolver.collocation.points import PointValues, Stacked, weighted
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
@@ -29,13 +29,20 @@ CONVEX = 1e-9  # curvature of H, relative to the largest, that counts as convex
 
 
 class Errors(NamedTuple):
-    """Estimates per interval (N, G), in units of J."""
+    """Estimates per interval (N, G), the first two in units of J.
+
+    The distance of the control from where H is largest is relative to |u| where that is large, and zero near a bound.
+    """
 
     defect: Array  # of the simulation, signed
     gap: Array  # ∫ max H − H(u) ≥ 0
-    control: (
-        Array  # distance of u from where H is largest, relative to |u| where that is large; zero where a bound is near
-    )
+    control: Array
+
+    @property
+    def total(self) -> Array:
+        """Error of J (G,)."""
+        result: Array = np.abs(self.defect).sum(0) + self.gap.sum(0)
+        return result
 
 
 class Fine(NamedTuple):
@@ -103,7 +110,7 @@ def _unbounded(stacked: Stacked, limits: Bounds, at: Fine, q: PointValues) -> Ar
     assert q.jacobian is not None
     assert q.hessian is not None
     bend = np.einsum("...ii->...i", q.hessian)[..., stacked.v :]  # of −H
-    slope = -_weighted(q.jacobian, at, stacked.v)[..., stacked.v :]
+    slope = -weighted(q.jacobian, at.p, at.y)[..., stacked.v :]
     open_up, open_down = np.isinf(limits.control_upper), np.isinf(limits.control_lower)
     flat = CONVEX * (1.0 + np.abs(bend).max(initial=0.0))
     steep = RISING * (1.0 + np.abs(q.running)[..., None])
@@ -121,7 +128,7 @@ def _gain(stacked: Stacked, at: Fine, q: PointValues, u: Array) -> Array:
 def _better_control(stacked: Stacked, limits: Bounds, at: Fine, q: Any) -> Array:
     """One projected Newton step on H, to a bound where H is not concave (N, q, G, m)."""
     v = stacked.v
-    slope = -(_weighted(q.jacobian, at, v)[..., v:])  # ∂H/∂u
+    slope = -weighted(q.jacobian, at.p, at.y)[..., v:]  # ∂H/∂u
     bend = np.einsum("...ii->...i", q.hessian)[..., v:]
     curvature = -q.hessian[..., v:, v:]
     lower, upper = limits.control_lower, limits.control_upper
@@ -138,9 +145,3 @@ def _better_control(stacked: Stacked, limits: Bounds, at: Fine, q: Any) -> Array
     target = np.where(slope > 0, upper, lower)
     bang = np.where(np.isfinite(target) & (slope != 0), target, at.u)
     return np.where(concave, newton, np.where(held, at.u, bang))
-
-
-def _weighted(jacobian: Array, at: Fine, v: int) -> Array:
-    """Gradient of −p·f + L + y·c (N, q, G, v + m)."""
-    weights = np.concatenate((-at.p, np.ones((*at.p.shape[:-1], 1)), at.y), -1)
-    return np.asarray(np.einsum("...c,...ci->...i", weights, jacobian))

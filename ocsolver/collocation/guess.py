@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ocsolver.collocation.barrier import Barrier
-from ocsolver.collocation.points import Stacked, preference
+from ocsolver.collocation.points import Stacked, preference, weighted
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
@@ -83,7 +83,7 @@ def simulated(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | Non
 def first_point(stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array, mu: Array) -> Point:
     """A start from states (N, s, G, v), (N + 1, G, v) and controls (N, s, G, m); costates zero."""
     controls = barrier_between(limits.control_lower, limits.control_upper, u.shape)
-    u = np.where(limits.control_lower == limits.control_upper, limits.control_lower, controls.inside(u))
+    u = np.where(limits.control_fixed, limits.control_lower, controls.inside(u))
     starts = barrier_between(limits.start_lower, limits.start_upper, nodes[0].shape)
     nodes = nodes.copy()
     nodes[0] = np.where(limits.start_fixed, limits.start_lower, starts.inside(nodes[0]))
@@ -118,8 +118,7 @@ def warm_point(system: System, old: Point, parts: tuple[Array, ...], mu: Array) 
     values = stacked.expand(mesh.points, x, u, p, y)
     assert values.jacobian is not None
     assert values.hessian is not None
-    weights = np.concatenate((-p, np.ones((*p.shape[:-1], 1)), y), -1)
-    r = np.einsum("...c,...ci->...i", weights, values.jacobian)[..., stacked.v :]  # −∂H/∂u
+    r = weighted(values.jacobian, p, y)[..., stacked.v :]  # −∂H/∂u
     controls = barrier_between(limits.control_lower, limits.control_upper, u.shape)
     m = mu[:, None]
     width = limits.control_upper - limits.control_lower
@@ -136,7 +135,7 @@ def warm_point(system: System, old: Point, parts: tuple[Array, ...], mu: Array) 
         down, up = np.where(convex, better < 0, down), np.where(convex, better > 0, up)
     u = np.where(down, controls.lower + low, np.where(up, controls.upper - high, u))
     u = np.clip(u, controls.lower + low, controls.upper - high)
-    u = np.where(limits.control_lower == limits.control_upper, limits.control_lower, u)
+    u = np.where(limits.control_fixed, limits.control_lower, u)
     paths = barrier_between(limits.path_lower, limits.path_upper, values.c.shape)
     y = np.clip(y, -0.9 * system.rho_path, 0.9 * system.rho_path)
     below, above = m / (np.maximum(-y, 0.0) + m), m / (np.maximum(y, 0.0) + m)

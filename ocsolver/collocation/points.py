@@ -17,7 +17,7 @@ from ocsolver.collocation.kinks import Rounded, Watch
 from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
 
-__all__ = ["EndPoint", "PointValues", "Stacked", "preference"]
+__all__ = ["EndPoint", "PointValues", "Stacked", "preference", "weighted"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -199,6 +199,12 @@ def preference(
             values.append((p * q.f).sum(-1) - q.running - (y * q.c).sum(-1))
         result[..., j] = values[1] - values[0]
     return result
+
+
+def weighted(jacobian: Array, p: Array, y: Array) -> Array:
+    """Gradient of −p·f + L + y·c by z = (x, u) from the Jacobian of (f, L, c): (*b, v + m)."""
+    weights = np.concatenate((-p, np.ones((*p.shape[:-1], 1)), y), -1)
+    return np.asarray(np.einsum("...c,...ci->...i", weights, jacobian))
 
 
 def _units(output: Tensor) -> Tensor:
