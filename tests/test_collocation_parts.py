@@ -19,7 +19,7 @@ from ocsolver.collocation import elastic
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope
 from ocsolver.collocation.kinks import Rounded, Watch
-from ocsolver.collocation.kkt import Direction, Ends, newton_direction
+from ocsolver.collocation.kkt import Direction, Ends, Linearized, newton_direction
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.tableau import gauss
 
@@ -113,8 +113,8 @@ class System:
         self.tableau = gauss(s)
         self.h = 0.05 + 0.2 * random.random((N, G))
         self.hessian = symmetric(N, s, G, v + m, v + m)
-        self.state, self.control = normal(N, s, G, v, v), normal(N, s, G, v, m)
-        self.right = (normal(N, s, G, v), normal(N, s, G, m), normal(N, s, G, v))
+        self.rates = normal(N, s, G, v, v + m)
+        self.right = (normal(N, s, G, v + m), normal(N, s, G, v))
         self.gaps = (normal(N, G, v), normal(N, G, v))
         self.ends = Ends(
             start_x=np.ones((G, v)) if fixed_start else random.random((G, v)),
@@ -128,9 +128,8 @@ class System:
         )
 
     def solve(self) -> Direction | None:
-        return newton_direction(
-            self.tableau, self.h, self.hessian, self.state, self.control, self.right, self.gaps, self.ends
-        )
+        inside = Linearized(self.h, self.hessian, self.rates, *self.right, *self.gaps)
+        return newton_direction(self.tableau, inside, self.ends)
 
     def rows(self, d: Direction) -> Array:
         """Left-hand sides, one interval, point and group after the other, straight from the formulas."""
@@ -141,14 +140,14 @@ class System:
                 h = self.h[k, g]
                 ahead, back = rest * d.nodes[k, g], rest * d.costates[k + 1, g]
                 for i in range(self.s):
-                    W, fx, fu = self.hessian[k, i, g], self.state[k, i, g], self.control[k, i, g]
-                    X, U, P = d.x[k, i, g], d.u[k, i, g], d.p[k, i, g]
+                    W, rates = self.hessian[k, i, g], self.rates[k, i, g]
+                    X, P = d.x[k, i, g], d.p[k, i, g]
+                    Z = np.concatenate((X, d.u[k, i, g]))
                     adjoint = sum(tab.adjoint[i, j] * d.p[k, j, g] for j in range(self.s))
                     stage = sum(tab.alpha[i, j] * (d.x[k, j, g] - d.nodes[k, g]) for j in range(self.s))
                     pull = tab.d[i] / tab.b[i] * d.costates[k + 1, g]
-                    out += [h * (W[:v, :v] @ X + W[:v, v:] @ U - fx.T @ P) + adjoint - pull]
-                    out += [W[v:, :v] @ X + W[v:, v:] @ U - fu.T @ P]
-                    out += [stage - h * (fx @ X + fu @ U)]
+                    costate = h * (W @ Z - rates.T @ P)
+                    out += [costate[:v] + adjoint - pull, costate[v:], stage - h * rates @ Z]
                     ahead = ahead + tab.d[i] * X
                     back = back + tab.b[i] * tab.alpha[i].sum() * P
                 out += [d.nodes[k + 1, g] - ahead, d.costates[k, g] - back]
@@ -204,7 +203,7 @@ def test_singular_newton_systems_are_reported() -> None:
     system = System(2, True)
     system.hessian[:, :, :, 4:] = 0.0
     system.hessian[..., 4:] = 0.0
-    system.control[:] = 0.0  # the control has no effect and no cost
+    system.rates[..., 4:] = 0.0  # the control has no effect and no cost
     assert system.solve() is None
 
 
@@ -220,8 +219,7 @@ def barrier_at(seed: int = 0) -> tuple[Barrier, Array]:
     barrier = Barrier.start(LOWER, UPPER, SHAPE)
     value = inside(barrier, random.standard_normal(SHAPE))
     centered = barrier.centered(value, np.full((2, 1), 0.1))
-    low, high = (z * (0.5 + random.random(SHAPE)) for z in (centered.low, centered.high))
-    return Barrier(centered.lower, centered.upper, low, high), value
+    return centered.held(centered.z * (0.5 + random.random((2, *SHAPE)))), value
 
 
 def inside(barrier: Barrier, value: Array) -> Array:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 PUSH = 1e-2  # of the range or of the size of a bound, by which a start is moved inside
 DRIFT = 1e10  # factor by which z may differ from μ / slack
+TINY = np.finfo(float).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,24 +21,51 @@ class Barrier:
     """Values between bounds with the multipliers of both sides, all of one shape (*b, G, d).
 
     A side that is infinite has no multiplier; components with equal bounds are left to the caller. Infinities and their
-    quotients are meant: callers run under ``np.errstate(all="ignore")``.
+    quotients are meant: callers run under ``np.errstate(all="ignore")``. Both sides stand in one array, the lower
+    first, so that one operation serves both.
     """
 
-    lower: Array
-    upper: Array
-    low: Array  # multiplier of the lower side, ≥ 0
-    high: Array
-
-    @cached_property
-    def idle(self) -> bool:
-        """Whether no component has a bound."""
-        return not bool(np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
+    bounds: Array  # (2, *b, G, d)
+    z: Array  # (2, *b, G, d), multipliers ≥ 0
+    idle: bool = False  # whether no component has a bound
+    partial: bool = True  # whether some components have none
+    _held: list[Array] = field(default_factory=list, repr=False)  # the last values and their slacks
 
     @classmethod
     def start(cls, lower: Array, upper: Array, shape: tuple[int, ...]) -> Barrier:
         """Multipliers to be set by `centered`."""
-        lower, upper = np.broadcast_to(lower, shape), np.broadcast_to(upper, shape)
-        return cls(lower, upper, np.isfinite(lower) * 1.0, np.isfinite(upper) * 1.0)
+        bounds = np.empty((2, *shape))
+        bounds[0], bounds[1] = lower, upper
+        finite = np.isfinite(bounds)
+        return cls(bounds, finite * 1.0, not finite.any(), not finite.all())
+
+    @property
+    def lower(self) -> Array:
+        """Lower bounds."""
+        side: Array = self.bounds[0]
+        return side
+
+    @property
+    def upper(self) -> Array:
+        """Upper bounds."""
+        side: Array = self.bounds[1]
+        return side
+
+    @property
+    def low(self) -> Array:
+        """Multipliers of the lower bounds."""
+        side: Array = self.z[0]
+        return side
+
+    @property
+    def high(self) -> Array:
+        """Multipliers of the upper bounds."""
+        side: Array = self.z[1]
+        return side
+
+    def held(self, z: Array) -> Barrier:
+        """The same bounds with other multipliers."""
+        return Barrier(self.bounds, z, self.idle, self.partial, self._held)
 
     def inside(self, value: Array, push: float = PUSH) -> Array:
         """Values moved strictly between the bounds."""
@@ -49,95 +76,103 @@ class Barrier:
         moved = np.where(np.isfinite(self.upper), np.minimum(moved, self.upper - right), moved)
         return np.where(width > 0, moved, self.lower)
 
-    def slacks(self, value: Array) -> tuple[Array, Array]:
-        """Distances to the sides, inf where there is none."""
-        tiny = np.finfo(float).tiny
-        return np.maximum(value - self.lower, tiny), np.maximum(self.upper - value, tiny)
+    def slacks(self, value: Array) -> Array:
+        """Distances to the sides (2, *b, G, d), inf where there is none; those of the last values are kept."""
+        if not self._held or self._held[0] is not value:
+            slack = np.empty_like(self.bounds)
+            np.subtract(value, self.bounds[0], out=slack[0])
+            np.subtract(self.bounds[1], value, out=slack[1])
+            self._held[:] = value, np.maximum(slack, TINY, out=slack)
+        return self._held[1]
 
     def centered(self, value: Array, mu: Array) -> Barrier:
         """Multipliers μ / slack; μ broadcasts over (*b, G, d)."""
-        below, above = self.slacks(value)
-        return Barrier(self.lower, self.upper, mu / below, mu / above)
+        return self if self.idle else self.held(mu / self.slacks(value))
 
     def curvature(self, value: Array) -> Array:
         """Σ = z_l / s_l + z_u / s_u."""
         if self.idle:
             return np.zeros_like(value)
-        below, above = self.slacks(value)
-        result: Array = self.low / below + self.high / above
+        ratio = self.z / self.slacks(value)
+        result: Array = ratio[0] + ratio[1]
         return result
 
     def slope(self, value: Array, mu: Array) -> Array:
         """Derivative of −μ Σ log s."""
         if self.idle:
             return np.zeros_like(value)
-        below, above = self.slacks(value)
-        result: Array = mu / above - mu / below
+        push = mu / self.slacks(value)
+        result: Array = push[1] - push[0]
         return result
 
     def logarithm(self, value: Array) -> Array:
-        """Σ log s, (*b, G, d); −inf outside."""
+        """Σ log s, (*b, G, d); not finite outside."""
         if self.idle:
             return np.zeros_like(value)
-        below = np.where(np.isfinite(self.lower), np.log(np.maximum(value - self.lower, 0.0)), 0.0)
-        above = np.where(np.isfinite(self.upper), np.log(np.maximum(self.upper - value, 0.0)), 0.0)
-        result: Array = below + above
+        slack = np.empty_like(self.bounds)
+        np.subtract(value, self.bounds[0], out=slack[0])
+        np.subtract(self.bounds[1], value, out=slack[1])
+        logs = np.log(slack, out=slack)
+        if self.partial:
+            logs[np.isinf(self.bounds)] = 0.0
+        result: Array = logs[0] + logs[1]
         return result
 
-    def step(self, value: Array, move: Array, mu: Array) -> tuple[Array, Array]:
-        """Newton steps of both multipliers for a step of the values."""
+    def step(self, value: Array, move: Array, mu: Array) -> Array:
+        """Newton steps of both multipliers (2, *b, G, d) for a step of the values."""
         if self.idle:
-            return self.low, self.high
-        below, above = self.slacks(value)
-        return mu / below - self.low - self.low / below * move, mu / above - self.high + self.high / above * move
+            return self.z
+        slack = self.slacks(value)
+        change = self.z / slack
+        change[0] *= -move
+        change[1] *= move
+        change += mu / slack
+        change -= self.z
+        return change
 
     def room(self, value: Array, move: Array, share: Array) -> Array:
         """Largest α ≤ 1 per group that leaves 1 − share of every slack: (G,)."""
         if self.idle:
             return np.ones_like(share)
-        below, above = self.slacks(value)
-        ratio = np.maximum(-move / below, move / above)
+        ratio = move / self.slacks(value)
+        ratio[0] *= -1.0
         return _largest(ratio, share)
 
-    def dual_room(self, steps: tuple[Array, Array], share: Array) -> Array:
+    def dual_room(self, steps: Array, share: Array) -> Array:
         """The same for the multipliers: (G,)."""
-        if self.idle:
-            return np.ones_like(share)
-        ratio = np.maximum(
-            np.where(self.low > 0, -steps[0] / self.low, 0.0), np.where(self.high > 0, -steps[1] / self.high, 0.0)
-        )
-        return _largest(ratio, share)
+        return np.ones_like(share) if self.idle else _largest(steps / -self.z, share)
 
-    def moved(self, steps: tuple[Array, Array], alpha: Array, value: Array, mu: Array) -> Barrier:
+    def moved(self, steps: Array, alpha: Array, value: Array, mu: Array) -> Barrier:
         """Multipliers after a step, kept within a factor of μ / slack at the new values."""
         if self.idle:
             return self
-        below, above = self.slacks(value)
-        low, high = self.low + alpha * steps[0], self.high + alpha * steps[1]
-        low = np.clip(low, mu / below / DRIFT, DRIFT * mu / below)
-        high = np.clip(high, mu / above / DRIFT, DRIFT * mu / above)
-        return Barrier(self.lower, self.upper, low, high)
+        pull = mu / self.slacks(value)
+        z = self.z + alpha * steps
+        np.maximum(z, pull / DRIFT, out=z)
+        return self.held(np.minimum(z, DRIFT * pull, out=z))
 
     def complementarity(self, value: Array, mu: Array) -> Array:
         """Largest |z s − μ| per group (G,)."""
         if self.idle:
             return np.zeros(value.shape[-2])
-        below, above = self.slacks(value)
-        error = np.maximum(
-            np.where(np.isfinite(self.lower), np.abs(self.low * below - mu), 0.0),
-            np.where(np.isfinite(self.upper), np.abs(self.high * above - mu), 0.0),
-        )
+        error = self.z * self.slacks(value)
+        error -= mu
+        np.abs(error, out=error)
+        if self.partial:
+            error[np.isinf(self.bounds)] = 0.0
         return _per_group(error)
 
 
 def _per_group(values: Array) -> Array:
     """Largest value of each group: (*b, G, d) -> (G,)."""
-    axes = (*range(values.ndim - 2), values.ndim - 1)
-    result: Array = values.max(axis=axes, initial=0.0)
+    flat = values.reshape(-1, *values.shape[-2:])
+    result: Array = flat.max((0, 2), initial=0.0)
     return result
 
 
 def _largest(ratio: Array, share: Array) -> Array:
-    worst = _per_group(np.nan_to_num(ratio, nan=0.0, posinf=0.0))
-    result: Array = np.minimum(1.0, np.where(worst > 0, share / worst, 1.0))
+    """Longest α ≤ 1 with α ratio ≤ share; ratios that are no numbers are none."""
+    flat = ratio.reshape(-1, *ratio.shape[-2:])
+    worst = np.fmax.reduce(flat, (0, 2), initial=0.0)
+    result: Array = np.minimum(1.0, share / np.maximum(worst, TINY))
     return result

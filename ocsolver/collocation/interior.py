@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.system import System
-from ocsolver.collocation.unknowns import Model, Point, Residual, Step, total
+from ocsolver.collocation.unknowns import Model, Point, Residual, Step
 
 __all__ = ["Walk"]
 
@@ -51,7 +52,7 @@ class Walk:
         self.system, self.clocked, self.careful = system, clocked, careful
         self.delta = np.zeros(groups)
         self.last_delta = np.zeros(groups)
-        self.filter: list[list[tuple[float, float]]] = [[] for _ in range(groups)]
+        self.filter: list[tuple[Array, Array]] = []  # corners (θ, φ) of all groups, inf where a group has none
         self.theta_max = np.full(groups, np.inf)
         self.steps = 0
 
@@ -61,41 +62,40 @@ class Walk:
         if step is None:
             return point, np.zeros_like(active)
         share = np.maximum(BOUNDARY, 1.0 - mu * self.system.duration / self.system.size)
-        mu_end = (mu * self.system.duration)[:, None]
         alpha = self._room(point, step, share)
         step, alpha = self._longer(point, mu, model, step, alpha, share, active)
-        duals = (
-            point.controls.step(point.u, step.d.u, mu[:, None]),
-            point.paths.step(point.slack, step.path, mu[:, None]),
-            point.ends.step(point.end_slack, step.end, mu_end),
-            point.starts.step(point.nodes[0], step.d.nodes[0], mu_end),
-        )
-        barriers = (point.controls, point.paths, point.ends, point.starts)
-        dual_alpha = np.min([b.dual_room(pair, share) for b, pair in zip(barriers, duals, strict=True)], axis=0)
+        moves = step  # that of the multipliers of bounds
         moved, alpha, step = self._search(point, mu, model, step, alpha, share, active)
-        a, z = np.where(moved, alpha, 0.0)[:, None], np.where(moved, dual_alpha, 0.0)[:, None]
-        new = point.shifted(step.d, step.path, step.end, a[:, 0])
-        values = (new.u, new.slack, new.end_slack, new.nodes[0])
-        mus = (mu[:, None], mu[:, None], mu_end, mu_end)
-        controls, paths, ends, starts = (
-            b.moved(pair, z, value, m) for b, pair, value, m in zip(barriers, duals, values, mus, strict=True)
-        )
+        alpha = np.where(moved, alpha, 0.0)
+        new = point.shifted(step, alpha)
+        barriers = self._moved_barriers(point, new, mu, moves, share, moved)
         below = np.minimum(
             _room_below(point.y, step.y, self.system.rho_path, share),
             _room_below(point.nu, step.d.multipliers, self.system.rho_end, share),
         )
-        e = np.minimum(a, below[:, None])
-        return replace(
-            new,
-            p=point.p + a * step.d.p,
-            costates=point.costates + a * step.d.costates,
-            y=point.y + e * step.y,
-            nu=point.nu + e * step.d.multipliers,
-            controls=controls,
-            paths=paths,
-            ends=ends,
-            starts=starts,
-        ), moved
+        return new.with_duals(step, alpha, np.minimum(alpha, below), *barriers), moved
+
+    def _moved_barriers(
+        self, point: Point, new: Point, mu: Array, step: Step, share: Array, moved: Array
+    ) -> list[Barrier]:
+        """Barriers of controls, path constraints, end constraints and starts after a step of their multipliers."""
+        m, mu_end = mu[:, None], (mu * self.system.duration)[:, None]
+        parts = (
+            (point.controls, point.u, step.d.u, new.u, m),
+            (point.paths, point.slack, step.path, new.slack, m),
+            (point.ends, point.end_slack, step.end, new.end_slack, mu_end),
+            (point.starts, point.nodes[0], step.d.nodes[0], new.nodes[0], mu_end),
+        )
+        steps = [None if b.idle else b.step(value, move, weight) for b, value, move, _, weight in parts]
+        alpha = np.ones_like(mu)
+        for (barrier, *_), change in zip(parts, steps, strict=True):
+            if change is not None:
+                alpha = np.minimum(alpha, barrier.dual_room(change, share))
+        a = np.where(moved, alpha, 0.0)[:, None]
+        return [
+            barrier if change is None else barrier.moved(change, a, value, weight)
+            for (barrier, _, _, value, weight), change in zip(parts, steps, strict=True)
+        ]
 
     def _longer(
         self, point: Point, mu: Array, model: Model, step: Step, alpha: Array, share: Array, active: Array
@@ -123,13 +123,15 @@ class Walk:
 
     def _room(self, point: Point, step: Step, share: Array) -> Array:
         """Largest primal step that stays inside (G,)."""
-        rooms = (
-            point.controls.room(point.u, step.d.u, share),
-            point.paths.room(point.slack, step.path, share),
-            point.ends.room(point.end_slack, step.end, share),
-            point.starts.room(point.nodes[0], step.d.nodes[0], share),
-        )
-        result: Array = np.min(rooms, axis=0)
+        result = np.ones_like(share)
+        for barrier, value, move in (
+            (point.controls, point.u, step.d.u),
+            (point.paths, point.slack, step.path),
+            (point.ends, point.end_slack, step.end),
+            (point.starts, point.nodes[0], step.d.nodes[0]),
+        ):
+            if not barrier.idle:
+                result = np.minimum(result, barrier.room(value, move, share))
         if self.clocked:
             T, dT = point.nodes[0, :, -1], step.d.nodes[0, :, -1]
             result = np.minimum(result, 1.0 / np.maximum(1.0, np.maximum(-dT / (SHRINK * T), dT / (GROW * T))))
@@ -161,7 +163,7 @@ class Walk:
         moved, waiting = np.zeros_like(active), active.copy()
         taken, trial_alpha = np.zeros_like(alpha), alpha.copy()
         for halving in range(HALVINGS):
-            trial = point.shifted(step.d, step.path, step.end, np.where(waiting, trial_alpha, taken))
+            trial = point.shifted(step, np.where(waiting, trial_alpha, taken))
             tried = self.system.at(trial, mu)
             good, armijo = self._acceptable(now, tried, step.slope, trial_alpha, theta_min)
             good &= waiting & (
@@ -175,7 +177,7 @@ class Walk:
                 corrected = self._correct(point, mu, model, tried, trial_alpha, share, waiting & ~good)
                 if corrected is not None:
                     other, beta = corrected
-                    trial2 = point.shifted(other.d, other.path, other.end, beta)
+                    trial2 = point.shifted(other, beta)
                     tried2 = self.system.at(trial2, mu)
                     good2, armijo2 = self._acceptable(now, tried2, step.slope, trial_alpha, theta_min)
                     use = (
@@ -188,13 +190,13 @@ class Walk:
                         step = step.merged(other, use)
                         trial_alpha = np.where(use, beta, trial_alpha)
                         good, armijo = good | use, np.where(use, armijo2, armijo)
-            for g in np.flatnonzero(good & ~armijo):
-                self.filter[g].append(
-                    (
-                        (1 - FILTER_SHRINK) * float(now.feasibility[g]),
-                        float(now.barrier[g] - FILTER_SHRINK * now.feasibility[g]),
-                    )
+            fresh = good & ~armijo
+            if fresh.any():
+                corner = (
+                    (1 - FILTER_SHRINK) * now.feasibility,
+                    now.barrier - FILTER_SHRINK * now.feasibility,
                 )
+                self.filter.append((np.where(fresh, corner[0], np.inf), np.where(fresh, corner[1], np.inf)))
             taken = np.where(good, trial_alpha, taken)
             moved |= good
             waiting &= ~good
@@ -206,9 +208,10 @@ class Walk:
     def _reach(self, model: Model, step: Step) -> Array:
         """By how much the parts of a full step change the rates, also where they cancel (G,)."""
         system, v = self.system, self.system.stacked.v
-        size = np.concatenate((np.abs(step.d.x), np.abs(step.d.u)), -1)
-        change = np.einsum("...fi,...i->...f", np.abs(model.jacobian[..., :v, :]), size)
-        return total(system.mesh.h[:, None, :, None] * change / system.scale_x)
+        size = np.abs(np.concatenate((step.d.x, step.d.u), -1))
+        change = (np.abs(model.jacobian[..., :v, :]) @ size[..., None])[..., 0]
+        reach: Array = ((system.mesh.lengths * change).sum((0, 1)) / system.scale_x).sum(-1)
+        return reach
 
     def _acceptable(
         self, now: Residual, tried: Residual, slope: Array, alpha: Array, theta_min: Array
@@ -223,7 +226,9 @@ class Walk:
         better = (theta <= (1 - FILTER_SHRINK) * now.feasibility) | (
             phi <= now.barrier - FILTER_SHRINK * now.feasibility + noise
         )
-        dominated = np.array([any(theta[g] >= t and phi[g] >= f for t, f in self.filter[g]) for g in range(len(theta))])
+        dominated = np.zeros_like(finite)
+        for corner_theta, corner_phi in self.filter:
+            dominated |= (theta >= corner_theta) & (phi >= corner_phi)
         tiny = (theta <= 1e-12) & (now.feasibility <= 1e-12) & (phi <= now.barrier + noise)
         passed = finite & (theta <= self.theta_max) & ~dominated & (np.where(switching, armijo, better) | tiny)
         return passed, switching & armijo
@@ -246,14 +251,15 @@ class Walk:
 
     def reset(self, now: Residual) -> None:
         """Empty filter: the barrier parameter has changed."""
-        self.filter = [[] for _ in self.filter]
+        self.filter = []
         self.theta_max = np.maximum(1e4 * np.maximum(1.0, now.feasibility), 1.0)
 
 
 def _room_below(value: Array, move: Array, rho: Array, share: Array) -> Array:
     """Largest α ≤ 1 per group that keeps multipliers inside (−ρ, ρ) (G,)."""
+    if not value.size:
+        return np.ones_like(share)
     ratio = np.maximum(move / (rho - value), -move / (rho + value))
-    axes = (*range(ratio.ndim - 2), ratio.ndim - 1)
-    worst = ratio.max(axis=axes, initial=0.0)
+    worst = ratio.reshape(-1, *ratio.shape[-2:]).max((0, 2), initial=0.0)
     result: Array = np.minimum(1.0, np.where(worst > 0, share / worst, 1.0))
     return result

@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, solve_banded
+from scipy.linalg.lapack import dgbsv
 
 from ocsolver.collocation.tableau import Tableau
 
-__all__ = ["Direction", "Ends", "directions", "newton_direction"]
+__all__ = ["Direction", "Ends", "Linearized", "directions", "newton_direction"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,37 +43,34 @@ class Direction(NamedTuple):
     multipliers: Array  # (G, e)
 
 
-def directions(
-    active: Array,
-    tableau: Tableau,
-    h: Array,
-    hessian: Array,
-    state: Array,
-    control: Array,
-    right: tuple[Array, Array, Array],
-    gaps: tuple[Array, Array],
-    ends: Ends,
-) -> Direction | None:
+class Linearized(NamedTuple):
+    """The equations of all intervals."""
+
+    h: Array  # (N, G), lengths
+    hessian: Array  # (N, s, G, v + m, v + m), W
+    rates: Array  # (N, s, G, v, v + m), f_z
+    right_z: Array  # (N, s, G, v + m)
+    right_p: Array  # (N, s, G, v)
+    gap_x: Array  # (N, G, v)
+    gap_q: Array  # (N, G, v)
+
+    def of(self, groups: Array) -> Linearized:
+        """Those of some groups."""
+        return Linearized(*(part[:, groups] if part.ndim < 4 else part[:, :, groups] for part in self))
+
+
+def directions(active: Array, tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
     """`newton_direction` of the groups that are active (G,) and finite, zero for the others; None if there is none."""
-    G = h.shape[1]
-    inside = (hessian, state, control, *right)
-    finite = np.isfinite(sum(part.sum((0, 1, *range(3, part.ndim))) for part in inside))
+    G = len(active)
+    if G == 1:
+        return newton_direction(tableau, inside, ends) if active[0] else None
+    finite = np.isfinite(sum(part.sum((0, 1, *range(3, part.ndim))) for part in inside[1:5]))
     rows = np.flatnonzero(active & finite & np.isfinite(ends.end_right.sum(-1)))
     if len(rows) == G:
-        return newton_direction(tableau, h, hessian, state, control, right, gaps, ends)
+        return newton_direction(tableau, inside, ends)
     if not len(rows):
         return None
-    hessian, state, control, *rest = (part[:, :, rows] for part in inside)
-    found = newton_direction(
-        tableau,
-        h[:, rows],
-        hessian,
-        state,
-        control,
-        (rest[0], rest[1], rest[2]),
-        (gaps[0][:, rows], gaps[1][:, rows]),
-        Ends(*(part[rows] for part in ends)),
-    )
+    found = newton_direction(tableau, inside.of(rows), Ends(*(part[rows] for part in ends)))
     if found is None:
         return None
     whole = []
@@ -84,39 +81,21 @@ def directions(
     return Direction(*whole)
 
 
-def newton_direction(
-    tableau: Tableau,
-    h: Array,
-    hessian: Array,
-    state: Array,
-    control: Array,
-    right: tuple[Array, Array, Array],
-    gaps: tuple[Array, Array],
-    ends: Ends,
-) -> Direction | None:
+def newton_direction(tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
     """Solve the Newton system; None if it is singular.
 
-    With W the Hessian, the rows of an interval are
+    With W the Hessian by z = (x, u), the rows of an interval are
 
-    * h (W_xx dX + W_xu dU − f_xᵀ dP) + Σ β_ij dP_j − (d_i/b_i) dq⁺ = right_x,
-    * W_ux dX + W_uu dU − f_uᵀ dP = right_u,
-    * Σ α_ij (dX_j − dx) − h (f_x dX + f_u dU) = right_p,
+    * h (W dZ − f_zᵀ dP) + (Σ β_ij dP_j − (d_i/b_i) dq⁺, 0) = right_z,
+    * Σ α_ij (dX_j − dx) − h f_z dZ = right_p,
     * dx⁺ − (1 − Σd) dx − Σ d_j dX_j = gap_x,  dq − (1 − Σd) dq⁺ − Σ b_i α_i dP_i = gap_q.
 
     Parameters
     ----------
     tableau : Tableau
         Coefficients.
-    h : ndarray, shape (N, G)
-        Lengths of the intervals.
-    hessian : ndarray, shape (N, s, G, v + m, v + m)
-        W.
-    state, control : ndarray, shapes (N, s, G, v, v) and (N, s, G, v, m)
-        f_x and f_u.
-    right : tuple of ndarray, shapes (N, s, G, v), (N, s, G, m), (N, s, G, v)
-        Right-hand sides of the stages.
-    gaps : tuple of ndarray, shapes (N, G, v)
-        Right-hand sides of the nodes.
+    inside : Linearized
+        Equations of the intervals.
     ends : Ends
         Boundary conditions.
 
@@ -125,154 +104,163 @@ def newton_direction(
     Direction or None
         The step.
     """
-    s, v, m = tableau.s, state.shape[-1], control.shape[-1]
-    solved = _eliminate(tableau, h, hessian, state, control, right)  # (N, G, S, 1 + 2v)
+    s, (N, G), v, D = tableau.s, inside.h.shape, inside.rates.shape[-2], inside.rates.shape[-1]
+    solved = _eliminate(tableau, inside)  # (N, G, S, 1 + 2v)
     if solved is None:
         return None
-    N, G = h.shape
-    X = solved[:, :, : s * v].reshape(N, G, s, v, -1)
-    P = solved[:, :, s * (v + m) :].reshape(N, G, s, v, -1)
-    ahead, back = np.einsum("j,ngjvc->ngvc", tableau.d, X), np.einsum("j,ngjvc->ngvc", tableau.b * tableau.row, P)
-    rest = 1.0 - tableau.d.sum()
-    eye = rest * np.eye(v)
-    chain = _Chain(
-        ahead[..., 1 : 1 + v] + eye,
-        ahead[..., 1 + v :],
-        ahead[..., 0] + gaps[0],
-        back[..., 1 : 1 + v],
-        back[..., 1 + v :] + eye,
-        back[..., 0] + gaps[1],
-    )
+    chain = _fixed(tableau, v, D - v).ahead @ solved  # (N, G, 2v, 1 + 2v)
+    blocks = chain[..., 1:]
+    np.subtract(_fixed(tableau, v, D - v).rest, blocks, out=blocks)
+    chain[..., :v, 0] += inside.gap_x
+    chain[..., v:, 0] += inside.gap_q
     found = _solve_chain(chain, ends)
     if found is None:
         return None
     nodes, costates, multipliers = found  # (N + 1, G, v) twice, (G, e)
-    inputs = np.concatenate((np.ones((N, G, 1)), nodes[:-1], costates[1:]), -1)
-    local = (solved @ inputs[..., None])[..., 0]  # (N, G, S)
-    parts = np.split(local, [s * v, s * (v + m)], axis=-1)
-    x, u, p = (part.reshape(N, G, s, -1).swapaxes(1, 2) for part in parts)
-    return Direction(x, u, p, nodes, costates, multipliers)
+    inputs = np.empty((N, G, 1 + 2 * v))
+    inputs[..., 0], inputs[..., 1 : 1 + v], inputs[..., 1 + v :] = 1.0, nodes[:-1], costates[1:]
+    local = np.einsum("ngrc,ngc->ngr", solved, inputs)
+    z = local[..., : s * D].reshape(N, G, s, D).swapaxes(1, 2)
+    p = local[..., s * D :].reshape(N, G, s, v).swapaxes(1, 2)
+    return Direction(z[..., :v], z[..., v:], p, nodes, costates, multipliers)
 
 
-def _eliminate(
-    tableau: Tableau, h: Array, hessian: Array, state: Array, control: Array, right: tuple[Array, Array, Array]
-) -> Array | None:
-    """Stages as functions of (dx_k, dq_{k+1}): (N, G, S, 1 + 2v), S = s (2v + m)."""
-    s, (N, G), v, m = tableau.s, h.shape, state.shape[-1], control.shape[-1]
-    S, eye = s * (2 * v + m), np.eye(v)
-    matrix = np.zeros((N, G, S, S))
-    columns = np.zeros((N, G, S, 1 + 2 * v))
-    first_u, first_p = s * v, s * (v + m)
-    step = h[..., None, None]
-    matrix[..., :first_u, first_p:], matrix[..., first_p:, :first_u] = _couplings(tableau, v)
-    for i in range(s):
-        X = slice(i * v, (i + 1) * v)
-        U = slice(first_u + i * m, first_u + (i + 1) * m)
-        P = slice(first_p + i * v, first_p + (i + 1) * v)
-        W, fx, fu = hessian[:, i], state[:, i], control[:, i]
-        matrix[..., X, X] = step * W[..., :v, :v]
-        matrix[..., X, U] = step * W[..., :v, v:]
-        matrix[..., U, X] = W[..., v:, :v]
-        matrix[..., U, U] = W[..., v:, v:]
-        matrix[..., X, P] -= step * fx.swapaxes(-1, -2)
-        matrix[..., U, P] = -fu.swapaxes(-1, -2)
-        matrix[..., P, X] -= step * fx
-        matrix[..., P, U] = -step * fu
-        columns[..., X, 0], columns[..., U, 0], columns[..., P, 0] = (part[:, i] for part in right)
-        columns[..., X, 1 + v :] = tableau.d[i] / tableau.b[i] * eye
-        columns[..., P, 1 : 1 + v] = tableau.row[i] * eye
+def _eliminate(tableau: Tableau, inside: Linearized) -> Array | None:
+    """Stages as functions of (dx_k, dq_{k+1}): (N, G, S, 1 + 2v), S = s (2v + m); first all dZ_i, then all dP_i."""
+    s, (N, G), v, D = tableau.s, inside.h.shape, inside.rates.shape[-2], inside.rates.shape[-1]
+    fixed, split, S = _fixed(tableau, v, D - v), s * D, s * (D + v)
+    matrix, columns = np.empty((N, G, S, S)), np.empty((N, G, S, 1 + 2 * v))
+    matrix[...], columns[...] = fixed.matrix, fixed.columns
+    h = inside.h[..., None, None, None]
+
+    def blocks(row: int, column: int, rows: int, columns: int) -> Array:
+        """The blocks of all points on the diagonal of a part of the matrix: a view (N, G, s, rows, columns)."""
+        steps = matrix.strides
+        along = rows * steps[2] + columns * steps[3]
+        offset = row * steps[2] + column * steps[3]
+        return np.ndarray(
+            (N, G, s, rows, columns), buffer=matrix, offset=offset, strides=(*steps[:2], along, *steps[2:])
+        )
+
+    slopes = h * inside.rates.swapaxes(1, 2)
+    np.multiply(h, inside.hessian.swapaxes(1, 2), out=blocks(0, 0, D, D))
+    blocks(0, split, D, v)[...] -= slopes.swapaxes(-1, -2)
+    blocks(split, 0, v, D)[...] -= slopes
+    columns[..., :split, 0].reshape(N, G, s, D)[...] = inside.right_z.swapaxes(1, 2)
+    columns[..., split:, 0].reshape(N, G, s, v)[...] = inside.right_p.swapaxes(1, 2)
     try:
         solved = np.linalg.solve(matrix, columns)
     except np.linalg.LinAlgError:
         return None
-    return solved if np.isfinite(solved).all() else None
+    return solved if np.isfinite(solved.sum()) else None
+
+
+class _Fixed(NamedTuple):
+    """What a tableau alone determines: couplings of the stages, and how they act on the nodes."""
+
+    matrix: Array  # (S, S)
+    columns: Array  # (S, 1 + 2v), of 1, dx_k and dq_{k+1}
+    ahead: Array  # (2v, S), from the stages to Σ d_j dX_j and Σ b_i α_i dP_i
+    rest: Array  # (2v, 2v), −(1 − Σd) on the diagonal
 
 
 @cache
-def _couplings(tableau: Tableau, v: int) -> tuple[Array, Array]:
-    """β ⊗ 1 and α ⊗ 1 (s v, s v)."""
-    return np.kron(tableau.adjoint, np.eye(v)), np.kron(tableau.alpha, np.eye(v))
-
-
-class _Chain(NamedTuple):
-    """dx_{k+1} = E dx_k + F dq_{k+1} + r and dq_k = Q dx_k + R dq_{k+1} + t, each (N, G, v, v) or (N, G, v)."""
-
-    E: Array
-    F: Array
-    r: Array
-    Q: Array
-    R: Array
-    t: Array
+def _fixed(tableau: Tableau, v: int, m: int) -> _Fixed:
+    """Couplings for v states and m controls."""
+    s, D = tableau.s, v + m
+    S, split = s * (D + v), s * D
+    matrix, columns, ahead = np.zeros((S, S)), np.zeros((S, 1 + 2 * v)), np.zeros((2 * v, S))
+    x = (np.arange(s)[:, None] * D + np.arange(v)).ravel()  # where the states stand
+    eye = np.eye(v)
+    matrix[x, split:] = np.kron(tableau.adjoint, eye)
+    matrix[split:, x] = np.kron(tableau.alpha, eye)
+    columns[x, 1 + v :] = np.kron((tableau.d / tableau.b)[:, None], eye)
+    columns[split:, 1 : 1 + v] = np.kron(tableau.row[:, None], eye)
+    ahead[:v, x] = np.kron(tableau.d, eye)
+    ahead[v:, split:] = np.kron(tableau.b * tableau.row, eye)
+    return _Fixed(matrix, columns, ahead, (tableau.d.sum() - 1.0) * np.eye(2 * v))
 
 
 class _Layout(NamedTuple):
-    """Where the entries of the banded system stand: rows and columns (entries,), and its widths."""
+    """Where the entries of a banded system stand in LAPACK's storage of it, column by column, and the constant ones."""
 
-    rows: Array
-    columns: Array
+    template: Array  # (size · height,)
+    chain: Array  # (N · 2v · 2v,)
+    start_x: Array  # (v,)
+    start_q: Array
+    hessian: Array  # (v · v,)
+    transposed: Array  # (v · e,), of the Jacobian
+    jacobian: Array  # (e · v,)
+    slack: Array  # (e,)
     below: int
     above: int
 
 
 @cache
 def _layout(N: int, v: int, e: int) -> _Layout:
-    """Layout for N intervals, v states and e end constraints, in the order in which `_solve_chain` fills it.
+    """Layout for N intervals, v states and e end constraints.
 
     Unknowns are x_0, q_0, x_1, q_1, …, ν; equations the start, the intervals, the end.
     """
+    below, above = max(3 * v - 1, 2 * v + e - 1), max(3 * v - 1, v + e - 1)
+    height, size = 2 * below + above + 1, 2 * v * (N + 1) + e
     i, k, c = np.arange(v), np.arange(N)[:, None], np.arange(e)
     top, last, x_end = v + 2 * v * k, v + 2 * v * N, 2 * v * N
-    square = (N, v, v)
-    row = np.broadcast_to((top + i)[:, :, None], square)
-    column = np.broadcast_to((2 * v * k + i)[:, None], square)
-    places = [
-        (i, i),
-        (i, v + i),
-        (row, column),
-        (row, column + 3 * v),
-        (row + v, column),
-        (row + v, column + 3 * v),
-        (top + i, 2 * v * (k + 1) + i),
-        (top + v + i, 2 * v * k + v + i),
-        (last + i, x_end + v + i),
-        (np.broadcast_to(last + i[:, None], (v, v)), np.broadcast_to(x_end + i, (v, v))),
-        (np.broadcast_to(last + i[:, None], (v, e)), np.broadcast_to(x_end + 2 * v + c, (v, e))),
-        (np.broadcast_to(last + v + c[:, None], (e, v)), np.broadcast_to(x_end + i, (e, v))),
-        (last + v + c, x_end + 2 * v + c),
-    ]
-    rows, columns = (np.concatenate([np.ravel(pair[axis]) for pair in places]) for axis in (0, 1))
-    return _Layout(rows, columns, max(3 * v - 1, 2 * v + e - 1), max(3 * v - 1, v + e - 1))
 
+    def place(row: Array, column: Array) -> Array:
+        return np.asarray(column * height + below + above + row - column).ravel()
 
-def _solve_chain(chain: _Chain, ends: Ends) -> tuple[Array, Array, Array] | None:
-    """Nodes (N + 1, G, v), costates (N + 1, G, v) and multipliers (G, e), all groups in one banded system."""
-    N, G, v, _ = chain.E.shape
-    e = ends.slack.shape[-1]
-    size = 2 * v * (N + 1) + e
-    rows, columns, below, above = _layout(N, v, e)
-    blocks = [-block.transpose(0, 2, 3, 1).reshape(-1, G) for block in (chain.E, chain.F, chain.Q, chain.R)]
-    values = (
-        ends.start_x.T,
-        ends.start_q.T,
-        *blocks,
-        np.ones(((2 * N + 1) * v, G)),
-        ends.hessian.transpose(1, 2, 0).reshape(-1, G),
-        ends.jacobian.transpose(2, 1, 0).reshape(-1, G),
-        ends.jacobian.transpose(1, 2, 0).reshape(-1, G),
-        -ends.slack.T,
-    )
-    band = np.zeros((below + above + 1, G, size))
-    band[above + rows - columns, :, columns] = np.concatenate(values)
-    middle = np.concatenate((chain.r, chain.t), -1).transpose(1, 0, 2).reshape(G, -1)
-    right = np.concatenate((ends.start_right, middle, ends.end_right, ends.constraint_right), -1)
-    try:
-        flat = solve_banded(
-            (below, above), band.reshape(len(band), -1), right.reshape(-1), overwrite_ab=True, overwrite_b=True
+    both = np.arange(2 * v)
+    block = place((top + both)[:, :, None], (2 * v * k + np.concatenate((i, 3 * v + i)))[:, None])
+    ones = np.concatenate(
+        (
+            place(top + i, 2 * v * (k + 1) + i),
+            place(top + v + i, 2 * v * k + v + i),
+            place(last + i, x_end + v + i),
         )
-    except (LinAlgError, ValueError):
-        return None
-    if not np.isfinite(flat).all():
+    )
+    template = np.zeros(size * height)
+    template[ones] = 1.0
+    return _Layout(
+        template,
+        block,
+        place(i, i),
+        place(i, v + i),
+        place(last + i[:, None], x_end + i),
+        place(last + i[:, None], x_end + 2 * v + c),
+        place(last + v + c[:, None], x_end + i),
+        place(last + v + c, x_end + 2 * v + c),
+        below,
+        above,
+    )
+
+
+def _solve_chain(chain: Array, ends: Ends) -> tuple[Array, Array, Array] | None:
+    """Nodes (N + 1, G, v), costates (N + 1, G, v) and multipliers (G, e), all groups in one banded system.
+
+    The chain (N, G, 2v, 1 + 2v) holds the rows dx_{k+1} − E dx_k − F dq_{k+1} = r and dq_k − Q dx_k − R dq_{k+1} = t:
+    right-hand sides first, then what stands before (dx_k, dq_{k+1}).
+    """
+    N, G, v, e = len(chain), chain.shape[1], chain.shape[2] // 2, ends.slack.shape[-1]
+    layout, size = _layout(N, v, e), 2 * v * (N + 1) + e
+    band = np.empty((G, len(layout.template)))
+    band[...] = layout.template
+    band[:, layout.chain] = chain[..., 1:].swapaxes(0, 1).reshape(G, -1)
+    band[:, layout.start_x], band[:, layout.start_q] = ends.start_x, ends.start_q
+    band[:, layout.hessian] = ends.hessian.reshape(G, -1)
+    right = np.empty((G, size))
+    right[:, :v] = ends.start_right
+    right[:, v : v + 2 * v * N].reshape(G, N, 2 * v)[...] = chain[..., 0].swapaxes(0, 1)
+    right[:, v + 2 * v * N : 2 * v * (N + 1)] = ends.end_right
+    if e:
+        band[:, layout.jacobian] = ends.jacobian.reshape(G, -1)
+        band[:, layout.transposed] = ends.jacobian.swapaxes(1, 2).reshape(G, -1)
+        band[:, layout.slack] = -ends.slack
+        right[:, 2 * v * (N + 1) :] = ends.constraint_right
+    columns = band.reshape(G * size, -1).T  # as LAPACK wants it
+    _, _, flat, info = dgbsv(layout.below, layout.above, columns, right.reshape(-1), overwrite_ab=1, overwrite_b=1)
+    if info != 0 or not np.isfinite(flat.sum()):
         return None
     solution = flat.reshape(G, size)
-    pairs = solution[:, : 2 * v * (N + 1)].reshape(G, N + 1, 2, v)
-    return pairs[:, :, 0].swapaxes(0, 1), pairs[:, :, 1].swapaxes(0, 1), solution[:, 2 * v * (N + 1) :]
+    pairs = solution[:, : 2 * v * (N + 1)].reshape(G, N + 1, 2, v).transpose(2, 1, 0, 3)
+    return pairs[0], pairs[1], solution[:, 2 * v * (N + 1) :]

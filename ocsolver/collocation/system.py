@@ -15,7 +15,7 @@ import numpy as np
 
 from ocsolver.collocation import elastic
 from ocsolver.collocation.barrier import Barrier
-from ocsolver.collocation.kkt import Direction, Ends, directions
+from ocsolver.collocation.kkt import Direction, Ends, Linearized, directions
 from ocsolver.collocation.points import EndPoint, PointValues, Stacked
 from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point, Residual, Step, largest, total
 
@@ -37,49 +37,63 @@ class System:
     rho_path: Array  # (N, s, G, 1), prices of violations
     rho_end: Array  # (G, 1)
 
-    def residual(self, point: Point, mu: Array, values: PointValues, end: EndPoint | None = None) -> Residual:
-        """Residuals and the two measures of the filter."""
-        tab, mesh = self.mesh.tableau, self.mesh
-        h = mesh.h[:, None, :, None]
-        difference = point.x - point.nodes[:-1, None]  # (N, s, G, v)
-        stage = np.einsum("ij,njgv->nigv", tab.alpha, difference) - h * values.f
-        gap = np.diff(point.nodes, axis=0) - np.einsum("j,njgv->ngv", tab.d, difference)
-        path = values.c - point.slack
-        if end is None:
-            cost, c = self.stacked.end_values(point.nodes[-1])
-            empty = np.zeros((len(cost), 0))
-            end = EndPoint(cost, c, empty, empty, empty)
-        terminal = end.c - point.end_slack
-        theta = total(np.abs(stage) / self.scale_x) + total(np.abs(gap) / self.scale_x)
-        phi = self.merit(point, mu, values, end, path, terminal)
-        return Residual(values, end, stage, gap, path, terminal, theta, phi)
+    @cached_property
+    def duration(self) -> Array:
+        """Length of the horizon (G,)."""
+        result: Array = self.mesh.t[-1] - self.mesh.t[0]
+        return result
+
+    @cached_property
+    def scale_z(self) -> Array:
+        """Scales of (x, u) (G, v + m)."""
+        return np.concatenate((self.scale_x, np.broadcast_to(self.scale_u, (len(self.scale_x), len(self.scale_u)))), -1)
+
+    @cached_property
+    def weights(self) -> Array:
+        """Quadrature weights (N, s, G, 1)."""
+        return self.mesh.weights[..., None]
 
     def at(self, point: Point, mu: Array) -> Residual:
-        """The same of a trial."""
+        """Residuals of a trial."""
         return self.residual(point, mu, self.stacked.values(self.mesh.points, point.x, point.u))
+
+    def residual(self, point: Point, mu: Array, values: PointValues, end: EndPoint | None = None) -> Residual:
+        """Residuals and the two measures of the filter."""
+        tab, (N, s, G, v) = self.mesh.tableau, point.x.shape
+        difference = (point.x - point.nodes[:-1, None]).reshape(N, s, G * v)
+        stage = (tab.alpha @ difference).reshape(N, s, G, v) - self.mesh.lengths * values.f
+        gap = point.nodes[1:] - point.nodes[:-1] - (tab.d @ difference).reshape(N, G, v)
+        if end is None:
+            cost, c = self.stacked.end_values(point.nodes[-1])
+            empty = np.zeros((G, 0))
+            end = EndPoint(cost, c, empty, empty, empty)
+        path, terminal = values.c - point.slack, end.c - point.end_slack
+        theta = (np.abs(stage).sum((0, 1)) + np.abs(gap).sum(0)) / self.scale_x
+        return Residual(
+            values, end, stage, gap, path, terminal, theta.sum(-1), self._merit(point, mu, values, end, path, terminal)
+        )
 
     def cost(self, values: PointValues, end: EndPoint) -> Array:
         """J (G,)."""
         result: Array = (self.mesh.weights * values.running).sum((0, 1)) + end.cost
         return result
 
-    def merit(self, point: Point, mu: Array, values: PointValues, end: EndPoint, path: Array, terminal: Array) -> Array:
+    def _merit(
+        self, point: Point, mu: Array, values: PointValues, end: EndPoint, path: Array, terminal: Array
+    ) -> Array:
         """φ = J + smooth ρ|c| − μ ∫ Σ log slack (G,)."""
-        w, duration = self.mesh.weights[..., None], self.duration
-        logs = total(w * point.controls.logarithm(point.u)) + total(w * point.paths.logarithm(point.slack))
-        logs = logs + duration * (
-            point.ends.logarithm(point.end_slack).sum(-1) + point.starts.logarithm(point.nodes[0]).sum(-1)
-        )
-        result: Array = self.cost(values, end) - mu * logs
+        w, result = self.weights, self.cost(values, end)
+        for barrier, value in ((point.controls, point.u), (point.paths, point.slack)):
+            if not barrier.idle:
+                result = result - mu * total(w * barrier.logarithm(value))
+        for barrier, value in ((point.ends, point.end_slack), (point.starts, point.nodes[0])):
+            if not barrier.idle:
+                result = result - mu * self.duration * barrier.logarithm(value).sum(-1)
         if path.shape[-1]:
             result = result + total(w * elastic.price(path, self.rho_path, mu[:, None]))
-        return np.asarray(result + elastic.price(terminal, self.rho_end, (mu * duration)[:, None]).sum(-1))
-
-    @cached_property
-    def duration(self) -> Array:
-        """Length of the horizon (G,)."""
-        result: Array = self.mesh.t[-1] - self.mesh.t[0]
-        return result
+        if terminal.shape[-1]:
+            result = result + elastic.price(terminal, self.rho_end, (mu * self.duration)[:, None]).sum(-1)
+        return np.asarray(result)
 
     # -------------------------------------------------------------- direction
 
@@ -94,29 +108,48 @@ class System:
         return self._model(point, mu, model.now.values, model.now.end)
 
     def _model(self, point: Point, mu: Array, values: PointValues, end: EndPoint) -> Model:
-        v = self.stacked.v
+        v, tab, controls = self.stacked.v, self.mesh.tableau, point.controls
         now = self.residual(point, mu, values, end)
         jacobian, hessian = values.jacobian, values.hessian
         assert jacobian is not None
         assert hessian is not None
-        hessian = hessian.copy()
-        diagonal = np.einsum("...ii->...i", hessian)  # a view
-        diagonal[..., v:] += point.controls.curvature(point.u)
         fixed = v + np.flatnonzero(self.limits.control_fixed)
         if fixed.size:  # they stay where they are
             jacobian = jacobian.copy()
-            jacobian[..., fixed] = hessian[..., fixed] = hessian[..., fixed, :] = 0.0
-            hessian[..., fixed, fixed] = 1.0
-        cz = jacobian[..., v + 1 :, :]
+            jacobian[..., fixed] = 0.0
+        cost, cz = jacobian[..., v, :], jacobian[..., v + 1 :, :]
         pull, aim = self._path_terms(point, mu, now.path)
-        if cz.shape[-2]:
-            hessian += np.einsum("...ci,...c,...cj->...ij", cz, pull, cz)
-        cost = jacobian[..., v, :]
+        if fixed.size or cz.shape[-2] or not controls.idle:
+            hessian = hessian.copy()
+            np.einsum("...ii->...i", hessian)[..., v:] += controls.curvature(point.u)
+            if fixed.size:
+                hessian[..., fixed] = hessian[..., fixed, :] = 0.0
+                hessian[..., fixed, fixed] = 1.0
+            if cz.shape[-2]:
+                hessian += np.einsum("...ci,...c,...cj->...ij", cz, pull, cz)
         slope = cost - np.einsum("...f,...fi->...i", point.p, jacobian[..., :v, :])
-        return Model(now, jacobian, hessian, slope, pull, aim)
+        N, s, G, _ = point.x.shape
+        p = point.p.reshape(N, s, G * v)
+        adjoint = (tab.adjoint @ p).reshape(N, s, G, v) - self._pulls * point.costates[1:, None]
+        back = (tab.b * tab.row @ p).reshape(N, G, v) + (1 - tab.d.sum()) * point.costates[1:] - point.costates[:-1]
+        right, gradient = slope * -self.mesh.lengths, self.weights * cost
+        right[..., :v] -= adjoint
+        if not controls.idle:
+            push = controls.slope(point.u, mu[:, None])
+            right[..., v:] -= self.mesh.lengths * push
+            gradient[..., v:] += self.weights * push
+        return Model(now, jacobian, hessian, slope, adjoint, right, back, gradient, pull, aim)
+
+    @cached_property
+    def _pulls(self) -> Array:
+        """d_i / b_i (s, 1, 1)."""
+        result: Array = (self.mesh.tableau.d / self.mesh.tableau.b)[:, None, None]
+        return result
 
     def _path_terms(self, point: Point, mu: Array, gap: Array) -> tuple[Array, Array]:
         """Curvature of the path constraints' terms, and the multipliers they aim at."""
+        if not gap.shape[-1]:
+            return gap, gap
         loose = self._loose(point.paths, point.slack, self.limits.path_fixed)
         pull = 1.0 / (elastic.give(gap, point.y, self.rho_path, mu[:, None]) + loose)
         push = point.paths.slope(point.slack, mu[:, None])
@@ -126,6 +159,8 @@ class System:
     @staticmethod
     def _loose(barrier: Barrier, slack: Array, fixed: Array) -> Array:
         """1/Σ of the slacks; zero where an equality leaves none."""
+        if barrier.idle:
+            return np.where(fixed, 0.0, np.full_like(slack, 1e30))
         return np.where(fixed, 0.0, np.minimum(1.0 / barrier.curvature(slack), 1e30))
 
     def direction(
@@ -135,57 +170,43 @@ class System:
 
         The residuals of `now` take the place of the model's own: a second-order correction.
         """
-        mesh, tab, v, h = self.mesh, self.mesh.tableau, self.stacked.v, self.mesh.h[:, None, :, None]
-        own = now is None
+        mesh, v = self.mesh, self.stacked.v
+        aim, right, hessian = model.aim, model.right, model.hessian
+        if aim.shape[-1]:
+            if now is not None:
+                aim = aim + model.pull * (now.path - model.now.path)
+            right = right - mesh.lengths * np.einsum("...c,...ci->...i", aim, model.jacobian[..., v + 1 :, :])
         now = model.now if now is None else now
-        jacobian, mu_end = model.jacobian, (mu * self.duration)[:, None]
-        cz = jacobian[..., v + 1 :, :]
-        aim = model.aim if own else model.aim + model.pull * (now.path - model.now.path)
-        slope = model.slope + np.einsum("...c,...ci->...i", aim, cz)
-        du = slope[..., v:] + point.controls.slope(point.u, mu[:, None])
-        adjoint = self._adjoint(point)
-        back = (1 - tab.d.sum()) * point.costates[1:] + np.einsum("i,nigv->ngv", tab.b * tab.row, point.p)
-        hessian = model.hessian
         if delta.any():
             hessian = hessian.copy()
             diagonal = np.einsum("...ii->...i", hessian)
             diagonal += (delta * self.size / self.duration)[:, None] / self.scale_z**2
+        inside = Linearized(mesh.h, hessian, model.jacobian[..., :v, :], right, -now.stage, -now.gap, model.back)
+        mu_end = (mu * self.duration)[:, None]
         ends = self._ends(point, mu_end, model.now.end, now.terminal)
-        right = (-(h * slope[..., :v] + adjoint), -du, -now.stage)
-        gaps = (-now.gap, back - point.costates[:-1])
-        rates = jacobian[..., :v, :v], jacobian[..., :v, v:]
-        found = directions(active, tab, mesh.h, hessian, *rates, right, gaps, ends)
-        if found is None:
-            return None
-        return self._completed(point, mu, mu_end, model, now, found, aim, hessian)
-
-    def _adjoint(self, point: Point) -> Array:
-        """Σ β_ij P_j − (d_i/b_i) q⁺ (N, s, G, v): the costate's part of the stage equations."""
-        tab = self.mesh.tableau
-        ends = (tab.d / tab.b)[:, None, None] * point.costates[1:, None]
-        return np.asarray(np.einsum("ij,njgv->nigv", tab.adjoint, point.p) - ends)
-
-    @cached_property
-    def scale_z(self) -> Array:
-        """Scales of (x, u) (G, v + m)."""
-        return np.concatenate((self.scale_x, np.broadcast_to(self.scale_u, (len(self.scale_x), len(self.scale_u)))), -1)
+        found = directions(active, mesh.tableau, inside, ends)
+        return None if found is None else self._completed(point, mu, mu_end, model, now, found, aim, hessian)
 
     def _ends(self, point: Point, mu_end: Array, end: EndPoint, terminal: Array) -> Ends:
-        fixed = self.limits.start_fixed
         x0, q0 = point.nodes[0], point.costates[0]
-        loose = self._loose(point.ends, point.end_slack, self.limits.end_fixed)
-        bend = elastic.give(terminal, point.nu, self.rho_end, mu_end)
-        push = point.ends.slope(point.end_slack, mu_end)
-        return Ends(
-            start_x=np.where(fixed, 1.0, point.starts.curvature(x0)),
-            start_q=np.where(fixed, 0.0, -1.0),
-            start_right=np.where(fixed, self.limits.start_lower - x0, q0 - point.starts.slope(x0, mu_end)),
-            hessian=end.hessian,
-            jacobian=end.jacobian,
-            slack=bend + loose,
-            end_right=-(point.costates[-1] + end.slope + np.einsum("ge,gev->gv", point.nu, end.jacobian)),
-            constraint_right=elastic.gap(point.nu, self.rho_end, mu_end) - terminal + loose * (point.nu - push),
-        )
+        if point.starts.idle and self.limits.start_fixed.all():
+            start = np.ones_like(x0), np.zeros_like(x0), self.limits.start_lower - x0
+        else:
+            fixed = self.limits.start_fixed
+            start = (
+                np.where(fixed, 1.0, point.starts.curvature(x0)),
+                np.where(fixed, 0.0, -1.0),
+                np.where(fixed, self.limits.start_lower - x0, q0 - point.starts.slope(x0, mu_end)),
+            )
+        slack = constraint = terminal
+        end_right = -(point.costates[-1] + end.slope)
+        if terminal.shape[-1]:
+            loose = self._loose(point.ends, point.end_slack, self.limits.end_fixed)
+            slack = elastic.give(terminal, point.nu, self.rho_end, mu_end) + loose
+            push = point.ends.slope(point.end_slack, mu_end)
+            constraint = elastic.gap(point.nu, self.rho_end, mu_end) - terminal + loose * (point.nu - push)
+            end_right -= np.einsum("ge,gev->gv", point.nu, end.jacobian)
+        return Ends(*start, end.hessian, end.jacobian, slack, end_right, constraint)
 
     def _completed(
         self,
@@ -199,55 +220,65 @@ class System:
         hessian: Array,
     ) -> Step:
         """Steps of slacks and multipliers, the slope of φ and the curvature along the step."""
-        v, w = self.stacked.v, self.mesh.weights[..., None]
+        v, w = self.stacked.v, self.weights
+        last, first = d.nodes[-1], d.nodes[0]
         dz = np.concatenate((d.x, d.u), -1)
-        image = np.einsum("...ci,...i->...c", model.jacobian[..., v + 1 :, :], dz)
-        new = aim + model.pull * image
-        loose = self._loose(point.paths, point.slack, self.limits.path_fixed)
-        path = loose * (new - point.paths.slope(point.slack, mu[:, None]))
-        end = np.einsum("gev,gv->ge", model.now.end.jacobian, d.nodes[-1])
-        loose = self._loose(point.ends, point.end_slack, self.limits.end_fixed)
-        end_step = loose * (point.nu + d.multipliers - point.ends.slope(point.end_slack, mu_end))
-        cost = model.jacobian[..., v, :]
-        slope = total(w * cost * dz) + (model.now.end.slope * d.nodes[-1]).sum(-1)
-        slope = slope + total(w * point.controls.slope(point.u, mu[:, None]) * d.u)
-        slope = slope + total(w * point.paths.slope(point.slack, mu[:, None]) * path)
-        slope = slope + total(w * elastic.multiplier(model.now.path, self.rho_path, mu[:, None]) * (image - path))
-        slope = slope + (elastic.multiplier(model.now.terminal, self.rho_end, mu_end) * (end - end_step)).sum(-1)
-        slope = slope + (point.ends.slope(point.end_slack, mu_end) * end_step).sum(-1)
-        slope = slope + (point.starts.slope(point.nodes[0], mu_end) * d.nodes[0]).sum(-1)
-        bend = total(w * dz * np.einsum("...ij,...j->...i", hessian, dz))
-        bend = bend + np.einsum("gv,gvw,gw->g", d.nodes[-1], model.now.end.hessian, d.nodes[-1])
-        bend = bend + (point.ends.curvature(point.end_slack) * end_step**2).sum(-1)
-        bend = bend + (point.starts.curvature(point.nodes[0]) * d.nodes[0] ** 2).sum(-1)
-        length = total(w * (dz / self.scale_z) ** 2) / self.duration
-        return Step(d, path, new - point.y, end_step, slope, bend, length)
+        slope = total(model.gradient * dz) + (model.now.end.slope * last).sum(-1)
+        bent = (hessian @ dz[..., None])[..., 0]
+        weighed = w * dz
+        bend = total(weighed * bent) + ((model.now.end.hessian @ last[..., None])[..., 0] * last).sum(-1)
+        length = total(weighed * dz / self.scale_z**2) / self.duration
+        path, y, end = now.path, now.path, now.terminal  # empty ones
+        if path.shape[-1]:
+            image = np.einsum("...ci,...i->...c", model.jacobian[..., v + 1 :, :], dz)
+            new = aim + model.pull * image
+            loose = self._loose(point.paths, point.slack, self.limits.path_fixed)
+            push = point.paths.slope(point.slack, mu[:, None])
+            path, y = loose * (new - push), new - point.y
+            slope = slope + total(w * push * path)
+            slope = slope + total(w * elastic.multiplier(model.now.path, self.rho_path, mu[:, None]) * (image - path))
+        if end.shape[-1]:
+            image = np.einsum("gev,gv->ge", model.now.end.jacobian, last)
+            loose = self._loose(point.ends, point.end_slack, self.limits.end_fixed)
+            push = point.ends.slope(point.end_slack, mu_end)
+            end = loose * (point.nu + d.multipliers - push)
+            slope = slope + (elastic.multiplier(model.now.terminal, self.rho_end, mu_end) * (image - end)).sum(-1)
+            slope = slope + (push * end).sum(-1)
+            bend = bend + (point.ends.curvature(point.end_slack) * end**2).sum(-1)
+        if not point.starts.idle:
+            slope = slope + (point.starts.slope(point.nodes[0], mu_end) * first).sum(-1)
+            bend = bend + (point.starts.curvature(point.nodes[0]) * first**2).sum(-1)
+        return Step(d, path, y, end, slope, bend, length)
 
     # ------------------------------------------------------------------ errors
 
     def errors(self, point: Point, mu: Array, model: Model) -> tuple[Array, Array, Array]:
         """Dual infeasibility, primal infeasibility and complementarity, without units (G,)."""
-        v, h = self.stacked.v, self.mesh.h[:, None, :, None]
-        cz = model.jacobian[..., v + 1 :, :]
-        slope = model.slope + np.einsum("...c,...ci->...i", point.y, cz)
-        dual_u = slope[..., v:] - point.controls.low + point.controls.high
-        adjoint = self._adjoint(point)
-        dual_x = h * slope[..., :v] + adjoint
-        end = model.now.end
-        transversal = point.costates[-1] + end.slope + np.einsum("ge,gev->gv", point.nu, end.jacobian)
-        unit = self.duration / self.size
-        dual = np.maximum(largest(dual_u * self.scale_u) * unit, largest(dual_x * self.scale_x) / self.size)
-        dual = np.maximum(dual, np.abs(transversal * self.scale_x).max(-1) / self.size)
-        now = model.now
+        v, now, end = self.stacked.v, model.now, model.now.end
+        unit, mu_end = self.duration / self.size, (mu * self.duration)[:, None]
+        slope = model.slope
+        transversal = point.costates[-1] + end.slope
         primal = np.maximum(largest(now.stage / self.scale_x), largest(now.gap / self.scale_x))
-        mu_end = (mu * self.duration)[:, None]
-        path = now.path - elastic.gap(point.y, self.rho_path, mu[:, None])
-        terminal = now.terminal - elastic.gap(point.nu, self.rho_end, mu_end)
-        primal = np.maximum(primal, np.maximum(largest(path), np.abs(terminal).max(-1, initial=0.0)))
-        gap = np.maximum(
-            point.controls.complementarity(point.u, mu[:, None]), point.paths.complementarity(point.slack, mu[:, None])
-        )
-        ends = np.maximum(
-            point.ends.complementarity(point.end_slack, mu_end), point.starts.complementarity(point.nodes[0], mu_end)
-        )
-        return dual, primal, np.maximum(gap * unit, ends / self.size)
+        if now.path.shape[-1]:
+            slope = slope + np.einsum("...c,...ci->...i", point.y, model.jacobian[..., v + 1 :, :])
+            primal = np.maximum(primal, largest(now.path - elastic.gap(point.y, self.rho_path, mu[:, None])))
+        if now.terminal.shape[-1]:
+            transversal = transversal + np.einsum("ge,gev->gv", point.nu, end.jacobian)
+            terminal = now.terminal - elastic.gap(point.nu, self.rho_end, mu_end)
+            primal = np.maximum(primal, np.abs(terminal).max(-1))
+        dual_u = slope[..., v:]
+        if not point.controls.idle:
+            dual_u = dual_u - point.controls.low + point.controls.high
+        dual_x = self.mesh.lengths * slope[..., :v] + model.adjoint
+        dual = np.maximum(largest(dual_x * self.scale_x), np.abs(transversal * self.scale_x).max(-1)) / self.size
+        dual = np.maximum(largest(dual_u * self.scale_u) * unit, dual)
+        gap = np.zeros_like(mu)
+        for barrier, value, m, one in (
+            (point.controls, point.u, mu[:, None], unit),
+            (point.paths, point.slack, mu[:, None], unit),
+            (point.ends, point.end_slack, mu_end, 1.0 / self.size),
+            (point.starts, point.nodes[0], mu_end, 1.0 / self.size),
+        ):
+            if not barrier.idle:
+                gap = np.maximum(gap, barrier.complementarity(value, m) * one)
+        return dual, primal, gap

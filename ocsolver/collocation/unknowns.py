@@ -40,6 +40,11 @@ class Mesh:
         """Quadrature weights (N, s, G)."""
         return self.h[:, None] * self.tableau.b[:, None]
 
+    @cached_property
+    def lengths(self) -> Array:
+        """Lengths for each value at a Gauss point (N, 1, G, 1)."""
+        return self.h[:, None, :, None]
+
 
 @dataclass(frozen=True, eq=False)
 class Point:
@@ -69,21 +74,52 @@ class Point:
         for entry in fields(self):
             a, b = getattr(self, entry.name), getattr(other, entry.name)
             if isinstance(a, Barrier):
-                values[entry.name] = replace(a, low=pick(a.low, b.low), high=pick(a.high, b.high))
+                values[entry.name] = a.held(pick(a.z, b.z))
             else:
                 values[entry.name] = pick(a, b)
         return Point(**values)
 
-    def shifted(self, d: Direction, path: Array, end: Array, alpha: Array) -> Point:
+    def shifted(self, step: Step, alpha: Array) -> Point:
         """Primal variables after a step; α (G,)."""
-        a = alpha[:, None]
-        return replace(
-            self,
+        a, d = alpha[:, None], step.d
+        return Point(
             x=self.x + a * d.x,
             u=self.u + a * d.u,
+            p=self.p,
             nodes=self.nodes + a * d.nodes,
-            slack=self.slack + a * path,
-            end_slack=self.end_slack + a * end,
+            costates=self.costates,
+            slack=self.slack + a * step.path if self.slack.size else self.slack,
+            y=self.y,
+            end_slack=self.end_slack + a * step.end if self.end_slack.size else self.end_slack,
+            nu=self.nu,
+            controls=self.controls,
+            paths=self.paths,
+            ends=self.ends,
+            starts=self.starts,
+        )
+
+    def with_duals(
+        self,
+        step: Step,
+        alpha: Array,
+        elastic: Array,
+        controls: Barrier,
+        paths: Barrier,
+        ends: Barrier,
+        starts: Barrier,
+    ) -> Point:
+        """Multipliers after a step; α (G,), that of the elastic constraints, and the barriers as they are then."""
+        a, e, d = alpha[:, None], elastic[:, None], step.d
+        return replace(
+            self,
+            p=self.p + a * d.p,
+            costates=self.costates + a * d.costates,
+            y=self.y + e * step.y if self.y.size else self.y,
+            nu=self.nu + e * d.multipliers if self.nu.size else self.nu,
+            controls=controls,
+            paths=paths,
+            ends=ends,
+            starts=starts,
         )
 
 
@@ -143,6 +179,10 @@ class Model:
     jacobian: Array  # (N, s, G, v + 1 + e, v + m)
     hessian: Array  # (N, s, G, v + m, v + m), barrier terms included
     slope: Array  # (N, s, G, v + m), of −H
+    adjoint: Array  # (N, s, G, v), the costates' part of the stage equations
+    right: Array  # (N, s, G, v + m), right-hand side of the stages, without path terms
+    back: Array  # (N, G, v), defects of the costates at the nodes
+    gradient: Array  # (N, s, G, v + m), of φ, without path terms, the weights included
     pull: Array  # (N, s, G, e), curvature of the path terms
     aim: Array  # (N, s, G, e), multipliers they aim at
 
@@ -179,13 +219,13 @@ class Step:
 
 def total(values: Array) -> Array:
     """Sum over everything but the groups: (N, *, G, d) -> (G,)."""
-    axes = (*range(values.ndim - 2), values.ndim - 1)
-    result: Array = values.sum(axis=axes)
+    flat = values.reshape(-1, *values.shape[-2:])
+    result: Array = flat.sum((0, 2))
     return result
 
 
 def largest(values: Array) -> Array:
     """Largest size over everything but the groups: (N, *, G, d) -> (G,)."""
-    axes = (*range(values.ndim - 2), values.ndim - 1)
-    result: Array = np.abs(values).max(axis=axes, initial=0.0)
+    flat = np.abs(values).reshape(-1, *values.shape[-2:])
+    result: Array = flat.max((0, 2), initial=0.0)
     return result
