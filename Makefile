@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := PIP_USE_PEP517=1 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
+# compiled by the installation, where there is a compiler
+SOURCES_C := $(wildcard ocsolver/*/*.c)
 
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
@@ -30,11 +32,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # An order-only prerequisite: the interpreter is a link whose date says nothing.
-$(CORE): setup.py setup.cfg constraints.txt | $(BIN)/python
+$(CORE): setup.py setup.cfg constraints.txt $(SOURCES_C) | $(BIN)/python
 	$(PIP) install --quiet -c constraints.txt -e .
 	@touch $@
 
-$(DEV): setup.py setup.cfg constraints.txt | $(BIN)/python
+$(DEV): setup.py setup.cfg constraints.txt $(SOURCES_C) | $(BIN)/python
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(CORE) $@
 

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 import ocsolver as oc
-from ocsolver.collocation import elastic
+from ocsolver.collocation import elastic, kkt
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope
 from ocsolver.collocation.kinks import Rounded, Watch
@@ -128,6 +128,7 @@ class System:
         )
 
     def solve(self) -> Direction | None:
+        """The Newton step by whatever is active, the part in C or NumPy."""
         inside = Linearized(self.h, self.hessian, self.rates, *self.right, *self.gaps)
         return newton_direction(self.tableau, inside, self.ends)
 
@@ -175,6 +176,16 @@ class System:
         return Direction(*(part.reshape(shape) for part, shape in zip(np.split(flat, cuts), shapes, strict=True)))
 
 
+@pytest.fixture(params=["C", "NumPy"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both implementations of the solution of the Newton system."""
+    if request.param == "NumPy":
+        monkeypatch.setattr(kkt, "compiled", None)
+    elif kkt.compiled is None:
+        pytest.skip("the part in C was not compiled")
+
+
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("e", [0, 2, 5])
 @pytest.mark.parametrize("fixed_start", [True, False])
 def test_newton_direction_is_the_dense_solution(e: int, fixed_start: bool) -> None:
@@ -188,6 +199,7 @@ def test_newton_direction_is_the_dense_solution(e: int, fixed_start: bool) -> No
         np.testing.assert_allclose(got, expected, rtol=0.0, atol=1e-9 * max(1.0, np.abs(right).max()))
 
 
+@pytest.mark.usefixtures("_either_way")
 def test_newton_direction_of_a_group_does_not_depend_on_the_others() -> None:
     system, other = System(2, True), System(2, True)
     other.hessian[:, :, 1] *= 3.0
@@ -199,6 +211,7 @@ def test_newton_direction_of_a_group_does_not_depend_on_the_others() -> None:
     assert not np.allclose(first.x[:, :, 1], second.x[:, :, 1])
 
 
+@pytest.mark.usefixtures("_either_way")
 def test_singular_newton_systems_are_reported() -> None:
     system = System(2, True)
     system.hessian[:, :, :, 4:] = 0.0

@@ -10,6 +10,11 @@ from scipy.linalg.lapack import dgbsv
 
 from ocsolver.collocation.tableau import Tableau
 
+try:
+    from ocsolver.collocation import _newton as compiled
+except ImportError:  # there was no compiler
+    compiled = None  # type: ignore[assignment]
+
 __all__ = ["Direction", "Ends", "Linearized", "directions", "newton_direction"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -103,7 +108,41 @@ def newton_direction(tableau: Tableau, inside: Linearized, ends: Ends) -> Direct
     -------
     Direction or None
         The step.
+
+    Notes
+    -----
+    The part in C, where it was compiled, does the same with less overhead.
     """
+    return _in_numpy(tableau, inside, ends) if compiled is None else _in_c(tableau, inside, ends)
+
+
+def _in_c(tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
+    """The solution by `_newton.c`."""
+    (N, s, G, v, D), e = inside.rates.shape, ends.slack.shape[-1]
+    z, p = np.empty((N, s, G, D)), np.empty((N, s, G, v))
+    nodes, costates, multipliers = np.empty((N + 1, G, v)), np.empty((N + 1, G, v)), np.empty((G, e))
+    tables = (tableau.alpha, tableau.adjoint, tableau.row, tableau.d, tableau.b)
+    solved = compiled.solve(
+        tuple(np.ascontiguousarray(table) for table in tables),
+        tuple(_packed(part, 2 if part.ndim == 5 else 1) for part in inside),
+        tuple(_packed(part, part.ndim - 1) for part in ends),
+        (z, p, nodes, costates, multipliers),
+    )
+    return Direction(z[..., :v], z[..., v:], p, nodes, costates, multipliers) if solved else None
+
+
+def _packed(array: Array, inner: int) -> Array:
+    """An array whose last axes stand in memory without gaps."""
+    size = array.itemsize
+    for axis in range(1, inner + 1):
+        if array.strides[-axis] != size and array.shape[-axis] > 1:
+            return np.ascontiguousarray(array)
+        size *= array.shape[-axis]
+    return array
+
+
+def _in_numpy(tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
+    """The solution by NumPy and LAPACK."""
     s, (N, G), v, D = tableau.s, inside.h.shape, inside.rates.shape[-2], inside.rates.shape[-1]
     solved = _eliminate(tableau, inside)  # (N, G, S, 1 + 2v)
     if solved is None:
