@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,19 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 import ocsolver as oc
+from ocsolver.collocation import compiled as measures
 from ocsolver.collocation import elastic, kkt
 from ocsolver.collocation.barrier import Barrier
+from ocsolver.collocation.campaign import Campaign, Stop
+from ocsolver.collocation.compiled import CompiledSystem
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope
 from ocsolver.collocation.kinks import Rounded, Watch
 from ocsolver.collocation.kkt import Direction, Ends, Linearized, newton_direction
 from ocsolver.collocation.points import Stacked, preference
+from ocsolver.collocation.system import System as CollocationSystem
 from ocsolver.collocation.tableau import gauss
+from ocsolver.collocation.unknowns import Model, Residual, Step
+from ocsolver.solvers.collocated import limits_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -601,3 +608,64 @@ def test_kinks_of_problems_are_noticed() -> None:
     assert Stacked(problem(lambda t, x, u: u[..., 0].abs())).kinked
     assert not Stacked(problem(lambda t, x, u: u[..., 0] ** 2)).kinked
     assert not Stacked(problem(lambda t, x, u: u[..., 0] ** 2 + t.abs())).kinked  # a kink in time is no kink in (x, u)
+
+
+# ------------------------------------------------------------------------------------------------- the parts in C
+
+
+def constrained() -> oc.OptimalControlProblem:
+    """Everything that a problem may have: bounds of some controls, a free start, constraints on both ends of ranges."""
+
+    def rates(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return torch.stack((x[..., 1], u[..., 0] - torch.sin(x[..., 0]) + 0.1 * u[..., 1] * x[..., 1]), -1)
+
+    return oc.OptimalControlProblem(
+        rates,
+        lambda t, x, u: (u**2).sum(-1) + (x**2).sum(-1),
+        lambda x: x[..., 0] ** 2,
+        initial_state=oc.FreeInitialState([[1.0, 0.5], [0.9, -0.5]], [0.8, -math.inf], [1.2, 0.6]),
+        horizon=(0.0, 2.0),
+        control_set=oc.Box([-0.5, -math.inf], [math.inf, math.inf]),
+        terminal_constraint=oc.Constraint(lambda x: torch.cat((x, x[..., :1] * x[..., 1:]), -1), [0.0, -1.0, 0.0], 0.5),
+        path_constraint=oc.Constraint(
+            lambda t, x, u: torch.stack((x[..., 1] + 0.2 * u[..., 0], x[..., 0] - 0.4 * u[..., 1]), -1),
+            [-0.3, 0.0],
+            0.7,
+        ),
+    )
+
+
+def test_measures_in_c_are_those_of_numpy() -> None:
+    """At all iterations of a run with two groups: residuals, model, errors and what a step means."""
+    if measures.compiled is None:
+        pytest.skip("the part in C was not compiled")
+    seen: list[tuple[Any, ...]] = []
+
+    def watch(k: int, campaign: Campaign) -> bool:
+        seen.append((campaign.system, campaign.point, campaign.mu, campaign.model))
+        return False
+
+    stacked = Stacked(constrained())
+    nodes = np.repeat(np.linspace(0.0, 2.0, 6)[:, None], 2, 1)
+    stop = Stop(12, None, 1e-6, 0.0)
+    Campaign(stacked, limits_of(stacked), 3, 100, stop, False, watch).run(nodes)
+    assert len(seen) > 10
+    for system, point, mu, model in seen:
+        assert isinstance(system, CompiledSystem)
+        plain = CollocationSystem(**{entry.name: getattr(system, entry.name) for entry in fields(CollocationSystem)})
+        again = [other.remodel(point, mu, model=model) for other in (plain, system)]
+        for entry in fields(Model):
+            close(*(getattr(part, entry.name) for part in again if entry.name != "now"))
+        for entry in fields(Residual):
+            close(*(getattr(part.now, entry.name) for part in again if entry.name not in ("values", "end")))
+        close(*(np.array(other.errors(point, mu, model)) for other in (plain, system)))
+        steps = [other.direction(point, mu, again[0], np.array([0.0, 0.1]), mu > 0) for other in (plain, system)]
+        for entry in fields(Step):
+            close(*(getattr(step, entry.name) for step in steps if entry.name != "d"))
+
+
+def close(*pair: Array) -> None:
+    """Both the same up to rounding."""
+    if pair:
+        scale = max(1.0, float(np.abs(pair[0]).max(initial=0.0)))
+        np.testing.assert_allclose(pair[0], pair[1], rtol=1e-10, atol=1e-12 * scale)

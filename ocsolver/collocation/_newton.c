@@ -63,7 +63,7 @@ static void substitute(double *a, int n, int width)
 enum { ALPHA, ADJOINT, ROW, D_, B_, TABLES };
 enum { H, HESSIAN, RATES, RIGHT_Z, RIGHT_P, GAP_X, GAP_Q, INSIDE };
 enum { START_X, START_Q, START_RIGHT, END_HESSIAN, JACOBIAN, SLACK, END_RIGHT, CONSTRAINT_RIGHT, ENDS };
-enum { Z, P, NODES, COSTATES, MULTIPLIERS, RESULTS };
+enum { X, U, P, NODES, COSTATES, MULTIPLIERS, RESULTS };
 
 typedef struct {
     Py_buffer tables[TABLES], inside[INSIDE], ends[ENDS], results[RESULTS];
@@ -196,14 +196,14 @@ static int solve_group(const System *y, int g, double *local, double *found, dou
     memcpy(at(&y->results[NODES], N, g, 0), next, sizeof(double) * v);
     memcpy(at(&y->results[COSTATES], N, g, 0), next + v, sizeof(double) * v);
     for (int k = N - 1; k >= 0; k--) {
-        const double *U = pivots + (size_t)k * two * width;
+        const double *rows = pivots + (size_t)k * two * width;
         for (int i = two - 1; i >= 0; i--) {
-            double value = U[i * width + 4 * v];
+            double value = rows[i * width + 4 * v];
             for (int c = 0; c < two; c++)
-                value -= U[i * width + two + c] * next[c];
+                value -= rows[i * width + two + c] * next[c];
             for (int c = i + 1; c < two; c++)
-                value -= U[i * width + c] * now[c];
-            now[i] = value / U[i * width + i];
+                value -= rows[i * width + c] * now[c];
+            now[i] = value / rows[i * width + i];
         }
         memcpy(at(&y->results[NODES], k, g, 0), now, sizeof(double) * v);
         memcpy(at(&y->results[COSTATES], k, g, 0), now + v, sizeof(double) * v);
@@ -213,10 +213,12 @@ static int solve_group(const System *y, int g, double *local, double *found, dou
             for (int c = 0; c < v; c++)
                 value += solved[r * inputs + 1 + c] * now[c] + solved[r * inputs + 1 + v + c] * next[v + c];
             total += value;
-            if (r < split)
-                at(&y->results[Z], k, r / D, g)[r % D] = value;
-            else
+            if (r >= split)
                 at(&y->results[P], k, (r - split) / v, g)[(r - split) % v] = value;
+            else if (r % D < v)
+                at(&y->results[X], k, r / D, g)[r % D] = value;
+            else
+                at(&y->results[U], k, r / D, g)[r % D - v] = value;
         }
         memcpy(next, now, sizeof(double) * two);
     }

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ocsolver.collocation.compiled import fastest_system
 from ocsolver.collocation.errors import Errors, estimate
 from ocsolver.collocation.guess import at_rest, first_point, simulated, warm_point
 from ocsolver.collocation.interior import Walk
@@ -298,7 +299,7 @@ class Campaign:
     def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
         scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u)
         prices = PRICE * size[:, None] / mesh.weights[..., None], PRICE * size[:, None]  # of a violation at one point
-        self.system = System(self.stacked, self.limits, mesh, scale_x, scale_u, size, *prices)
+        self.system = fastest_system()(self.stacked, self.limits, mesh, scale_x, scale_u, size, *prices)
         self.mu = FIRST_BARRIER * self.system.size / self.system.duration
         self.point = first_point(self.stacked, self.limits, mesh, x, nodes, u, self.mu)
 

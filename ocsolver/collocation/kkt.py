@@ -119,16 +119,21 @@ def newton_direction(tableau: Tableau, inside: Linearized, ends: Ends) -> Direct
 def _in_c(tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
     """The solution by `_newton.c`."""
     (N, s, G, v, D), e = inside.rates.shape, ends.slack.shape[-1]
-    z, p = np.empty((N, s, G, D)), np.empty((N, s, G, v))
-    nodes, costates, multipliers = np.empty((N + 1, G, v)), np.empty((N + 1, G, v)), np.empty((G, e))
-    tables = (tableau.alpha, tableau.adjoint, tableau.row, tableau.d, tableau.b)
+    found = Direction(
+        np.empty((N, s, G, v)),
+        np.empty((N, s, G, D - v)),
+        np.empty((N, s, G, v)),
+        np.empty((N + 1, G, v)),
+        np.empty((N + 1, G, v)),
+        np.empty((G, e)),
+    )
     solved = compiled.solve(
-        tuple(np.ascontiguousarray(table) for table in tables),
+        (tableau.alpha, tableau.adjoint, tableau.row, tableau.d, tableau.b),
         tuple(_packed(part, 2 if part.ndim == 5 else 1) for part in inside),
         tuple(_packed(part, part.ndim - 1) for part in ends),
-        (z, p, nodes, costates, multipliers),
+        tuple(found),
     )
-    return Direction(z[..., :v], z[..., v:], p, nodes, costates, multipliers) if solved else None
+    return found if solved else None
 
 
 def _packed(array: Array, inner: int) -> Array:

@@ -63,15 +63,18 @@ class System:
         difference = (point.x - point.nodes[:-1, None]).reshape(N, s, G * v)
         stage = (tab.alpha @ difference).reshape(N, s, G, v) - self.mesh.lengths * values.f
         gap = point.nodes[1:] - point.nodes[:-1] - (tab.d @ difference).reshape(N, G, v)
-        if end is None:
-            cost, c = self.stacked.end_values(point.nodes[-1])
-            empty = np.zeros((G, 0))
-            end = EndPoint(cost, c, empty, empty, empty)
+        end = self.last(point) if end is None else end
         path, terminal = values.c - point.slack, end.c - point.end_slack
         theta = (np.abs(stage).sum((0, 1)) + np.abs(gap).sum(0)) / self.scale_x
         return Residual(
             values, end, stage, gap, path, terminal, theta.sum(-1), self._merit(point, mu, values, end, path, terminal)
         )
+
+    def last(self, point: Point) -> EndPoint:
+        """Terminal functions without derivatives."""
+        cost, c = self.stacked.end_values(point.nodes[-1])
+        empty = np.zeros((len(cost), 0))
+        return EndPoint(cost, c, empty, empty, empty)
 
     def cost(self, values: PointValues, end: EndPoint) -> Array:
         """J (G,)."""

@@ -49,4 +49,5 @@ def gauss(s: int) -> Tableau:
     powers = np.arange(1, s + 1)
     a = (c[:, None] ** powers / powers) @ np.linalg.inv(c[:, None] ** (powers - 1))
     alpha = np.linalg.inv(a)
-    return Tableau(c, b, alpha, alpha.sum(1), alpha.T @ b, (b * alpha.T) / b[:, None])
+    parts = c, b, alpha, alpha.sum(1), alpha.T @ b, (b * alpha.T) / b[:, None]
+    return Tableau(*(np.ascontiguousarray(part) for part in parts))

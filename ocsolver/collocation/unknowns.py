@@ -64,6 +64,15 @@ class Point:
     ends: Barrier
     starts: Barrier  # of the initial states
 
+    @cached_property
+    def arrays(self) -> tuple[Array, ...]:
+        """All arrays, contiguous, in the order in which they stand here; barriers as bounds and multipliers."""
+        parts = (self.x, self.u, self.p, self.nodes, self.costates, self.slack, self.y, self.end_slack, self.nu)
+        barriers = (self.controls, self.paths, self.ends, self.starts)
+        return tuple(
+            np.ascontiguousarray(part) for part in (*parts, *(side for b in barriers for side in (b.bounds, b.z)))
+        )
+
     def merged(self, other: Point, use: Array) -> Point:
         """Another point in the groups of `use` (G,)."""
 

@@ -1,0 +1,483 @@
+/* What `system.System` computes at a point of an iteration, in one pass over the mesh: residuals and the measures of the
+   filter, the quadratic model, the errors, and what a Newton step means for slacks and multipliers.
+
+   All arrays are contiguous and of doubles. N intervals, s Gauss points, G groups, v states, m controls, D = v + m, e path
+   and k terminal constraints; formulas are those of the NumPy methods of the same names.
+*/
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+enum { ALPHA, ADJOINT, ROW, D_, B_, H, WEIGHTS, SCALE_X, SCALE_Z, SIZE, DURATION, RHO_PATH, RHO_END, PATH_FIXED, END_FIXED, CONSTANTS };
+enum { X, U, P, NODES, COSTATES, SLACK, Y, END_SLACK, NU, CONTROLS, Z_CONTROLS, PATHS, Z_PATHS, ENDS, Z_ENDS, STARTS, Z_STARTS, POINT };
+enum { F, RUNNING, C, JACOBIAN, HESSIAN, VALUES };
+enum { END_COST, END_C, END_SLOPE, END_JACOBIAN, END_HESSIAN, END };
+enum { STAGE, GAP, PATH, TERMINAL, THETA, PHI, RESIDUAL };
+enum { BENT, SLOPE, COSTATE, RIGHT, BACK, GRADIENT, PULL, AIM, MODEL };
+enum { DX, DU, DNODES, DMULTIPLIERS, DIRECTION };
+enum { STEP_PATH, STEP_Y, STEP_END, DERIVATIVE, BEND, LENGTH, STEP };
+
+typedef struct {
+    Py_buffer buffers[64];
+    int count, N, s, G, v, m, D, e, k;
+    double *constants[CONSTANTS], *point[POINT], *mu;
+} Frame;
+
+/* The arrays of a tuple; 0 if there is an error. */
+static int take(Frame *frame, PyObject *tuple, double **arrays, int count)
+{
+    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count) {
+        PyErr_Format(PyExc_TypeError, "expected a tuple of %d arrays", count);
+        return 0;
+    }
+    for (int i = 0; i < count; i++) {
+        Py_buffer *buffer = &frame->buffers[frame->count];
+        if (PyObject_GetBuffer(PyTuple_GetItem(tuple, i), buffer, PyBUF_C_CONTIGUOUS) < 0)
+            return 0;
+        frame->count++;
+        if (buffer->itemsize != sizeof(double)) {
+            PyErr_SetString(PyExc_TypeError, "expected doubles");
+            return 0;
+        }
+        arrays[i] = buffer->buf;
+    }
+    return 1;
+}
+
+static PyObject *leave(Frame *frame, int good)
+{
+    for (int i = 0; i < frame->count; i++)
+        PyBuffer_Release(&frame->buffers[i]);
+    if (!good)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static int enter(Frame *frame, PyObject *constants, PyObject *point, PyObject *mu)
+{
+    frame->count = 0;
+    if (!take(frame, constants, frame->constants, CONSTANTS) || !take(frame, point, frame->point, POINT))
+        return 0;
+    const Py_buffer *x = &frame->buffers[CONSTANTS + X];
+    frame->N = (int)x->shape[0], frame->s = (int)x->shape[1], frame->G = (int)x->shape[2], frame->v = (int)x->shape[3];
+    frame->m = (int)frame->buffers[CONSTANTS + U].shape[3];
+    frame->D = frame->v + frame->m;
+    frame->e = (int)frame->buffers[CONSTANTS + SLACK].shape[3];
+    frame->k = (int)frame->buffers[CONSTANTS + END_SLACK].shape[1];
+    PyObject *alone = PyTuple_Pack(1, mu);
+    int good = alone && take(frame, alone, &frame->mu, 1);
+    Py_XDECREF(alone);
+    return good;
+}
+
+/* ------------------------------------------------------------------------------------------- barriers and prices */
+
+/* One variable between bounds: place i of arrays of `count` lower and then `count` upper entries. */
+typedef struct {
+    double below, above, low, high;
+    int lower, upper;
+} Sides;
+
+static inline Sides sides(const double *bounds, const double *z, size_t i, size_t count, double value)
+{
+    const double lower = bounds[i], upper = bounds[count + i];
+    Sides y = {value - lower, upper - value, z[i], z[count + i], isfinite(lower), isfinite(upper)};
+    return y;
+}
+
+static inline double room(double slack) { return slack > DBL_MIN ? slack : DBL_MIN; }
+
+static inline double curvature(Sides y)
+{
+    return (y.lower ? y.low / room(y.below) : 0.0) + (y.upper ? y.high / room(y.above) : 0.0);
+}
+
+static inline double push(Sides y, double mu)
+{
+    return (y.upper ? mu / room(y.above) : 0.0) - (y.lower ? mu / room(y.below) : 0.0);
+}
+
+static inline double logarithm(Sides y) { return (y.lower ? log(y.below) : 0.0) + (y.upper ? log(y.above) : 0.0); }
+
+static inline double complementarity(Sides y, double mu)
+{
+    const double a = y.lower ? fabs(y.low * room(y.below) - mu) : 0.0;
+    const double b = y.upper ? fabs(y.high * room(y.above) - mu) : 0.0;
+    return a > b || isnan(a) ? a : b;
+}
+
+/* 1/Σ of a slack; zero where an equality leaves none. */
+static inline double loose(Sides y, double fixed)
+{
+    const double free = 1.0 / curvature(y);
+    return fixed != 0.0 ? 0.0 : free < 1e30 ? free : isnan(free) ? free : 1e30;
+}
+
+static inline double price(double c, double rho, double mu)
+{
+    const double root = sqrt(mu * mu + c * rho * c * rho);
+    return root - mu - mu * log((mu + root) / (2.0 * mu));
+}
+
+static inline double multiplier(double c, double rho, double mu)
+{
+    const double most = (1.0 - 1e-14) * rho, own = c * rho * rho / (mu + sqrt(mu * mu + c * rho * c * rho));
+    return own > most ? most : own < -most ? -most : own;
+}
+
+static inline double relation(double nu, double rho, double mu) { return 2.0 * mu * nu / (rho * rho - nu * nu); }
+
+static inline double give(double c, double nu, double rho, double mu)
+{
+    const double own = multiplier(c, rho, mu);
+    return mu / ((rho - own) * (rho - nu)) + mu / ((rho + own) * (rho + nu));
+}
+
+static inline double larger(double a, double b) { return b > a || isnan(b) ? b : a; }
+
+/* ------------------------------------------------------------------------------------------------------- residual */
+
+static void measure(const Frame *y, double **values, double **end, double **out)
+{
+    const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, e = y->e, k = y->k;
+    double *const *c = y->constants, *const *q = y->point;
+    const size_t points = (size_t)N * s * G;
+    for (int g = 0; g < G; g++)
+        out[THETA][g] = 0.0, out[PHI][g] = end[END_COST][g];
+    for (int n = 0; n < N; n++)
+        for (int i = 0; i < s; i++)
+            for (int g = 0; g < G; g++) {
+                const size_t at = ((size_t)n * s + i) * G + g;
+                const double h = c[H][n * G + g], w = c[WEIGHTS][at], mu = y->mu[g];
+                double theta = 0.0, logs = 0.0, prices = 0.0;
+                for (int r = 0; r < v; r++) {
+                    double value = -h * values[F][at * v + r];
+                    const double start = q[NODES][((size_t)n * G + g) * v + r];
+                    for (int j = 0; j < s; j++)
+                        value += c[ALPHA][i * s + j] * (q[X][(((size_t)n * s + j) * G + g) * v + r] - start);
+                    out[STAGE][at * v + r] = value;
+                    theta += fabs(value) / c[SCALE_X][g * v + r];
+                }
+                for (int r = 0; r < m; r++)
+                    logs += logarithm(sides(q[CONTROLS], q[Z_CONTROLS], at * m + r, points * m, q[U][at * m + r]));
+                for (int r = 0; r < e; r++) {
+                    const size_t place = at * e + r;
+                    const double gap = values[C][place] - q[SLACK][place];
+                    out[PATH][place] = gap;
+                    logs += logarithm(sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]));
+                    prices += price(gap, c[RHO_PATH][at], mu);
+                }
+                out[THETA][g] += theta;
+                out[PHI][g] += w * (values[RUNNING][at] - mu * logs + prices);
+            }
+    for (int n = 0; n < N; n++)
+        for (int g = 0; g < G; g++)
+            for (int r = 0; r < v; r++) {
+                const size_t here = ((size_t)n * G + g) * v + r;
+                double value = q[NODES][here + (size_t)G * v] - q[NODES][here];
+                for (int j = 0; j < s; j++)
+                    value -= c[D_][j] * (q[X][(((size_t)n * s + j) * G + g) * v + r] - q[NODES][here]);
+                out[GAP][here] = value;
+                out[THETA][g] += fabs(value) / c[SCALE_X][g * v + r];
+            }
+    for (int g = 0; g < G; g++) {
+        const double mu = y->mu[g] * c[DURATION][g];
+        double logs = 0.0;
+        for (int r = 0; r < k; r++) {
+            const size_t place = (size_t)g * k + r;
+            out[TERMINAL][place] = end[END_C][place] - q[END_SLACK][place];
+            logs += logarithm(sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]));
+            out[PHI][g] += price(out[TERMINAL][place], c[RHO_END][g], mu);
+        }
+        for (int r = 0; r < v; r++) {
+            const size_t place = (size_t)g * v + r;
+            logs += logarithm(sides(q[STARTS], q[Z_STARTS], place, (size_t)G * v, q[NODES][place]));
+        }
+        out[PHI][g] -= mu * logs;
+    }
+}
+
+static PyObject *residual(PyObject *self, PyObject *arguments)
+{
+    PyObject *constants, *point, *mu, *values, *end, *results;
+    double *q[3], *at_end[2], *out[RESIDUAL];
+    Frame y;
+    if (!PyArg_ParseTuple(arguments, "OOOOOO", &constants, &point, &mu, &values, &end, &results))
+        return NULL;
+    int good = enter(&y, constants, point, mu) && take(&y, values, q, 3) && take(&y, end, at_end, 2) &&
+               take(&y, results, out, RESIDUAL);
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        measure(&y, q, at_end, out);
+        Py_END_ALLOW_THREADS
+    }
+    return leave(&y, good);
+}
+
+/* ---------------------------------------------------------------------------------------------------------- model */
+
+static void quadratic(const Frame *y, double **values, const double *path, double **out)
+{
+    const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, D = y->D, e = y->e, rows = y->v + 1 + y->e;
+    double *const *c = y->constants, *const *q = y->point;
+    const size_t points = (size_t)N * s * G;
+    for (int n = 0; n < N; n++)
+        for (int i = 0; i < s; i++)
+            for (int g = 0; g < G; g++) {
+                const size_t at = ((size_t)n * s + i) * G + g;
+                const double h = c[H][n * G + g], w = c[WEIGHTS][at], mu = y->mu[g];
+                const double *J = values[JACOBIAN] + at * rows * D, *W = values[HESSIAN] + at * D * D;
+                double *bent = out[BENT] + at * D * D, *slope = out[SLOPE] + at * D;
+                double *right = out[RIGHT] + at * D, *gradient = out[GRADIENT] + at * D;
+                memcpy(bent, W, sizeof(double) * D * D);
+                for (int r = 0; r < D; r++) {
+                    double value = J[v * D + r];
+                    gradient[r] = w * value;
+                    for (int f = 0; f < v; f++)
+                        value -= q[P][at * v + f] * J[f * D + r];
+                    slope[r] = value;
+                    right[r] = -h * value;
+                }
+                for (int r = 0; r < v; r++) {
+                    double value = -c[D_][i] / c[B_][i] * q[COSTATES][((size_t)(n + 1) * G + g) * v + r];
+                    for (int j = 0; j < s; j++)
+                        value += c[ADJOINT][i * s + j] * q[P][(((size_t)n * s + j) * G + g) * v + r];
+                    out[COSTATE][at * v + r] = value;
+                    right[r] -= value;
+                }
+                for (int r = 0; r < m; r++) {
+                    const Sides u = sides(q[CONTROLS], q[Z_CONTROLS], at * m + r, points * m, q[U][at * m + r]);
+                    const double force = push(u, mu);
+                    bent[(v + r) * D + v + r] += curvature(u);
+                    right[v + r] -= h * force;
+                    gradient[v + r] += w * force;
+                }
+                for (int r = 0; r < e; r++) {
+                    const size_t place = at * e + r;
+                    const double rho = c[RHO_PATH][at], nu = q[Y][place], *cz = J + (v + 1 + r) * D;
+                    const Sides slack = sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]);
+                    const double slip = loose(slack, c[PATH_FIXED][r]);
+                    const double pull = 1.0 / (give(path[place], nu, rho, mu) + slip);
+                    const double rest = path[place] - relation(nu, rho, mu) + slip * (push(slack, mu) - nu);
+                    out[PULL][place] = pull;
+                    out[AIM][place] = nu + pull * rest;
+                    for (int a = 0; a < D; a++)
+                        for (int b = 0; b < D; b++)
+                            bent[a * D + b] += pull * cz[a] * cz[b];
+                }
+            }
+    double rest = 1.0;
+    for (int j = 0; j < s; j++)
+        rest -= c[D_][j];
+    for (int n = 0; n < N; n++)
+        for (int g = 0; g < G; g++)
+            for (int r = 0; r < v; r++) {
+                const size_t here = ((size_t)n * G + g) * v + r;
+                double value = rest * q[COSTATES][here + (size_t)G * v] - q[COSTATES][here];
+                for (int j = 0; j < s; j++)
+                    value += c[B_][j] * c[ROW][j] * q[P][(((size_t)n * s + j) * G + g) * v + r];
+                out[BACK][here] = value;
+            }
+}
+
+static PyObject *model(PyObject *self, PyObject *arguments)
+{
+    PyObject *constants, *point, *mu, *values, *path, *results;
+    double *q[VALUES], *gaps[1], *out[MODEL];
+    Frame y;
+    if (!PyArg_ParseTuple(arguments, "OOOOOO", &constants, &point, &mu, &values, &path, &results))
+        return NULL;
+    int good = enter(&y, constants, point, mu) && take(&y, values, q, VALUES) && take(&y, path, gaps, 1) &&
+               take(&y, results, out, MODEL);
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        quadratic(&y, q, gaps[0], out);
+        Py_END_ALLOW_THREADS
+    }
+    return leave(&y, good);
+}
+
+/* --------------------------------------------------------------------------------------------------------- errors */
+
+enum { OWN_SLOPE, OWN_COSTATE, OWN_JACOBIAN, OWN_STAGE, OWN_GAP, OWN_PATH, OWN_TERMINAL, OWN_END_SLOPE, OWN_END_JACOBIAN, OWN };
+
+static void worst(const Frame *y, double **own, double **out)
+{
+    const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, D = y->D, e = y->e, k = y->k, rows = y->v + 1 + y->e;
+    double *const *c = y->constants, *const *q = y->point;
+    const size_t points = (size_t)N * s * G;
+    for (int g = 0; g < G; g++) {
+        const double size = c[SIZE][g], duration = c[DURATION][g], mu = y->mu[g], mu_end = mu * duration;
+        double dual_u = 0.0, dual_x = 0.0, primal = 0.0, gap = 0.0, gap_end = 0.0;
+        for (int n = 0; n < N; n++) {
+            const double h = c[H][n * G + g];
+            for (int i = 0; i < s; i++) {
+                const size_t at = ((size_t)n * s + i) * G + g;
+                for (int r = 0; r < D; r++) {
+                    double value = own[OWN_SLOPE][at * D + r];
+                    for (int j = 0; j < e; j++)
+                        value += q[Y][at * e + j] * own[OWN_JACOBIAN][(at * rows + v + 1 + j) * D + r];
+                    if (r < v) {
+                        value = h * value + own[OWN_COSTATE][at * v + r];
+                        dual_x = larger(dual_x, fabs(value * c[SCALE_X][g * v + r]));
+                        primal = larger(primal, fabs(own[OWN_STAGE][at * v + r] / c[SCALE_X][g * v + r]));
+                    } else {
+                        const size_t place = at * m + r - v;
+                        const Sides u = sides(q[CONTROLS], q[Z_CONTROLS], place, points * m, q[U][place]);
+                        value += (u.upper ? u.high : 0.0) - (u.lower ? u.low : 0.0);
+                        dual_u = larger(dual_u, fabs(value * c[SCALE_Z][g * D + r]));
+                        gap = larger(gap, complementarity(u, mu));
+                    }
+                }
+                for (int r = 0; r < e; r++) {
+                    const size_t place = at * e + r;
+                    const double left = own[OWN_PATH][place] - relation(q[Y][place], c[RHO_PATH][at], mu);
+                    primal = larger(primal, fabs(left));
+                    gap = larger(gap, complementarity(sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]), mu));
+                }
+            }
+            for (int r = 0; r < v; r++)
+                primal = larger(primal, fabs(own[OWN_GAP][((size_t)n * G + g) * v + r] / c[SCALE_X][g * v + r]));
+        }
+        for (int r = 0; r < v; r++) {
+            const size_t place = (size_t)g * v + r;
+            double value = q[COSTATES][((size_t)N * G + g) * v + r] + own[OWN_END_SLOPE][place];
+            for (int j = 0; j < k; j++)
+                value += q[NU][g * k + j] * own[OWN_END_JACOBIAN][((size_t)g * k + j) * v + r];
+            dual_x = larger(dual_x, fabs(value * c[SCALE_X][place]));
+            const Sides start = sides(q[STARTS], q[Z_STARTS], place, (size_t)G * v, q[NODES][place]);
+            gap_end = larger(gap_end, complementarity(start, mu_end));
+        }
+        for (int r = 0; r < k; r++) {
+            const size_t place = (size_t)g * k + r;
+            primal = larger(primal, fabs(own[OWN_TERMINAL][place] - relation(q[NU][place], c[RHO_END][g], mu_end)));
+            const Sides end = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
+            gap_end = larger(gap_end, complementarity(end, mu_end));
+        }
+        out[0][g] = larger(dual_u * duration, dual_x) / size;
+        out[1][g] = primal;
+        out[2][g] = larger(gap * duration, gap_end) / size;
+    }
+}
+
+static PyObject *errors(PyObject *self, PyObject *arguments)
+{
+    PyObject *constants, *point, *mu, *model, *results;
+    double *own[OWN], *out[3];
+    Frame y;
+    if (!PyArg_ParseTuple(arguments, "OOOOO", &constants, &point, &mu, &model, &results))
+        return NULL;
+    int good = enter(&y, constants, point, mu) && take(&y, model, own, OWN) && take(&y, results, out, 3);
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        worst(&y, own, out);
+        Py_END_ALLOW_THREADS
+    }
+    return leave(&y, good);
+}
+
+/* ----------------------------------------------------------------------------------------------------------- step */
+
+enum { M_JACOBIAN, M_HESSIAN, M_GRADIENT, M_PULL, M_AIM, M_PATH, M_TERMINAL, M_END_SLOPE, M_END_JACOBIAN, M_END_HESSIAN, M_ALL };
+
+static void meaning(const Frame *y, double **own, double **d, double **out)
+{
+    const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, D = y->D, e = y->e, k = y->k, rows = y->v + 1 + y->e;
+    double *const *c = y->constants, *const *q = y->point;
+    const size_t points = (size_t)N * s * G;
+    for (int g = 0; g < G; g++) {
+        const double mu = y->mu[g], mu_end = mu * c[DURATION][g];
+        const double *first = d[DNODES] + (size_t)g * v, *last = d[DNODES] + ((size_t)N * G + g) * v;
+        double derivative = 0.0, bend = 0.0, length = 0.0;
+        for (int n = 0; n < N; n++)
+            for (int i = 0; i < s; i++) {
+                const size_t at = ((size_t)n * s + i) * G + g;
+                const double w = c[WEIGHTS][at], *dx = d[DX] + at * v, *du = d[DU] + at * m;
+                const double *W = own[M_HESSIAN] + at * D * D, *gradient = own[M_GRADIENT] + at * D;
+                double bent = 0.0, size = 0.0;
+                for (int a = 0; a < D; a++) {
+                    const double da = a < v ? dx[a] : du[a - v], scale = c[SCALE_Z][g * D + a];
+                    double value = 0.0;
+                    for (int b = 0; b < v; b++)
+                        value += W[a * D + b] * dx[b];
+                    for (int b = 0; b < m; b++)
+                        value += W[a * D + v + b] * du[b];
+                    bent += da * value;
+                    size += da * da / (scale * scale);
+                    derivative += gradient[a] * da;
+                }
+                bend += w * bent;
+                length += w * size;
+                for (int r = 0; r < e; r++) {
+                    const size_t place = at * e + r;
+                    const double *cz = own[M_JACOBIAN] + (at * rows + v + 1 + r) * D, rho = c[RHO_PATH][at];
+                    double image = 0.0;
+                    for (int b = 0; b < v; b++)
+                        image += cz[b] * dx[b];
+                    for (int b = 0; b < m; b++)
+                        image += cz[v + b] * du[b];
+                    const Sides slack = sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]);
+                    const double nu = own[M_AIM][place] + own[M_PULL][place] * image, force = push(slack, mu);
+                    const double move = loose(slack, c[PATH_FIXED][r]) * (nu - force);
+                    out[STEP_PATH][place] = move;
+                    out[STEP_Y][place] = nu - q[Y][place];
+                    derivative += w * (force * move + multiplier(own[M_PATH][place], rho, mu) * (image - move));
+                }
+            }
+        for (int a = 0; a < v; a++) {
+            double value = 0.0;
+            for (int b = 0; b < v; b++)
+                value += own[M_END_HESSIAN][((size_t)g * v + a) * v + b] * last[b];
+            bend += value * last[a];
+            derivative += own[M_END_SLOPE][(size_t)g * v + a] * last[a];
+            const size_t place = (size_t)g * v + a;
+            const Sides start = sides(q[STARTS], q[Z_STARTS], place, (size_t)G * v, q[NODES][place]);
+            derivative += push(start, mu_end) * first[a];
+            bend += curvature(start) * first[a] * first[a];
+        }
+        for (int r = 0; r < k; r++) {
+            const size_t place = (size_t)g * k + r;
+            double image = 0.0;
+            for (int b = 0; b < v; b++)
+                image += own[M_END_JACOBIAN][place * v + b] * last[b];
+            const Sides end = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
+            const double force = push(end, mu_end), nu = q[NU][place] + d[DMULTIPLIERS][place];
+            const double move = loose(end, c[END_FIXED][r]) * (nu - force);
+            out[STEP_END][place] = move;
+            derivative += multiplier(own[M_TERMINAL][place], c[RHO_END][g], mu_end) * (image - move) + force * move;
+            bend += curvature(end) * move * move;
+        }
+        out[DERIVATIVE][g] = derivative, out[BEND][g] = bend, out[LENGTH][g] = length / c[DURATION][g];
+    }
+}
+
+static PyObject *complete(PyObject *self, PyObject *arguments)
+{
+    PyObject *constants, *point, *mu, *model, *direction, *results;
+    double *own[M_ALL], *d[DIRECTION], *out[STEP];
+    Frame y;
+    if (!PyArg_ParseTuple(arguments, "OOOOOO", &constants, &point, &mu, &model, &direction, &results))
+        return NULL;
+    int good = enter(&y, constants, point, mu) && take(&y, model, own, M_ALL) && take(&y, direction, d, DIRECTION) &&
+               take(&y, results, out, STEP);
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        meaning(&y, own, d, out);
+        Py_END_ALLOW_THREADS
+    }
+    return leave(&y, good);
+}
+
+static PyMethodDef methods[] = {
+    {"residual", residual, METH_VARARGS, "residual(constants, point, mu, values, end, results)"},
+    {"model", model, METH_VARARGS, "model(constants, point, mu, values, path, results)"},
+    {"errors", errors, METH_VARARGS, "errors(constants, point, mu, model, results)"},
+    {"complete", complete, METH_VARARGS, "complete(constants, point, mu, model, direction, results)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_measures", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__measures(void) { return PyModule_Create(&definition); }
