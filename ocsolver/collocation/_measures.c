@@ -17,7 +17,7 @@ enum { END_COST, END_C, END_SLOPE, END_JACOBIAN, END_HESSIAN, END };
 enum { STAGE, GAP, PATH, TERMINAL, THETA, PHI, RESIDUAL };
 enum { BENT, SLOPE, COSTATE, RIGHT, BACK, GRADIENT, PULL, AIM, MODEL };
 enum { DX, DU, DNODES, DMULTIPLIERS, DIRECTION };
-enum { STEP_PATH, STEP_Y, STEP_END, DERIVATIVE, BEND, LENGTH, STEP };
+enum { STEP_PATH, STEP_Y, STEP_END, DERIVATIVE, BEND, LENGTH, REACH, STEP };
 
 typedef struct {
     Py_buffer buffers[64];
@@ -390,7 +390,7 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
     for (int g = 0; g < G; g++) {
         const double mu = y->mu[g], mu_end = mu * c[DURATION][g];
         const double *first = d[DNODES] + (size_t)g * v, *last = d[DNODES] + ((size_t)N * G + g) * v;
-        double derivative = 0.0, bend = 0.0, length = 0.0;
+        double derivative = 0.0, bend = 0.0, length = 0.0, reach = 0.0;
         for (int n = 0; n < N; n++)
             for (int i = 0; i < s; i++) {
                 const size_t at = ((size_t)n * s + i) * G + g;
@@ -410,6 +410,15 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
                 }
                 bend += w * bent;
                 length += w * size;
+                for (int r = 0; r < v; r++) {
+                    const double *rate = own[M_JACOBIAN] + (at * rows + r) * D;
+                    double change = 0.0;
+                    for (int b = 0; b < v; b++)
+                        change += fabs(rate[b] * dx[b]);
+                    for (int b = 0; b < m; b++)
+                        change += fabs(rate[v + b] * du[b]);
+                    reach += c[H][n * G + g] * change / c[SCALE_X][g * v + r];
+                }
                 for (int r = 0; r < e; r++) {
                     const size_t place = at * e + r;
                     const double *cz = own[M_JACOBIAN] + (at * rows + v + 1 + r) * D, rho = c[RHO_PATH][at];
@@ -449,7 +458,8 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
             derivative += multiplier(own[M_TERMINAL][place], c[RHO_END][g], mu_end) * (image - move) + force * move;
             bend += curvature(end) * move * move;
         }
-        out[DERIVATIVE][g] = derivative, out[BEND][g] = bend, out[LENGTH][g] = length / c[DURATION][g];
+        out[DERIVATIVE][g] = derivative, out[BEND][g] = bend;
+        out[LENGTH][g] = length / c[DURATION][g], out[REACH][g] = reach;
     }
 }
 

@@ -159,7 +159,7 @@ class Walk:
         self.steps += 1
         straight = CAREFUL if self.careful or self.steps <= FIRST_STEPS else NONLINEAR
         theta_min = 1e-4 * np.maximum(1.0, now.feasibility)
-        reach = self._reach(model, step)
+        reach = step.reach
         moved, waiting = np.zeros_like(active), active.copy()
         taken, trial_alpha = np.zeros_like(alpha), alpha.copy()
         for halving in range(HALVINGS):
@@ -204,14 +204,6 @@ class Walk:
                 break
             trial_alpha = np.where(waiting, 0.5 * trial_alpha, trial_alpha)
         return moved, taken, step
-
-    def _reach(self, model: Model, step: Step) -> Array:
-        """By how much the parts of a full step change the rates, also where they cancel (G,)."""
-        system, v = self.system, self.system.stacked.v
-        size = np.abs(np.concatenate((step.d.x, step.d.u), -1))
-        change = (np.abs(model.jacobian[..., :v, :]) @ size[..., None])[..., 0]
-        reach: Array = ((system.mesh.lengths * change).sum((0, 1)) / system.scale_x).sum(-1)
-        return reach
 
     def _acceptable(
         self, now: Residual, tried: Residual, slope: Array, alpha: Array, theta_min: Array

@@ -231,6 +231,8 @@ class System:
         weighed = w * dz
         bend = total(weighed * bent) + ((model.now.end.hessian @ last[..., None])[..., 0] * last).sum(-1)
         length = total(weighed * dz / self.scale_z**2) / self.duration
+        change = (np.abs(model.jacobian[..., :v, :]) @ np.abs(dz)[..., None])[..., 0]
+        reach = ((self.mesh.lengths * change).sum((0, 1)) / self.scale_x).sum(-1)
         path, y, end = now.path, now.path, now.terminal  # empty ones
         if path.shape[-1]:
             image = np.einsum("...ci,...i->...c", model.jacobian[..., v + 1 :, :], dz)
@@ -251,7 +253,7 @@ class System:
         if not point.starts.idle:
             slope = slope + (point.starts.slope(point.nodes[0], mu_end) * first).sum(-1)
             bend = bend + (point.starts.curvature(point.nodes[0]) * first**2).sum(-1)
-        return Step(d, path, y, end, slope, bend, length)
+        return Step(d, path, y, end, slope, bend, length, reach)
 
     # ------------------------------------------------------------------ errors
 

@@ -207,6 +207,7 @@ class Step:
     slope: Array  # (G,), derivative of φ
     bend: Array  # (G,), curvature
     length: Array  # (G,)
+    reach: Array  # (G,), by how much its parts change the rates, also where they cancel
 
     def merged(self, other: Step, use: Array) -> Step:
         """Other groups' steps where `use` (G,)."""
@@ -223,6 +224,7 @@ class Step:
             np.where(use, other.slope, self.slope),
             np.where(use, other.bend, self.bend),
             np.where(use, other.length, self.length),
+            np.where(use, other.reach, self.reach),
         )
 
 
