@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from ocsolver.hamiltonian import (
 from ocsolver.integrators import RK4, Integrator
 from ocsolver.intervals import Intervals, Linearization
 from ocsolver.mesh import Mesh
-from ocsolver.pieces import shifted
+from ocsolver.pieces import gauss, shifted
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.status import Status
 from ocsolver.timeparallel import newton_sweep, sweep_by_windows
@@ -233,9 +232,7 @@ class ContinuousTranscription:
             inputs, costates, points = x[:-1, None], p[1:, None], x.new_ones(1)
             t = self.intervals.t[..., None]
         else:  # average H along the dense output
-            nodes, weights = np.polynomial.legendre.leggauss(GAUSS_POINTS)
-            fractions = torch.as_tensor(0.5 * (nodes + 1.0)).to(x)
-            points = torch.as_tensor(0.5 * weights).to(x)
+            fractions, points = gauss(GAUSS_POINTS, x)
             assert isinstance(self.adjoint, ContinuousAdjoint)
             inputs, costates = (z.movedim(0, 1) for z in self.adjoint.points(self.intervals, x, p, u, fractions))
             t = (self.intervals.t + self.intervals.h * fractions)[..., None]  # (N, Q, 1)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ocsolver._quadrature import legendre
 from ocsolver.errors import InputError, complaint
 from ocsolver.hamiltonian import costate_rate, dynamics
 from ocsolver.problem import OptimalControlProblem
@@ -22,8 +22,8 @@ __all__ = ["Pieces", "Samples", "checked_times", "gauss", "lagrange", "locate", 
 
 def gauss(s: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Points and weights (s,) of Gauss–Legendre quadrature on [0, 1], with the dtype and device of `like`."""
-    points, weights = np.polynomial.legendre.leggauss(s)
-    return torch.as_tensor(0.5 * (points + 1.0)).to(like), torch.as_tensor(0.5 * weights).to(like)
+    points, weights = legendre(s)
+    return like.new_tensor(points), like.new_tensor(weights)
 
 
 def lagrange(points: Tensor, sigma: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ocsolver._quadrature import legendre
+
 __all__ = ["Tableau", "gauss"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -44,8 +46,7 @@ def gauss(s: int) -> Tableau:
 
     .. [1] E. Hairer, S. Nørsett, G. Wanner, *Solving Ordinary Differential Equations I*, Section II.7.
     """
-    nodes, weights = np.polynomial.legendre.leggauss(s)
-    c, b = 0.5 * (nodes + 1.0), 0.5 * weights
+    c, b = legendre(s)
     powers = np.arange(1, s + 1)
     a = (c[:, None] ** powers / powers) @ np.linalg.inv(c[:, None] ** (powers - 1))
     alpha = np.linalg.inv(a)
