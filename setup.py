@@ -5,13 +5,13 @@ Without a compiler it is left out, and NumPy does the same, several times slower
 
 from setuptools import Extension, setup
 
-PARTS = ("_measures", "_newton")
+PARTS = ("collocation._measures", "collocation._newton", "tape._program")
 
 setup(
     ext_modules=[
         Extension(
-            f"ocsolver.collocation.{part}",
-            [f"ocsolver/collocation/{part}.c"],
+            f"ocsolver.{part}",
+            [f"ocsolver/{part.replace('.', '/')}.c"],
             extra_compile_args=["-O3"],
             optional=True,
         )

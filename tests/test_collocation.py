@@ -556,6 +556,7 @@ class Failing:
         self.count += 1
         if self.count == self.call:
             raise self.error
+        bool(torch.isfinite(x).all())  # what looks at values cannot be traced, so it is called again and again
         return self.function(t, x, u)
 
 

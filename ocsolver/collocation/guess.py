@@ -57,17 +57,14 @@ def simulated(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | Non
     x, nodes, u = at_rest(stacked, limits, mesh, control)
     h, sigma = mesh.h, mesh.tableau.c[:, None, None]
 
-    def rate(t: Array, state: Array, value: Array) -> Array:
-        return np.asarray(stacked.values(t[None, None], state[None, None], value[None, None]).f[0, 0])
-
     state = nodes[0].copy()
     path, slopes = [state], []
     for k in range(len(h)):
         step, half, value = h[k][:, None], mesh.t[k] + h[k] / 2, u[k].mean(0)
-        k1 = rate(mesh.t[k], state, value)
-        k2 = rate(half, state + step / 2 * k1, value)
-        k3 = rate(half, state + step / 2 * k2, value)
-        k4 = rate(mesh.t[k + 1], state + step * k3, value)
+        k1 = stacked.rates(mesh.t[k], state, value)
+        k2 = stacked.rates(half, state + step / 2 * k1, value)
+        k3 = stacked.rates(half, state + step / 2 * k2, value)
+        k4 = stacked.rates(mesh.t[k + 1], state + step * k3, value)
         state = state + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
         slopes.append(k1)
         path.append(state)

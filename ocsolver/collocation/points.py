@@ -14,12 +14,16 @@ from torch import Tensor
 from ocsolver._autodiff import gradients, unit_cotangents
 from ocsolver._call import call
 from ocsolver.collocation.kinks import Rounded, Watch
+from ocsolver.collocation.tapes import EndTape, PointTape, end_tape, point_tape
 from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
 
 __all__ = ["EndPoint", "PointValues", "Stacked", "preference", "weighted"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+PROBES, PROBED = 3, 1e-9  # points at which a tape is compared with its functions, and how well it has to agree
 
 
 class PointValues(NamedTuple):
@@ -55,9 +59,64 @@ class Stacked:
     begin: float = 0.0  # initial time of the problem, whose time may be a state here
     memory: list[Any] = field(default_factory=list)  # of the rounding, from one iteration to the next
 
+    # -------------------------------------------------------------------- tapes
+
+    @cached_property
+    def tape(self) -> PointTape | None:
+        """Programs of the functions at points, None if they cannot be traced; kinks are not."""
+        x = self._start
+        if x is None:
+            return None
+        D = self.v + self.problem.m
+        t0, t1 = self.problem.horizon
+        random = np.random.default_rng(0)
+        z = np.zeros((PROBES, 1, self.groups, D))
+        z[..., : self.v] = x
+        sides = self.problem.control_set.bounds(self.problem.initial_state)
+        if sides is not None:
+            z[..., self.v :] = np.clip(0.0, *(_array(side) for side in sides))
+        z[1:] += 0.1 * random.standard_normal(z[1:].shape) * (1.0 + np.abs(z[1:]))
+        t = t0 + (t1 - t0) * random.random((PROBES, 1, 1))
+        try:
+            tape = point_tape(self._functions, t0, z[0, 0, 0], self.v)
+            with torch.no_grad():
+                expected = _array(self._functions(self.tensor(t), self.tensor(z)))
+            found = tape.values.run(*_rows(np.broadcast_to(t, z.shape[:-1])[..., None], z))
+        except Exception:  # whatever is wrong with the functions shows where they are called as they are
+            return None
+        same = expected.shape[:-1] == z.shape[:-1] and _agree(np.concatenate(found, -1), expected)
+        return tape if same else None
+
+    @cached_property
+    def end_tape(self) -> EndTape | None:
+        """The same of the terminal functions."""
+        x = self._start
+        if x is None:
+            return None
+        probes = x + 0.1 * np.random.default_rng(0).standard_normal(x.shape) * (1.0 + np.abs(x))
+        try:
+            tape = end_tape(self._end_functions, x[0])
+            with torch.no_grad():
+                expected = _array(self._end_functions(self.tensor(probes)))
+            found = tape.values.run(probes)
+        except Exception:
+            return None
+        same = expected.shape[:-1] == x.shape[:-1] and _agree(np.concatenate(found, -1), expected)
+        return tape if same else None
+
+    @cached_property
+    def _start(self) -> Array | None:
+        """Initial states (G, v); None where the precision or the device is not that of tapes."""
+        x = self.problem.initial_state
+        if x.dtype != torch.float64 or x.device.type != "cpu":
+            return None
+        return _array(x).reshape(self.groups, self.v)
+
     @cached_property
     def kinked(self) -> bool:
         """Whether the functions have kinks, such as |u|."""
+        if self.tape is not None:
+            return False
         x = self.problem.initial_state.requires_grad_(False)
         z = torch.cat((self.stack(x), x.new_zeros(self.groups, self.problem.m)), -1).requires_grad_()
         with torch.enable_grad(), Watch() as watch:
@@ -116,6 +175,9 @@ class Stacked:
 
     def values(self, t: Array, x: Array, u: Array) -> PointValues:
         """Functions alone: t (N, s, G), x (N, s, G, v), u (N, s, G, m)."""
+        if self.tape is not None:
+            f, running, c = self.tape.values.run(*_rows(t[..., None], x, u))
+            return PointValues(f.reshape(x.shape), running.reshape(t.shape), c.reshape(*t.shape, c.shape[-1]))
         with torch.no_grad(), self.rounded():
             q = self._functions(self.tensor(t), torch.cat((self.tensor(x), self.tensor(u)), -1))
         return self._split(q)
@@ -124,11 +186,28 @@ class Stacked:
         array = _array(q)
         return PointValues(array[..., : self.v], array[..., self.v], array[..., self.v + 1 :])
 
+    def rates(self, t: Array, x: Array, u: Array) -> Array:
+        """Rates f (G, v) at one time of each group: t (G,), x (G, v), u (G, m)."""
+        if self.tape is not None:
+            return self.tape.rates.run(t[:, None], x, u)[0]
+        return np.asarray(self.values(t[None, None], x[None, None], u[None, None]).f[0, 0])
+
     def expand(self, t: Array, x: Array, u: Array, p: Array, y: Array, *, iterate: bool = False) -> PointValues:
         """Functions, Jacobians and Hessian; costates p (N, s, G, v), multipliers y (N, s, G, e).
 
-        All rows come from one evaluation: copy r of the points gets the r-th unit vector as its cotangent.
+        Without a tape all rows come from one evaluation: copy r of the points gets the r-th unit vector as its
+        cotangent.
         """
+        if self.tape is not None:
+            f, running, c, first, second = self.tape.derivatives.run(*_rows(t[..., None], x, u, p, y))
+            D, shape = x.shape[-1] + u.shape[-1], t.shape
+            return PointValues(
+                f.reshape(x.shape),
+                running.reshape(shape),
+                c.reshape(y.shape),
+                first.reshape(*shape, -1, D),
+                second.reshape(*shape, D, D),
+            )
         z = torch.cat((self.tensor(x), self.tensor(u)), -1)
         D, rows = z.shape[-1], self.v + 1 + y.shape[-1]
         copies = max(D, rows)
@@ -159,12 +238,18 @@ class Stacked:
 
     def end_values(self, x: Array) -> tuple[Array, Array]:
         """Φ (G,) and c (G, e) at x (G, v)."""
+        if self.end_tape is not None:
+            cost, c = self.end_tape.values.run(x)
+            return cost[:, 0], c
         with torch.no_grad():
             q = _array(self._end_functions(self.tensor(x)))
         return q[..., 0], q[..., 1:]
 
     def end(self, x: Array, multipliers: Array) -> EndPoint:
         """Terminal functions with derivatives; multipliers ν (G, e)."""
+        if self.end_tape is not None:
+            cost, c, rise, first, bend = self.end_tape.derivatives.run(x, multipliers)
+            return EndPoint(cost[:, 0], c, rise, first.reshape(*c.shape, self.v), bend.reshape(-1, self.v, self.v))
         z, e = self.tensor(x), multipliers.shape[-1]
         copies = max(self.v, 1 + e)
         with torch.enable_grad():
@@ -205,6 +290,19 @@ def weighted(jacobian: Array, p: Array, y: Array) -> Array:
     """Gradient of −p·f + L + y·c by z = (x, u) from the Jacobian of (f, L, c): (*b, v + m)."""
     weights = np.concatenate((-p, np.ones((*p.shape[:-1], 1)), y), -1)
     return np.asarray(np.einsum("...c,...ci->...i", weights, jacobian))
+
+
+def _rows(*parts: Array) -> tuple[Array, ...]:
+    """Arrays (*b, d) as (points, d)."""
+    count = parts[0].size // parts[0].shape[-1]
+    return tuple(np.ascontiguousarray(part).reshape(count, part.shape[-1]) for part in parts)
+
+
+def _agree(found: Array, expected: Array) -> bool:
+    """Whether a tape is right where both are finite, and not finite where the function is not."""
+    found = found.reshape(expected.shape)
+    close = np.abs(found - expected) <= PROBED * (1.0 + np.abs(expected))
+    return bool((close | (~np.isfinite(found) & ~np.isfinite(expected))).all())
 
 
 def _units(output: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""Expressions as a list of instructions, carried out at many points at once; in C where that was compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ocsolver.tape.graph import BINARY, UNARY, Graph
+
+try:
+    from ocsolver.tape import _program as compiled
+except ImportError:  # there was no compiler
+    compiled = None  # type: ignore[assignment]
+
+__all__ = ["Program"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+OPERATIONS = (*BINARY, *UNARY, "select")  # their order is that of `_program.c`
+CODES = {name: code for code, name in enumerate(OPERATIONS)}
+CHUNK = 4096  # points at a time in NumPy, so that registers stay in the cache
+
+
+class Program:
+    """Outputs as functions of inputs.
+
+    Parameters
+    ----------
+    graph : Graph
+        Holds the expressions.
+    inputs : sequence of int
+        Nodes of the variables, in the order in which `run` gets their values.
+    outputs : sequence of sequence of int
+        Nodes to compute, in groups; each group gets an array of its own.
+    """
+
+    def __init__(self, graph: Graph, inputs: Sequence[int], outputs: Sequence[Sequence[int]]) -> None:
+        place: dict[int, int] = {node: i for i, node in enumerate(inputs)}
+        steps: list[tuple[str, int, list[int]]] = []
+        numbers: list[int] = []
+        for node in graph.needed([node for group in outputs for node in group]):
+            name, *arguments = graph.code[node]
+            if name == "constant":
+                numbers.append(node)
+            elif name != "input":
+                place[node] = len(inputs) + len(steps)
+                steps.append((name, node, arguments))
+            elif node not in place:
+                raise ValueError(f"the outputs depend on {arguments[0]!r}, which is no input of this program")
+        for node in numbers:
+            place[node] = len(inputs) + len(steps) + numbers.index(node)
+        self.registers = len(inputs) + len(steps) + len(numbers)
+        self.numbers = np.array([graph.code[node][1] for node in numbers])
+        rows = []
+        for name, node, arguments in steps:
+            filled = [place[a] for a in arguments] + [0] * (3 - len(arguments))
+            rows.append((CODES[name], place[node], *filled))
+        self.code = np.array(rows, np.int32).reshape(-1, 5)
+        self.widths = [len(group) for group in outputs]
+        places = [(k, j, node) for k, group in enumerate(outputs) for j, node in enumerate(group)]
+        known = [graph.value(node) for _, _, node in places]
+        self.template = np.array([0.0 if value is None else value for value in known])
+        varying = [row for row, value in zip(places, known, strict=True) if value is None]
+        self.targets = np.array([(k, j, place[node]) for k, j, node in varying], np.int32).reshape(-1, 3)
+
+    def run(self, *inputs: Array) -> tuple[Array, ...]:
+        """Values of the outputs at many points.
+
+        Parameters
+        ----------
+        *inputs : ndarray, shape (points, columns)
+            Values of the inputs; their columns stand in one or several arrays.
+
+        Returns
+        -------
+        tuple of ndarray, shape (points, outputs)
+            One for each group of outputs.
+        """
+        points = len(inputs[0])
+        outputs = tuple(np.empty((points, width)) for width in self.widths)
+        if compiled is not None:
+            parts = tuple(np.ascontiguousarray(part) for part in inputs)
+            compiled.run(self.code, self.numbers, self.registers, self.targets, self.template, parts, outputs)
+            return outputs
+        with np.errstate(all="ignore"):
+            for first in range(0, points, CHUNK):
+                rows = slice(first, first + CHUNK)
+                self._chunk([part[rows] for part in inputs], [out[rows] for out in outputs])
+        return outputs
+
+    def _chunk(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        registers: list[Any] = [column for part in inputs for column in np.ascontiguousarray(part.T)]
+        registers += [None] * (self.registers - len(registers))
+        registers[self.registers - len(self.numbers) :] = list(self.numbers)
+        for code, target, a, b, c in self.code.tolist():
+            if code < len(BINARY):
+                registers[target] = FUNCTIONS[code](registers[a], registers[b])
+            elif code < len(FUNCTIONS):
+                registers[target] = FUNCTIONS[code](registers[a])
+            else:
+                registers[target] = np.where(registers[a] != 0.0, registers[b], registers[c])
+        start = 0
+        for out in outputs:
+            out[...] = self.template[start : start + out.shape[1]]
+            start += out.shape[1]
+        for k, j, source in self.targets.tolist():
+            outputs[k][:, j] = registers[source]
+
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (*BINARY.values(), *UNARY.values())
