@@ -57,6 +57,21 @@ def problem_of(statement: Statement, start: Sequence[Any] | Tensor | None = None
     )
 
 
+def problem_from(problem: oc.OptimalControlProblem, start: Sequence[Any]) -> oc.OptimalControlProblem:
+    """The same problem, of the same functions, from another initial state (n,)."""
+    t0, t1 = problem.horizon
+    return oc.OptimalControlProblem(
+        problem.dynamics,
+        problem.running_cost,
+        problem.terminal_cost,
+        initial_state=torch.as_tensor(start, dtype=torch.float64),
+        horizon=(t0, t1 if problem.free_time is None else problem.free_time),
+        control_set=problem.control_set,
+        terminal_constraint=problem.terminal_constraint,
+        path_constraint=problem.path_constraint,
+    )
+
+
 def control_of(solution: oc.Solution, group: int = 0) -> Control:
     """The control of one group of a solution as polynomials on its intervals."""
     breaks = solution.t[:, min(group, solution.t.shape[1] - 1)].detach().numpy().astype(float)
@@ -94,8 +109,9 @@ class Ours:
 
     def prepare(self, statement: Statement, mesh: int) -> Callable[[], Answer]:
         """The problem from the other initial state, started from the solution of the first."""
-        first = self._solve(problem_of(statement), mesh)
-        other = problem_of(statement, statement.nearby)
+        problem = problem_of(statement)
+        first = self._solve(problem, mesh)
+        other = problem_from(problem, statement.nearby)
         scale = max(1.0, abs(statement.cost))
         return lambda: answer_of(self._solve(other, mesh, first), scale)
 

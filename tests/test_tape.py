@@ -256,6 +256,32 @@ def test_functions_that_hide_what_they_do_are_found_out() -> None:
     assert Stacked(problem).tape is None
 
 
+def test_tapes_of_the_same_functions_are_remembered_unless_these_change() -> None:
+    factor = [1.0]
+
+    def dynamics(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return u - factor[0] * x
+
+    def cost(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return (u * u).sum(-1)
+
+    def build(start: float) -> Stacked:
+        return Stacked(
+            oc.OptimalControlProblem(
+                dynamics, cost, initial_state=[start], horizon=(0.0, 1.0), control_set=oc.Unconstrained(1)
+            )
+        )
+
+    first = build(1.0).tape
+    assert first is not None
+    assert build(2.0).tape is first
+    factor[0] = 2.0
+    changed = build(2.0).tape
+    assert changed is not first
+    assert changed is not None
+    np.testing.assert_allclose(changed.rates.run(np.zeros((1, 1)), np.ones((1, 1)), np.ones((1, 1)))[0], [[-1.0]])
+
+
 def test_single_precision_is_not_traced() -> None:
     problem = regulator(lambda t, x, u: u - x, initial_state=torch.tensor([1.0]))
     assert Stacked(problem).tape is None

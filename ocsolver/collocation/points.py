@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,13 +15,15 @@ from torch import Tensor
 from ocsolver._autodiff import gradients, unit_cotangents
 from ocsolver._call import call
 from ocsolver.collocation.kinks import Rounded, Watch
-from ocsolver.collocation.tapes import EndTape, PointTape, end_tape, point_tape
+from ocsolver.collocation.tapes import EndTape, PointTape, end_tape, point_tape, remembered
+from ocsolver.constraints import Constraint
 from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
 
 __all__ = ["EndPoint", "PointValues", "Stacked", "preference", "weighted"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Tape = TypeVar("Tape", PointTape, EndTape)
 
 
 PROBES, PROBED = 3, 1e-9  # points at which a tape is compared with its functions, and how well it has to agree
@@ -57,6 +60,7 @@ class Stacked:
     problem: OptimalControlProblem
     epsilon: float = 0.0  # radius by which kinks are rounded
     begin: float = 0.0  # initial time of the problem, whose time may be a state here
+    source: OptimalControlProblem | None = None  # the problem whose functions this one is made of, if it is another
     memory: list[Any] = field(default_factory=list)  # of the rounding, from one iteration to the next
 
     # -------------------------------------------------------------------- tapes
@@ -67,25 +71,22 @@ class Stacked:
         x = self._start
         if x is None:
             return None
-        D = self.v + self.problem.m
-        t0, t1 = self.problem.horizon
+        problem, D = self.problem, self.v + self.problem.m
+        t0, t1 = problem.horizon
         random = np.random.default_rng(0)
         z = np.zeros((PROBES, 1, self.groups, D))
         z[..., : self.v] = x
-        sides = self.problem.control_set.bounds(self.problem.initial_state)
+        sides = problem.control_set.bounds(problem.initial_state)
         if sides is not None:
             z[..., self.v :] = np.clip(0.0, *(_array(side) for side in sides))
         z[1:] += 0.1 * random.standard_normal(z[1:].shape) * (1.0 + np.abs(z[1:]))
-        t = t0 + (t1 - t0) * random.random((PROBES, 1, 1))
-        try:
-            tape = point_tape(self._functions, t0, z[0, 0, 0], self.v)
-            with torch.no_grad():
-                expected = _array(self._functions(self.tensor(t), self.tensor(z)))
-            found = tape.values.run(*_rows(np.broadcast_to(t, z.shape[:-1])[..., None], z))
-        except Exception:  # whatever is wrong with the functions shows where they are called as they are
-            return None
-        same = expected.shape[:-1] == z.shape[:-1] and _agree(np.concatenate(found, -1), expected)
-        return tape if same else None
+        t = np.broadcast_to(t0 + (t1 - t0) * random.random((PROBES, 1, 1)), z.shape[:-1])
+        return self._tape(
+            ("dynamics", "running_cost", "path_constraint"),
+            lambda: point_tape(self._functions, t0, z[0, 0, 0], self.v),
+            lambda: self._functions(self.tensor(t[..., :1]), self.tensor(z)),
+            lambda tape: tape.values.run(*_rows(t[..., None], z)),
+        )
 
     @cached_property
     def end_tape(self) -> EndTape | None:
@@ -94,15 +95,34 @@ class Stacked:
         if x is None:
             return None
         probes = x + 0.1 * np.random.default_rng(0).standard_normal(x.shape) * (1.0 + np.abs(x))
+        return self._tape(
+            ("terminal_cost", "terminal_constraint"),
+            lambda: end_tape(self._end_functions, x[0]),
+            lambda: self._end_functions(self.tensor(probes)),
+            lambda tape: tape.values.run(probes),
+        )
+
+    def _tape(
+        self,
+        names: Sequence[str],
+        build: Callable[[], Tape],
+        exact: Callable[[], Tensor],
+        run: Callable[[Tape], tuple[Array, ...]],
+    ) -> Tape | None:
+        """A tape that is right at some points; what was remembered of the same functions is tried first."""
+        parts = [getattr(self.source or self.problem, name) for name in names]
+        functions = [part.function if isinstance(part, Constraint) else part for part in parts]
+        extra = (*names, self.v, self.problem.m, self.problem.n, self.begin)
         try:
-            tape = end_tape(self._end_functions, x[0])
             with torch.no_grad():
-                expected = _array(self._end_functions(self.tensor(probes)))
-            found = tape.values.run(probes)
-        except Exception:
-            return None
-        same = expected.shape[:-1] == x.shape[:-1] and _agree(np.concatenate(found, -1), expected)
-        return tape if same else None
+                expected = _array(exact())
+            for anew in (False, True):
+                tape = remembered(functions, extra, build, anew=anew)
+                if tape is None or _agree(np.concatenate(run(tape), -1), expected):
+                    return tape
+        except Exception:  # whatever is wrong with the functions shows where they are called as they are
+            pass
+        return None
 
     @cached_property
     def _start(self) -> Array | None:
@@ -300,6 +320,8 @@ def _rows(*parts: Array) -> tuple[Array, ...]:
 
 def _agree(found: Array, expected: Array) -> bool:
     """Whether a tape is right where both are finite, and not finite where the function is not."""
+    if found.size != expected.size:
+        return False
     found = found.reshape(expected.shape)
     close = np.abs(found - expected) <= PROBED * (1.0 + np.abs(expected))
     return bool((close | (~np.isfinite(found) & ~np.isfinite(expected))).all())

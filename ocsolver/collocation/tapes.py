@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ocsolver.tape import Graph, Program, gradient, jacobian, trace
+from ocsolver.tape import Graph, Program, Untraceable, gradient, jacobian, trace
 
-__all__ = ["EndTape", "PointTape", "end_tape", "point_tape"]
+__all__ = ["EndTape", "PointTape", "end_tape", "point_tape", "remembered"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Tape = TypeVar("Tape")
+
+MOST_ENTRIES = 8  # tapes remembered of one function
+
+
+def remembered(functions: Sequence[Any], extra: Hashable, build: Callable[[], Tape], *, anew: bool) -> Tape | None:
+    """A tape of the same functions made before, or a new one; None if they cannot be traced.
+
+    Nothing is kept of functions that are gone, and they are not kept alive. What they refer to may have changed:
+    callers compare, and ask for the tape `anew` if it is wrong.
+    """
+    refs = []
+    try:
+        first = next((function for function in functions if function is not None), None)
+        entries = _MEMORY.setdefault(first, [])
+        refs = [None if function is None else ref(function) for function in functions]
+    except TypeError:  # no weak references: nothing can be remembered
+        entries = []
+    mine = [
+        entry
+        for entry in entries
+        if entry[1] == extra
+        and all(
+            function is (None if known is None else known())
+            for known, function in zip(entry[0], functions, strict=True)
+        )
+    ]
+    if mine and not anew:
+        tape: Tape | None = mine[0][2]
+        return tape
+    try:
+        tape = build()
+    except Untraceable:
+        tape = None
+    entries[:] = [entry for entry in entries if entry not in mine][: MOST_ENTRIES - 1]
+    entries.insert(0, (refs, extra, tape))
+    return tape
+
+
+_MEMORY: WeakKeyDictionary[Any, list[tuple[list[Any], Hashable, Any]]] = WeakKeyDictionary()
 
 
 class PointTape(NamedTuple):

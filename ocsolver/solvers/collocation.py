@@ -90,7 +90,7 @@ class Collocation(Solver):
         inner.check(control)
         _check_constraints(problem, control[0])
         unit = on_unit_time(problem)
-        stacked = Stacked(unit, begin=problem.horizon[0])
+        stacked = Stacked(unit, begin=problem.horizon[0], source=problem)
         stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
         bar = tqdm(total=limits.max_iterations, disable=not limits.progress, desc="Collocation")
         reporter = _Reporter(self, problem, limits, bar)

@@ -7,6 +7,7 @@ show is read with their strides, and what is written into them stands where it b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -65,16 +66,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes: dict[int, Array] = {}  # per storage
         self.alive: list[Tensor] = []  # a storage that is freed would give its address to another
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, so nothing has to be kept from it."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::")
-        flat = [a for a in _flat((*args, *kwargs.values())) if isinstance(a, Tensor)]
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        name, mutable, random = _known_as(func)
+        if random:
             raise Untraceable(name)
+        flat = [a for a in _flat((*args, *kwargs.values())) if isinstance(a, Tensor)]
         traced = any(self.known(a) for a in flat)
-        if traced and func._schema.is_mutable:
+        if traced and mutable:
             if "out" in kwargs:
                 raise Untraceable(f"{name} with out")
             nodes = self.mutation(name.removesuffix("_"), args[0], args, kwargs)
@@ -196,6 +202,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._each(function, parts)
 
     def _each(self, function: Callable[..., int], parts: Sequence[Array]) -> Array:
+        if all(part.size == 1 for part in parts):
+            node = function(self.graph, *(int(part.ravel()[0]) for part in parts))
+            return np.full(max((part.shape for part in parts), key=len), node)
         whole = np.broadcast_arrays(*parts) if len(parts) > 1 else parts
         columns = [part.ravel().tolist() for part in whole]
         graph = self.graph
@@ -241,6 +250,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return (
             out if first is None else self._each(lambda graph, a, b: graph.binary("add", a, b), [self.read(first), out])
         )
+
+
+@cache
+def _known_as(func: Any) -> tuple[str, bool, bool]:
+    """Name of an operation, whether it writes into its arguments, and whether it is random."""
+    random = torch.Tag.nondeterministic_seeded in func.tags
+    return func._schema.name.removeprefix("aten::"), func._schema.is_mutable, random
 
 
 def _flat(values: Any) -> list[Any]:
