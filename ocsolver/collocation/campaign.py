@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ocsolver.collocation.compiled import fastest_system
+from ocsolver.collocation.descent import VIOLATION, Crew, Patience, descend
 from ocsolver.collocation.errors import Errors, estimate
 from ocsolver.collocation.guess import at_rest, first_point, simulated, warm_point
-from ocsolver.collocation.interior import Walk
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
 from ocsolver.collocation.switches import Switch, find_switches
@@ -31,18 +30,13 @@ FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
 SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
-KAPPA = 10.0  # a barrier problem counts as solved when its error is below so many μ
-FASTER, POWER = 0.2, 1.5  # decrease of μ
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
-FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
-STUCK = 8  # iterations that fail in a row before a group is given up
-VIOLATION = 1e-7
 LEAST = 1e-14  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
-PRICE, DEARER, HIGHEST_PRICE = 1e2, 100.0, 1e13  # of violations, relative to the size of J; steps; the last one
+PRICE = 1e2  # of violations at first, relative to the size of J
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,6 @@ class Campaign:
     _estimated: tuple[Point, float, Errors] | None = None  # errors of a point, and the rounding of kinks they saw
     careful: bool = False  # how far steps may leave the linearization
     system: System = field(init=False)
-    walk: Walk = field(init=False)
     point: Point = field(init=False)
     model: Model = field(init=False)
     mu: Array = field(init=False)
@@ -315,93 +308,29 @@ class Campaign:
 
     def _solve(self, hat: float, wanted: Array) -> Array:
         """Iterate on the current mesh until μ is `hat` relative to the size of J: which groups are solved (G,)."""
-        walk = self.walk = Walk(self.system, clocked=self.clocked, careful=self.careful)
-        unit = self.system.size / self.system.duration
-        mu_end = np.minimum(hat * unit, self.mu)
-        self._round(unit)
-        self.model = self.system.linearize(self.point, self.mu)
-        walk.reset(self.model.now)
-        failed, fails = ~wanted, np.zeros(len(wanted), dtype=int)
-        converged, nearly = np.zeros_like(wanted), np.zeros(len(wanted), dtype=int)
-        for _ in range(PATIENCE if self.counts["meshes"] == 0 else LATER):
-            error, parts = self._error()
-            self._record(error)
-            raised = self._raise_prices(error, ~failed)
-            converged = (
-                (self.mu <= 1.0001 * mu_end) & (parts[0] <= self.accuracy) & (parts[1] <= self.accuracy) & ~raised
-            )
-            converged &= parts[2] <= KAPPA * self.mu / unit
-            fair = (self.mu <= 1.0001 * mu_end) & (parts[0] <= FAIR) & (parts[1] <= self.accuracy**0.5) & ~raised
-            nearly = np.where(fair, nearly + 1, 0)
-            converged |= nearly >= NEARLY
-            active = ~(converged | failed)
-            if not active.any() or not self._time_left():
-                break
-            self._lower_barrier(error, active, mu_end, unit)
-            self.point, moved = walk.step(self.point, self.mu, self.model, active)
-            stuck = active & ~moved
-            fails = np.where(stuck, fails + 1, 0)
-            failed |= fails > STUCK
-            walk.last_delta = np.where(stuck, np.maximum(1e-4, 10 * walk.last_delta), walk.last_delta)
-            walk.delta = np.where(stuck, walk.last_delta, 0.0)
-            self.model = self.system.linearize(self.point, self.mu)
-            self.counts["iterations"] += 1
-        return converged
-
-    def _round(self, unit: Array) -> None:
-        """Kinks are rounded as widely as the barrier is high."""
-        self.stacked.epsilon = float((self.mu / unit).max())
-
-    def _error(self) -> tuple[Array, tuple[Array, Array, Array]]:
-        parts = self.system.errors(self.point, self.mu, self.model)
-        return np.maximum(np.maximum(parts[0], parts[1]), parts[2]), parts
-
-    def _lower_barrier(self, error: Array, active: Array, mu_end: Array, unit: Array) -> None:
-        for _ in range(4):
-            ready = active & (error <= KAPPA * self.mu / unit) & (self.mu > mu_end)
-            if not ready.any():
-                return
-            hat = self.mu / unit
-            lower = np.maximum(mu_end, unit * np.minimum(FASTER * hat, hat**POWER))
-            self.mu = np.where(ready, lower, self.mu)
-            self._round(unit)
-            system = self.system
-            again = system.linearize if self.stacked.kinked else partial(system.remodel, model=self.model)
-            self.model = again(self.point, self.mu)
-            self.walk.reset(self.model.now)
-            error, _ = self._error()
-
-    def _raise_prices(self, error: Array, active: Array) -> Array:
-        """A higher price of violations that pay."""
-        system, unit = self.system, self.system.size / self.system.duration
-        worst = self.violation()
-        most = system.rho_end[:, 0] >= HIGHEST_PRICE * system.size
-        raised = (
-            active
-            & (error <= KAPPA * self.mu / unit)
-            & (worst > self.accuracy + VIOLATION + 10 * self.mu / unit)
-            & ~most
+        crew = Crew.gather(
+            self.system, self.point, self.mu, hat=hat, wanted=wanted, clocked=self.clocked, careful=self.careful
         )
-        if raised.any():
-            factor = np.where(raised, DEARER, 1.0)[:, None]
-            self.system = replace(system, rho_end=factor * system.rho_end, rho_path=factor * system.rho_path)
-            self.walk.system = self.system
-            self.model = self.system.remodel(self.point, self.mu, model=self.model)
-            self.walk.reset(self.model.now)
-        return raised
+        patience = Patience(
+            PATIENCE if self.counts["meshes"] == 0 else LATER, self.accuracy, self._time_left, self._count
+        )
 
-    def violation(self) -> Array:
-        """Largest distance to a constraint at the Gauss points and at the end (G,)."""
-        now = self.model.now
-        path = np.abs(now.path).max((0, 1, 3), initial=0.0)
-        result: Array = np.maximum(path, np.abs(now.terminal).max(-1, initial=0.0))
-        return result
+        def watch(cost: Array, error: Array) -> None:
+            self.cost, self.residual = cost, error
+            self.history.append((cost, error))
+            if self.callback is not None and len(self.history) > 1:
+                self._state = crew.state
+                if self.callback(len(self.history) - 1, self):
+                    raise Stopped
 
-    def _record(self, error: Array) -> None:
-        self.cost, self.residual = self.system.cost(self.model.now.values, self.model.now.end), error
-        self.history.append((self.cost, error))
-        if self.callback is not None and len(self.history) > 1 and self.callback(len(self.history) - 1, self):
-            raise Stopped
+        try:
+            descend(crew, patience, watch)
+        finally:
+            self._state = crew.state
+        return crew.converged
+
+    def _count(self) -> None:
+        self.counts["iterations"] += 1
 
     # -------------------------------------------------------------------- end
 
@@ -411,7 +340,7 @@ class Campaign:
         self.cost = self.system.cost(self.model.now.values, self.model.now.end)
         self.error = errors.total
         self.residual = errors.gap.sum(0) / np.maximum(scale, LEAST * self.system.size)
-        worst = self.violation()
+        worst = self.model.now.violation
         for g in range(len(solved)):
             status, note = self._verdict(g, bool(solved[g]), float(worst[g]))
             self.status.append(status)

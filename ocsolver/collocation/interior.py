@@ -56,6 +56,14 @@ class Walk:
         self.theta_max = np.full(groups, np.inf)
         self.steps = 0
 
+    def part(self, rows: Array, system: System) -> Walk:
+        """The walk of some groups; `system` is theirs."""
+        walk = Walk(system, clocked=self.clocked, careful=self.careful)
+        walk.delta, walk.last_delta, walk.steps = self.delta[rows], self.last_delta[rows], self.steps
+        walk.filter = [(theta[rows], phi[rows]) for theta, phi in self.filter]
+        walk.theta_max = self.theta_max[rows]
+        return walk
+
     def step(self, point: Point, mu: Array, model: Model, active: Array) -> tuple[Point, Array]:
         """One iteration of the active groups: the next point, and which groups moved."""
         step = self._regular_direction(point, mu, model, active)

@@ -63,6 +63,17 @@ class Stacked:
     source: OptimalControlProblem | None = None  # the problem whose functions this one is made of, if it is another
     memory: list[Any] = field(default_factory=list)  # of the rounding, from one iteration to the next
 
+    @property
+    def separable(self) -> bool:
+        """Whether some groups can be evaluated without the others: the functions of users expect them all."""
+        return self.tape is not None and self.end_tape is not None
+
+    def part(self, rows: Array) -> Stacked:
+        """Some of the groups, if they are separable."""
+        part = Stacked(self.problem, self.epsilon, self.begin, self.source)
+        part.__dict__.update(groups=len(rows), members=self.members, tape=self.tape, end_tape=self.end_tape)
+        return part
+
     # -------------------------------------------------------------------- tapes
 
     @cached_property

@@ -117,29 +117,22 @@ def _padded(nodes: Array, count: int) -> Array:
 
 def resampled(mesh: Mesh, limits: Bounds, point: Point, t: Array) -> tuple[Array, ...]:
     """A solution on the mesh t (N + 1, G): x, u, p, y at its Gauss points, states and costates at its nodes."""
-    new = Mesh(t, mesh.tableau)
-    N, s = new.h.shape[0], mesh.tableau.s
-    states, costates = with_ends(point.nodes, point.x), with_ends(point.costates, point.p)
-    rows = [
-        _resampled_group(mesh, limits, point, g, (states, costates), new.points[:, :, g], t[:, g])
-        for g in range(t.shape[1])
-    ]
-    inside, ends = N * s, slice(N * s, None)
-    x, p, u, y = (np.stack(part, 1) for part in zip(*rows, strict=True))  # (N s + N + 1, G, …)
-    at_points = (part[:inside].reshape(N, s, *part.shape[1:]) for part in (x, u, p, y))
-    return (*at_points, x[ends], p[ends])
+    new, s, G = Mesh(t, mesh.tableau), mesh.tableau.s, t.shape[1]
+    times = np.concatenate((new.points.reshape(-1, G), t))  # (N s + N + 1, G)
+    k = np.stack([np.searchsorted(mesh.t[:, g], times[:, g], side="right") for g in range(G)], 1)
+    k = np.clip(k - 1, 0, mesh.h.shape[0] - 1)
+    groups = np.arange(G)
+    sigma = ((times - mesh.t[k, groups]) / mesh.h[k, groups]).ravel()
+    ends, inner = (basis(s, sigma).reshape(*k.shape, -1) for basis in (state_basis, control_basis))
 
+    def values(basis: Array, stages: Array) -> Array:
+        return np.asarray(np.einsum("kgj,kgjd->kgd", basis, stages.swapaxes(1, 2)[k, groups]))
 
-def _resampled_group(
-    mesh: Mesh, limits: Bounds, point: Point, g: int, dense: tuple[Array, Array], points: Array, nodes: Array
-) -> tuple[Array, Array, Array, Array]:
-    """States, costates, controls and path multipliers of a group at points and nodes, one after the other."""
-    times = np.concatenate((points.reshape(-1), nodes))
-    k = np.clip(np.searchsorted(mesh.t[:, g], times, side="right") - 1, 0, mesh.h.shape[0] - 1)
-    sigma = (times - mesh.t[k, g]) / mesh.h[k, g]
-    ends, inner = state_basis(mesh.tableau.s, sigma), control_basis(mesh.tableau.s, sigma)
-    x = np.einsum("kj,kjv->kv", ends, dense[0][k, :, g])
-    p = np.einsum("kj,kjv->kv", ends, dense[1][k, :, g])
-    u = np.einsum("kj,kjc->kc", inner, point.u[k, :, g])
-    y = np.einsum("kj,kjc->kc", inner, point.y[k, :, g])
-    return x, p, np.clip(u, limits.control_lower, limits.control_upper), y
+    x, p = values(ends, with_ends(point.nodes, point.x)), values(ends, with_ends(point.costates, point.p))
+    u, y = values(inner, point.u), values(inner, point.y)
+    inside = new.h.shape[0] * s
+    at_points = (
+        part[:inside].reshape(inside // s, s, *part.shape[1:])
+        for part in (x, np.clip(u, limits.control_lower, limits.control_upper), p, y)
+    )
+    return (*at_points, x[inside:], p[inside:])

@@ -7,7 +7,7 @@ by primal–dual barriers whose weights are those of the quadrature, so that μ 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,28 @@ class System:
         """Length of the horizon (G,)."""
         result: Array = self.mesh.t[-1] - self.mesh.t[0]
         return result
+
+    @cached_property
+    def unit(self) -> Array:
+        """Of the barrier parameter: size of J per time (G,)."""
+        result: Array = self.size / self.duration
+        return result
+
+    def part(self, rows: Array) -> System:
+        """The equations of some groups."""
+        limits = replace(
+            self.limits, start_lower=self.limits.start_lower[rows], start_upper=self.limits.start_upper[rows]
+        )
+        return replace(
+            self,
+            stacked=self.stacked.part(rows),
+            limits=limits,
+            mesh=Mesh(self.mesh.t[:, rows], self.mesh.tableau),
+            scale_x=self.scale_x[rows],
+            size=self.size[rows],
+            rho_path=self.rho_path[:, :, rows],
+            rho_end=self.rho_end[rows],
+        )
 
     @cached_property
     def scale_z(self) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -72,6 +73,33 @@ class Point:
         return tuple(
             np.ascontiguousarray(part) for part in (*parts, *(side for b in barriers for side in (b.bounds, b.z)))
         )
+
+    def part(self, rows: Array) -> Point:
+        """The point of some groups."""
+        return self._mapped(lambda own: np.ascontiguousarray(own[..., rows, :]))
+
+    def with_part(self, other: Point, rows: Array) -> Point:
+        """The same, but some groups as in the point of these."""
+        others = iter(other.arrays)
+
+        def replaced(own: Array) -> Array:
+            result = own.copy()
+            result[..., rows, :] = next(others)
+            return result
+
+        return self._mapped(replaced)
+
+    def _mapped(self, function: Callable[[Array], Array]) -> Point:
+        """Another point whose arrays are functions of the own ones, in the order of `arrays`."""
+        values: dict[str, Any] = {}
+        for entry in fields(self):
+            own = getattr(self, entry.name)
+            if isinstance(own, Barrier):
+                own = Barrier(function(own.bounds), function(own.z), own.idle, own.partial)
+            else:
+                own = function(own)
+            values[entry.name] = own
+        return Point(**values)
 
     def merged(self, other: Point, use: Array) -> Point:
         """Another point in the groups of `use` (G,)."""
@@ -178,6 +206,13 @@ class Residual:
     terminal: Array  # (G, k)
     feasibility: Array  # (G,), θ
     barrier: Array  # (G,), φ
+
+    @cached_property
+    def violation(self) -> Array:
+        """Largest distance to a constraint at the Gauss points and at the end (G,)."""
+        path = np.abs(self.path).max((0, 1, 3), initial=0.0)
+        result: Array = np.maximum(path, np.abs(self.terminal).max(-1, initial=0.0))
+        return result
 
 
 @dataclass(frozen=True, eq=False)

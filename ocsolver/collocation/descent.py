@@ -1,0 +1,172 @@
+"""Interior-point iterations on one mesh until the barrier is as low as wanted; it knows nothing of other meshes.
+
+Groups that are done are left out of what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ocsolver.collocation.interior import Walk
+from ocsolver.collocation.system import System
+from ocsolver.collocation.unknowns import Model, Point
+
+__all__ = ["VIOLATION", "Crew", "Patience", "descend"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+KAPPA = 10.0  # a barrier problem counts as solved when its error is below so many μ
+FASTER, POWER = 0.2, 1.5  # decrease of μ
+FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
+STUCK = 8  # iterations that fail in a row before a group is given up
+VIOLATION = 1e-7
+DEARER, HIGHEST_PRICE = 100.0, 1e13  # steps of the prices of violations; the last one, relative to the size of J
+CROWD = 8  # groups from which on it pays to leave those out that are done
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on, and how exactly to solve."""
+
+    iterations: int
+    accuracy: float  # of the Newton equations, without units
+    time_left: Callable[[], bool]
+    count: Callable[[], None]  # called at every iteration
+
+
+@dataclass(eq=False)
+class Crew:
+    """Some groups on their way, and how each of them fares."""
+
+    rows: Array  # which groups they are
+    system: System
+    point: Point
+    mu: Array  # (G,)
+    mu_end: Array  # (G,), where to stop
+    model: Model
+    walk: Walk
+    failed: Array  # (G,), given up or not wanted
+    fails: Array  # (G,), iterations in a row that did not move
+    nearly: Array  # (G,), iterations that were good enough for singular arcs
+    converged: Array  # (G,)
+
+    @classmethod
+    def gather(
+        cls, system: System, point: Point, mu: Array, *, hat: float, wanted: Array, clocked: bool, careful: bool
+    ) -> Crew:
+        """All groups at a start; those `wanted` go on until μ is `hat` relative to the size of J."""
+        system.stacked.epsilon = float((mu / system.unit).max())  # kinks are rounded as widely as the barrier is high
+        model = system.linearize(point, mu)
+        walk = Walk(system, clocked=clocked, careful=careful)
+        walk.reset(model.now)
+        none = np.zeros(len(mu), dtype=int)
+        mu_end = np.minimum(hat * system.unit, mu)
+        return cls(np.arange(len(mu)), system, point, mu.copy(), mu_end, model, walk, ~wanted, none, none, none > 0)
+
+    @property
+    def state(self) -> tuple[System, Point, Model, Array]:
+        """Where the groups are."""
+        return self.system, self.point, self.model, self.mu
+
+    def look(self, accuracy: float) -> tuple[Array, Array]:
+        """Errors (G,), and which groups are still at work (G,); prices of violations are raised where these pay."""
+        parts = self.system.errors(self.point, self.mu, self.model)
+        error = np.maximum(np.maximum(parts[0], parts[1]), parts[2])
+        settled = ~self._raise_prices(error, accuracy) & (self.mu <= 1.0001 * self.mu_end)
+        done = settled & (parts[0] <= accuracy) & (parts[1] <= accuracy)
+        done &= parts[2] <= KAPPA * self.mu / self.system.unit
+        fair = settled & (parts[0] <= FAIR) & (parts[1] <= accuracy**0.5)
+        self.nearly = np.where(fair, self.nearly + 1, 0)
+        self.converged = done | (self.nearly >= NEARLY)
+        return error, ~(self.converged | self.failed)
+
+    def _raise_prices(self, error: Array, accuracy: float) -> Array:
+        """A higher price of violations that pay: which groups (G,)."""
+        system, hat = self.system, self.mu / self.system.unit
+        raised = ~self.failed & (error <= KAPPA * hat) & (system.rho_end[:, 0] < HIGHEST_PRICE * system.size)
+        if raised.any():
+            raised &= self.model.now.violation > accuracy + VIOLATION + 10 * hat
+        if raised.any():
+            factor = np.where(raised, DEARER, 1.0)[:, None]
+            self.system = replace(system, rho_end=factor * system.rho_end, rho_path=factor * system.rho_path)
+            self.walk.system = self.system
+            self.model = self.system.remodel(self.point, self.mu, model=self.model)
+            self.walk.reset(self.model.now)
+        return raised
+
+    def advance(self, error: Array, active: Array) -> None:
+        """Lower the barrier where it is time, and take a step."""
+        self._lower_barrier(error, active)
+        walk = self.walk
+        self.point, moved = walk.step(self.point, self.mu, self.model, active)
+        stuck = active & ~moved
+        self.fails = np.where(stuck, self.fails + 1, 0)
+        self.failed = self.failed | (self.fails > STUCK)
+        walk.last_delta = np.where(stuck, np.maximum(1e-4, 10 * walk.last_delta), walk.last_delta)
+        walk.delta = np.where(stuck, walk.last_delta, 0.0)
+        self.model = self.system.linearize(self.point, self.mu)
+
+    def _lower_barrier(self, error: Array, active: Array) -> None:
+        unit = self.system.unit
+        for _ in range(4):
+            hat = self.mu / unit
+            ready = active & (error <= KAPPA * hat) & (self.mu > self.mu_end)
+            if not ready.any():
+                return
+            lower = np.maximum(self.mu_end, unit * np.minimum(FASTER * hat, hat**POWER))
+            self.mu = np.where(ready, lower, self.mu)
+            system = self.system
+            system.stacked.epsilon = float((self.mu / unit).max())
+            again = system.linearize if system.stacked.kinked else partial(system.remodel, model=self.model)
+            self.model = again(self.point, self.mu)
+            self.walk.reset(self.model.now)
+            error = np.max(system.errors(self.point, self.mu, self.model), axis=0)
+
+    def part(self, rows: Array) -> Crew:
+        """Some of these groups."""
+        system, point = self.system.part(rows), self.point.part(rows)
+        mu, mu_end = self.mu[rows], self.mu_end[rows]
+        own = (part[rows] for part in (self.failed, self.fails, self.nearly, self.converged))
+        walk = self.walk.part(rows, system)
+        return Crew(self.rows[rows], system, point, mu, mu_end, system.linearize(point, mu), walk, *own)
+
+    def take(self, part: Crew) -> None:
+        """Take over what a part has reached; the model is left as it was."""
+        rows = part.rows
+        self.point = self.point.with_part(part.point, rows)
+        for mine, other in ((self.mu, part.mu), (self.failed, part.failed), (self.converged, part.converged)):
+            mine[rows] = other
+        rho_end, rho_path = self.system.rho_end.copy(), self.system.rho_path.copy()
+        rho_end[rows], rho_path[:, :, rows] = part.system.rho_end, part.system.rho_path
+        self.system = replace(self.system, rho_end=rho_end, rho_path=rho_path)
+
+
+def descend(crew: Crew, patience: Patience, watch: Callable[[Array, Array], None]) -> None:
+    """Iterate until all groups of a crew are done, or the patience is at its end.
+
+    `watch` is told cost and error of all groups at every iteration; what it raises passes through.
+    """
+    everybody = crew
+    cost, errors = np.zeros(len(crew.mu)), np.zeros(len(crew.mu))
+    try:
+        for _ in range(patience.iterations):
+            error, active = crew.look(patience.accuracy)
+            cost[crew.rows], errors[crew.rows] = crew.system.cost(crew.model.now.values, crew.model.now.end), error
+            watch(cost.copy(), errors.copy())
+            if not active.any() or not patience.time_left():
+                break
+            if len(active) >= CROWD and 2 * active.sum() <= len(active) and crew.system.stacked.separable:
+                if crew is not everybody:
+                    everybody.take(crew)
+                crew, error, active = crew.part(np.flatnonzero(active)), error[active], active[active]
+            crew.advance(error, active)
+            patience.count()
+    finally:
+        if crew is not everybody:
+            everybody.take(crew)
+            everybody.model = everybody.system.linearize(everybody.point, everybody.mu)
