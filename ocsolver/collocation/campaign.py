@@ -34,7 +34,7 @@ ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in sing
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
-LEAST = 1e-14  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
+LEAST = 1e-8  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
 PRICE = 1e2  # of violations at first, relative to the size of J
 
@@ -287,7 +287,8 @@ class Campaign:
 
     def _sound(self) -> Array:
         """Whether the errors of the mesh are small enough for the solution to mean anything (G,)."""
-        return np.asarray(self.errors().total <= ROUGH * np.maximum(self.scale(), self.system.size))
+        admissible = self.model.now.violation <= 10 * max(VIOLATION, self.accuracy) + 10 * self.mu / self.system.unit
+        return np.asarray(admissible & (self.errors().total <= ROUGH * np.maximum(self.scale(), self.system.size)))
 
     def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
         scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u)

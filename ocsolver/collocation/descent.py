@@ -14,7 +14,7 @@ import numpy as np
 
 from ocsolver.collocation.interior import Walk
 from ocsolver.collocation.system import System
-from ocsolver.collocation.unknowns import Model, Point
+from ocsolver.collocation.unknowns import Model, Point, total
 
 __all__ = ["VIOLATION", "Crew", "Patience", "descend"]
 
@@ -26,6 +26,10 @@ FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iteratio
 STUCK = 8  # iterations that fail in a row before a group is given up
 VIOLATION = 1e-7
 DEARER, HIGHEST_PRICE = 100.0, 1e13  # steps of the prices of violations; the last one, relative to the size of J
+STILL = (
+    1e-2  # relative change of control and violation that a price hundred times as high makes if these cannot be less
+)
+LARGER = 10.0  # ratio to the size assumed from which on that of J is corrected
 CROWD = 8  # groups from which on it pays to leave those out that are done
 
 
@@ -54,6 +58,8 @@ class Crew:
     fails: Array  # (G,), iterations in a row that did not move
     nearly: Array  # (G,), iterations that were good enough for singular arcs
     converged: Array  # (G,)
+    hopeless: Array  # (G,), their constraints cannot be met
+    before: tuple[Array, Array] | None = None  # control and violation when prices were raised last
 
     @classmethod
     def gather(
@@ -66,7 +72,15 @@ class Crew:
         walk.reset(model.now)
         none = np.zeros(len(mu), dtype=int)
         mu_end = np.minimum(hat * system.unit, mu)
-        return cls(np.arange(len(mu)), system, point, mu.copy(), mu_end, model, walk, ~wanted, none, none, none > 0)
+        return cls(
+            np.arange(len(mu)), system, point, mu.copy(), mu_end, model, walk, ~wanted, none, none, none > 0, none > 0
+        )
+
+    @property
+    def scale(self) -> Array:
+        """∫|L| dt + |Φ| (G,)."""
+        values, end = self.model.now.values, self.model.now.end
+        return self.system.cost(values._replace(running=np.abs(values.running)), end._replace(cost=np.abs(end.cost)))
 
     @property
     def state(self) -> tuple[System, Point, Model, Array]:
@@ -88,16 +102,37 @@ class Crew:
     def _raise_prices(self, error: Array, accuracy: float) -> Array:
         """A higher price of violations that pay: which groups (G,)."""
         system, hat = self.system, self.mu / self.system.unit
-        raised = ~self.failed & (error <= KAPPA * hat) & (system.rho_end[:, 0] < HIGHEST_PRICE * system.size)
+        raised = ~(self.failed | self.hopeless) & (error <= KAPPA * hat)
         if raised.any():
             raised &= self.model.now.violation > accuracy + VIOLATION + 10 * hat
         if raised.any():
+            same = raised & self._unmoved()
+            self.hopeless = self.hopeless | same | (raised & (system.rho_end[:, 0] >= HIGHEST_PRICE * system.size))
+            raised &= ~self.hopeless
+            self.before = self.point.u, self.model.now.violation
             factor = np.where(raised, DEARER, 1.0)[:, None]
-            self.system = replace(system, rho_end=factor * system.rho_end, rho_path=factor * system.rho_path)
+            size = np.where(raised & (self.scale > LARGER * system.size), self.scale, system.size)
+            self.mu, self.mu_end = self.mu * size / system.size, self.mu_end * size / system.size
+            self.system = replace(system, size=size, rho_end=factor * system.rho_end, rho_path=factor * system.rho_path)
             self.walk.system = self.system
             self.model = self.system.remodel(self.point, self.mu, model=self.model)
             self.walk.reset(self.model.now)
         return raised
+
+    def _unmoved(self) -> Array:
+        """Groups whose control and violation the last, much higher price did not change (G,): it is as small as can be.
+
+        A constraint that is merely expensive to meet draws the control along with the price.
+        """
+        if self.before is None:
+            return np.zeros(len(self.mu), dtype=bool)
+        u, violation = self.before
+        if u.shape != self.point.u.shape:
+            return np.zeros(len(self.mu), dtype=bool)
+        now = self.model.now.violation
+        still = np.abs(now - violation) <= STILL * now
+        result: Array = still & (total(np.abs(self.point.u - u)) <= STILL * total(np.abs(u)))
+        return result
 
     def advance(self, error: Array, active: Array) -> None:
         """Lower the barrier where it is time, and take a step."""
@@ -131,9 +166,13 @@ class Crew:
         """Some of these groups."""
         system, point = self.system.part(rows), self.point.part(rows)
         mu, mu_end = self.mu[rows], self.mu_end[rows]
-        own = (part[rows] for part in (self.failed, self.fails, self.nearly, self.converged))
+        tallies = (self.failed, self.fails, self.nearly, self.converged, self.hopeless)
+        own = [part[rows] for part in tallies]
         walk = self.walk.part(rows, system)
-        return Crew(self.rows[rows], system, point, mu, mu_end, system.linearize(point, mu), walk, *own)
+        model = system.linearize(point, mu)
+        part = Crew(self.rows[rows], system, point, mu, mu_end, model, walk, own[0], own[1], own[2], own[3], own[4])
+        part.before = self.before and (self.before[0][:, :, rows], self.before[1][rows])
+        return part
 
     def take(self, part: Crew) -> None:
         """Take over what a part has reached; the model is left as it was."""
@@ -143,7 +182,9 @@ class Crew:
             mine[rows] = other
         rho_end, rho_path = self.system.rho_end.copy(), self.system.rho_path.copy()
         rho_end[rows], rho_path[:, :, rows] = part.system.rho_end, part.system.rho_path
-        self.system = replace(self.system, rho_end=rho_end, rho_path=rho_path)
+        size = self.system.size.copy()
+        size[rows] = part.system.size
+        self.system = replace(self.system, size=size, rho_end=rho_end, rho_path=rho_path)
 
 
 def descend(crew: Crew, patience: Patience, watch: Callable[[Array, Array], None]) -> None:
