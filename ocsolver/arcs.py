@@ -219,21 +219,17 @@ def _vanishing(problem: OptimalControlProblem, solution: Solution, width: Array,
     nu = None if at.nu is None else at.nu[:, 0]
     path = problem.path_constraint
 
-    def slope(v: Tensor) -> Tensor:
-        """∂H/∂u, path multipliers included: (N, G, m)."""
-        with torch.enable_grad():
-            v = leaf(v)
-            value = hamiltonian(problem, t, x, p, v)
-            if path is not None and nu is not None:
-                value = value - (nu * path.path(t, x, v)).sum(-1)
-            (found,) = gradients(group_mean(value, v.shape[-2]), (v,))
-        return found
-
     span = torch.as_tensor(width).to(u)
-    near = torch.stack([slope(u), slope(problem.control_set.project(u + 0.25 * span))])
+    with torch.enable_grad():  # ∂H/∂u here and further inside, path multipliers included: (2, N, G, m)
+        v = leaf(torch.stack((u, problem.control_set.project(u + 0.25 * span))))
+        x, p = (z.expand(2, *z.shape) for z in (x, p))
+        value = hamiltonian(problem, t, x, p, v)
+        if path is not None and nu is not None:
+            value = value - (nu * path.path(t, x, v)).sum(-1)
+        (near,) = gradients(group_mean(value, v.shape[-2]), (v,))
     h = solution.t.diff(dim=0)
     with torch.no_grad():
-        rate = group_mean(running_cost(problem, t, x, u).abs(), u.shape[-2])  # (N, G)
+        rate = group_mean(running_cost(problem, t, x[0], u).abs(), u.shape[-2])  # (N, G)
         scale = torch.maximum((rate * h).sum(0), solution.cost.abs())
     gain = (near.abs() * span).amax(0) * h.sum(0)[:, None]  # (N, G, m)
     limit = torch.where(torch.isfinite(scale), tolerance * scale, -1.0)  # nothing is known of a failed group

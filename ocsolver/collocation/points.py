@@ -15,7 +15,7 @@ from torch import Tensor
 from ocsolver._autodiff import gradients, unit_cotangents
 from ocsolver._call import call
 from ocsolver.collocation.kinks import Rounded, Watch
-from ocsolver.collocation.tapes import EndTape, PointTape, end_tape, point_tape, remembered
+from ocsolver.collocation.tapes import EndTape, PointTape, end_tape, no_end_tape, point_tape, remembered
 from ocsolver.constraints import Constraint
 from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
@@ -105,6 +105,8 @@ class Stacked:
         x = self._start
         if x is None:
             return None
+        if self.problem.terminal_cost is None and self.problem.terminal_constraint is None:
+            return no_end_tape(self.v)
         probes = x + 0.1 * np.random.default_rng(0).standard_normal(x.shape) * (1.0 + np.abs(x))
         return self._tape(
             ("terminal_cost", "terminal_constraint"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ocsolver.tape import Graph, Program, Untraceable, gradient, jacobian, trace
 
-__all__ = ["EndTape", "PointTape", "end_tape", "point_tape", "remembered"]
+__all__ = ["EndTape", "PointTape", "end_tape", "no_end_tape", "point_tape", "remembered"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Tape = TypeVar("Tape")
@@ -106,6 +107,15 @@ def end_tape(functions: Callable[[Tensor], Tensor], x: Array) -> EndTape:
         Program(graph, variables, [cost, c]),
         Program(graph, [*variables, *nu], [cost, c, rows[0], _flat(rows[1:]), _flat(hessian)]),
     )
+
+
+@cache
+def no_end_tape(v: int) -> EndTape:
+    """The programs where the end of v states costs nothing."""
+    graph = Graph()
+    variables, zero = [graph.input(("x", i)) for i in range(v)], graph.zero
+    values = Program(graph, variables, [[zero], []])
+    return EndTape(values, Program(graph, variables, [[zero], [], [zero] * v, [], [zero] * v * v]))
 
 
 def _traced(graph: Graph, function: Callable[..., Tensor], *inputs: tuple[list[float], list[int]]) -> list[int]:
