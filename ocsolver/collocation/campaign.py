@@ -26,6 +26,7 @@ __all__ = ["Campaign", "Start", "Stop"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WARM_BARRIER = 3e-4  # of a start from a solution of a similar problem
+SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
 SHARPEST_KINK = 5e-9
@@ -75,6 +76,8 @@ class Start(NamedTuple):
     p: Array  # (N, s, G, v)
     nodes: Array  # (N + 1, G, v)
     costates: Array  # (N + 1, G, v)
+    y: Array | None = None  # (N, s, G, e), multipliers of path constraints
+    nu: Array | None = None  # (G, k), of terminal constraints
 
 
 @dataclass(eq=False)
@@ -251,10 +254,7 @@ class Campaign:
         hat = self._first_barrier
         solved = np.zeros(G, dtype=bool)
         if warm is not None:
-            self._start(mesh, warm.x, warm.nodes, warm.u)
-            self.mu = WARM_BARRIER * self.system.size / self.system.duration
-            parts = (warm.x, warm.u, warm.p, np.zeros_like(self.point.y), warm.nodes, warm.costates)
-            self.point = warm_point(self.system, self.point, parts, self.mu)
+            self._start_warm(mesh, warm)
             solved = self._solve(hat, np.ones(G, dtype=bool))
             if solved.all():
                 return solved
@@ -296,6 +296,18 @@ class Campaign:
         self.system = fastest_system()(self.stacked, self.limits, mesh, scale_x, scale_u, size, *prices)
         self.mu = FIRST_BARRIER * self.system.size / self.system.duration
         self.point = first_point(self.stacked, self.limits, mesh, x, nodes, u, self.mu)
+
+    def _start_warm(self, mesh: Mesh, warm: Start) -> None:
+        """Start where a similar problem ended: its multipliers are known, so the barrier may be low at once."""
+        self._start(mesh, warm.x, warm.nodes, warm.u)
+        self.mu = WARM_BARRIER * self.system.unit
+        y = np.zeros_like(self.point.y) if warm.y is None else warm.y
+        nu = np.zeros_like(self.point.nu) if warm.nu is None else warm.nu
+        rho_path = np.maximum(self.system.rho_path, SAFE * np.abs(y).max(-1, initial=0.0)[..., None])
+        rho_end = np.maximum(self.system.rho_end, SAFE * np.abs(nu).max(-1, initial=0.0)[:, None])
+        self.system = replace(self.system, rho_path=rho_path, rho_end=rho_end)
+        parts = (warm.x, warm.u, warm.p, y, warm.nodes, warm.costates)
+        self.point = warm_point(self.system, replace(self.point, nu=nu), parts, self.mu)
 
     def _move(self, nodes: Array) -> None:
         """Go on from the current solution on another mesh."""

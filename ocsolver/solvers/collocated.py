@@ -19,7 +19,7 @@ from ocsolver.constraints import Constraint
 from ocsolver.integrators import RK4
 from ocsolver.mesh import Mesh
 from ocsolver.outcome import History, Stats
-from ocsolver.pieces import Pieces, shifted
+from ocsolver.pieces import Pieces, locate, shifted
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
 from ocsolver.transcription import Discretization
@@ -216,7 +216,22 @@ def warm_start(
     def inside(values: Array) -> Array:
         return np.asarray(values[count:].reshape(N, s, *values.shape[1:]))
 
-    return Warm(fractions, Start(inside(x), inside(u), inside(p), x[:count], p[:count]))
+    nu = None
+    if problem.terminal_constraint is not None and "terminal_constraint" in solution.multipliers:
+        nu = _array(solution.multipliers["terminal_constraint"]).reshape(G, -1) / members
+    y = None
+    if (
+        problem.path_constraint is not None
+        and solution.pieces is not None
+        and solution.pieces.path_multipliers is not None
+    ):
+        k, sigma = locate(old, times[order])
+        multipliers = solution.pieces.multipliers(k, sigma)
+        assert multipliers is not None
+        rows = _array(multipliers)[back]  # (T, B, c)
+        duration = t1 - t0 if unit.n > problem.n else 1.0
+        y = inside(rows.reshape(len(rows), G, -1)) * duration / members
+    return Warm(fractions, Start(inside(x), inside(u), inside(p), x[:count], p[:count], y, nu))
 
 
 def _without_narrow(nodes: Array) -> Array:
