@@ -25,17 +25,20 @@ __all__ = ["Campaign", "Start", "Stop"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-WARM_BARRIER = 3e-4  # of a start from a solution of a similar problem
+WARM_BARRIER = 1e-4  # of a start from a solution of a similar problem
+LOOSE = 1.0  # accuracy of the equations on meshes that are not the last, relative to μ
+MOVED = 1e-5  # relative to the size of J, from which the iterations on a new mesh start at least
 SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
-COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
+COARSE, FINER = 1e-4, 1e-5  # μ at which the first mesh is left, and its factor from mesh to mesh
+SLOWER = 1e-2  # the same where that was too fast
 SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
-LEAST = 1e-8  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
+LEAST = 1e-12  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
 PRICE = 1e2  # of violations at first, relative to the size of J
 
@@ -166,6 +169,7 @@ class Campaign:
                 2 * self.stages,
                 self.max_intervals,
             )
+            slower = max(final, SLOWER * hat)
             hat = final if good.all() or FINER * hat < 3.0 * final else FINER * hat
             before = self._state
             self._move(plan.nodes)
@@ -174,6 +178,7 @@ class Campaign:
                 self._state = before
                 self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
                 self._move(plan.nodes)
+                hat = max(hat, slower)
                 now = self._follow(hat, solved, finished)
             if not now.any() and solved.any():
                 break  # the coarser mesh is the answer
@@ -311,6 +316,8 @@ class Campaign:
 
     def _move(self, nodes: Array) -> None:
         """Go on from the current solution on another mesh."""
+        if self.limits.path_lower.size:  # their multipliers do not move well
+            self.mu = np.maximum(self.mu, MOVED * self.system.unit)
         parts = resampled(self.mesh, self.limits, self.point, nodes)
         mesh = Mesh(nodes, self.mesh.tableau)
         prices = self.system.rho_end / mesh.weights[..., None]
@@ -324,9 +331,8 @@ class Campaign:
         crew = Crew.gather(
             self.system, self.point, self.mu, hat=hat, wanted=wanted, clocked=self.clocked, careful=self.careful
         )
-        patience = Patience(
-            PATIENCE if self.counts["meshes"] == 0 else LATER, self.accuracy, self._time_left, self._count
-        )
+        accuracy = self.accuracy if hat <= self._final else max(self.accuracy, LOOSE * hat)
+        patience = Patience(PATIENCE if self.counts["meshes"] == 0 else LATER, accuracy, self._time_left, self._count)
 
         def watch(cost: Array, error: Array) -> None:
             self.cost, self.residual = cost, error

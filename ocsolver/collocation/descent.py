@@ -20,7 +20,7 @@ __all__ = ["VIOLATION", "Crew", "Patience", "descend"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-KAPPA = 10.0  # a barrier problem counts as solved when its error is below so many μ
+KAPPA, CLEAR = 30.0, 1.0  # a barrier problem counts as solved when its error is below so many μ, and below this
 FASTER, POWER = 0.2, 1.5  # decrease of μ
 FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 STUCK = 8  # iterations that fail in a row before a group is given up
@@ -102,7 +102,7 @@ class Crew:
     def _raise_prices(self, error: Array, accuracy: float) -> Array:
         """A higher price of violations that pay: which groups (G,)."""
         system, hat = self.system, self.mu / self.system.unit
-        raised = ~(self.failed | self.hopeless) & (error <= KAPPA * hat)
+        raised = ~(self.failed | self.hopeless) & (error <= _solved(hat))
         if raised.any():
             raised &= self.model.now.violation > accuracy + VIOLATION + 10 * hat
         if raised.any():
@@ -150,7 +150,7 @@ class Crew:
         unit = self.system.unit
         for _ in range(4):
             hat = self.mu / unit
-            ready = active & (error <= KAPPA * hat) & (self.mu > self.mu_end)
+            ready = active & (error <= _solved(hat)) & (self.mu > self.mu_end)
             if not ready.any():
                 return
             lower = np.maximum(self.mu_end, unit * np.minimum(FASTER * hat, hat**POWER))
@@ -185,6 +185,11 @@ class Crew:
         size = self.system.size.copy()
         size[rows] = part.system.size
         self.system = replace(self.system, size=size, rho_end=rho_end, rho_path=rho_path)
+
+
+def _solved(hat: Array) -> Array:
+    """Error (G,) below which a barrier problem counts as solved, from μ relative to the size of J."""
+    return np.minimum(KAPPA * hat, CLEAR)
 
 
 def descend(crew: Crew, patience: Patience, watch: Callable[[Array, Array], None]) -> None:
