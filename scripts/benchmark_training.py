@@ -21,6 +21,7 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"some of: {', '.join(METHODS)}")
     parser.add_argument("--seeds", type=int, help=f"number of seeds (default: {SEEDS}; quick: 2)")
     parser.add_argument("--epochs", type=int, help="passes over the data, for mini-batches (default: 5; digits: 10)")
+    text = "train through all epochs, also when all thresholds are reached: who is ahead in the end?"
+    parser.add_argument("--to-the-end", action="store_true", help=text)
     text = f"limit of each run's own clock on full-batch tasks (default: {SECONDS:g})"
     parser.add_argument("--seconds", type=float, default=SECONDS, help=text)
     options = parser.parse_args(argv)
@@ -88,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks = selected(everything, options.task or (QUICK if options.quick else list(everything)))
     if not tasks:
         parser.error(f"no task has such a name; choose from {', '.join(everything)}")
+
+    if options.to_the_end:
+        tasks = [replace(task, leave_early=False) for task in tasks]
 
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "benchmark_training.json"

@@ -27,11 +27,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 WARM_BARRIER = 1e-4  # of a start from a solution of a similar problem
 LOOSE = 1.0  # accuracy of the equations on meshes that are not the last, relative to μ
-MOVED = 1e-5  # relative to the size of J, from which the iterations on a new mesh start at least
 SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-5  # μ at which the first mesh is left, and its factor from mesh to mesh
-SLOWER = 1e-2  # the same where that was too fast
+SLOWER = 1e-2  # the same where that was too fast, and for arcs on path constraints
 SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
@@ -170,7 +169,8 @@ class Campaign:
                 self.max_intervals,
             )
             slower = max(final, SLOWER * hat)
-            hat = final if good.all() or FINER * hat < 3.0 * final else FINER * hat
+            finer = (SLOWER if self.limits.path_lower.size else FINER) * hat
+            hat = final if good.all() or finer < 3.0 * final else finer
             before = self._state
             self._move(plan.nodes)
             now = self._follow(hat, solved, finished)
@@ -316,8 +316,6 @@ class Campaign:
 
     def _move(self, nodes: Array) -> None:
         """Go on from the current solution on another mesh."""
-        if self.limits.path_lower.size:  # their multipliers do not move well
-            self.mu = np.maximum(self.mu, MOVED * self.system.unit)
         parts = resampled(self.mesh, self.limits, self.point, nodes)
         mesh = Mesh(nodes, self.mesh.tableau)
         prices = self.system.rho_end / mesh.weights[..., None]
@@ -331,7 +329,8 @@ class Campaign:
         crew = Crew.gather(
             self.system, self.point, self.mu, hat=hat, wanted=wanted, clocked=self.clocked, careful=self.careful
         )
-        accuracy = self.accuracy if hat <= self._final else max(self.accuracy, LOOSE * hat)
+        exact = hat <= self._final or self.limits.path_lower.size > 0
+        accuracy = self.accuracy if exact else max(self.accuracy, LOOSE * hat)
         patience = Patience(PATIENCE if self.counts["meshes"] == 0 else LATER, accuracy, self._time_left, self._count)
 
         def watch(cost: Array, error: Array) -> None:
