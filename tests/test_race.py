@@ -208,6 +208,19 @@ def test_other_settings_are_refused(
         assert message in capsys.readouterr().err
 
 
+def test_runs_go_to_the_end_on_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def watch(study: Any) -> bool:
+        seen.extend(task.leave_early for task in study.tasks)
+        return True
+
+    monkeypatch.setattr(benchmark_training, "run", watch)
+    for arguments in ([], ["--to-the-end"]):
+        benchmark_training.main(["--quick", "--task", "mnist", "--out", str(tmp_path), *arguments])
+    assert seen == [True, False]
+
+
 # ------------------------------------------------------------------------------------------------------ the baton
 
 
