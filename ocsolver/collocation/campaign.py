@@ -29,8 +29,7 @@ WARM_BARRIER = 1e-4  # of a start from a solution of a similar problem
 LOOSE = 1.0  # accuracy of the equations on meshes that are not the last, relative to μ
 SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
-COARSE, FINER = 1e-4, 1e-5  # μ at which the first mesh is left, and its factor from mesh to mesh
-SLOWER = 1e-2  # the same where that was too fast, and for arcs on path constraints
+COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
 SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
@@ -168,9 +167,7 @@ class Campaign:
                 2 * self.stages,
                 self.max_intervals,
             )
-            slower = max(final, SLOWER * hat)
-            finer = (SLOWER if self.limits.path_lower.size else FINER) * hat
-            hat = final if good.all() or finer < 3.0 * final else finer
+            hat = final if good.all() or FINER * hat < 3.0 * final else FINER * hat
             before = self._state
             self._move(plan.nodes)
             now = self._follow(hat, solved, finished)
@@ -178,7 +175,6 @@ class Campaign:
                 self._state = before
                 self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
                 self._move(plan.nodes)
-                hat = max(hat, slower)
                 now = self._follow(hat, solved, finished)
             if not now.any() and solved.any():
                 break  # the coarser mesh is the answer
