@@ -79,11 +79,16 @@ class Barrier:
     def slacks(self, value: Array) -> Array:
         """Distances to the sides (2, *b, G, d), inf where there is none; those of the last values are kept."""
         if not self._held or self._held[0] is not value:
-            slack = np.empty_like(self.bounds)
-            np.subtract(value, self.bounds[0], out=slack[0])
-            np.subtract(self.bounds[1], value, out=slack[1])
+            slack = self._distances(value)
             self._held[:] = value, np.maximum(slack, TINY, out=slack)
         return self._held[1]
+
+    def _distances(self, value: Array) -> Array:
+        """Signed distances to the sides (2, *b, G, d)."""
+        result = np.empty_like(self.bounds)
+        np.subtract(value, self.bounds[0], out=result[0])
+        np.subtract(self.bounds[1], value, out=result[1])
+        return result
 
     def centered(self, value: Array, mu: Array) -> Barrier:
         """Multipliers μ / slack; μ broadcasts over (*b, G, d)."""
@@ -109,10 +114,7 @@ class Barrier:
         """Σ log s, (*b, G, d); not finite outside."""
         if self.idle:
             return np.zeros_like(value)
-        slack = np.empty_like(self.bounds)
-        np.subtract(value, self.bounds[0], out=slack[0])
-        np.subtract(self.bounds[1], value, out=slack[1])
-        logs = np.log(slack, out=slack)
+        logs = np.log(self._distances(value))
         if self.partial:
             logs[np.isinf(self.bounds)] = 0.0
         result: Array = logs[0] + logs[1]

@@ -223,14 +223,17 @@ class Campaign:
         """Of the Newton equations in this precision."""
         return ACCURACY if self.stacked.problem.dtype == torch.float64 else SINGLE
 
+    @property
+    def _allowed(self) -> float:
+        """Violation up to which a solution counts as admissible."""
+        return 10 * max(VIOLATION, self.accuracy)
+
     def _time_left(self) -> bool:
         return self.counts["iterations"] < self.stop.max_iterations and not self.stop.late()
 
     def scale(self) -> Array:
         """∫|L| dt + |Φ| (G,)."""
-        end = self.model.now.end.cost
-        result: Array = (self.mesh.weights * np.abs(self.model.now.values.running)).sum((0, 1)) + np.abs(end)
-        return result
+        return self.system.scale(self.model.now.values, self.model.now.end)
 
     def goal(self) -> Array:
         """Error of J to be reached (G,)."""
@@ -288,7 +291,7 @@ class Campaign:
 
     def _sound(self) -> Array:
         """Whether the errors of the mesh are small enough for the solution to mean anything (G,)."""
-        admissible = self.model.now.violation <= 10 * max(VIOLATION, self.accuracy) + 10 * self.mu / self.system.unit
+        admissible = self.model.now.violation <= self._allowed + 10 * self.mu / self.system.unit
         return np.asarray(admissible & (self.errors().total <= ROUGH * np.maximum(self.scale(), self.system.size)))
 
     def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
@@ -366,7 +369,7 @@ class Campaign:
             return self.ending, ""
         if not np.isfinite(self.cost[g]):
             return Status.NONFINITE, "no finite trajectory was found"
-        admissible = worst <= 10 * max(VIOLATION, self.accuracy)
+        admissible = worst <= self._allowed
         if not admissible and solved:
             return Status.INFEASIBLE, self._infeasible(g)
         if tolerance is None:

@@ -60,30 +60,18 @@ class CompiledSystem(System):
         now = self.residual(point, mu, values, end)
         assert values.jacobian is not None
         assert values.hessian is not None
-        derivatives = values._replace(
-            jacobian=np.ascontiguousarray(values.jacobian), hessian=np.ascontiguousarray(values.hessian)
-        )
-        assert derivatives.jacobian is not None
-        z, x, c = derivatives.jacobian.shape[:-2] + derivatives.jacobian.shape[-1:], point.x.shape, point.slack.shape
+        jacobian, x, c = np.ascontiguousarray(values.jacobian), point.x.shape, point.slack.shape
+        z = jacobian.shape[:-2] + jacobian.shape[-1:]
         shapes = ((*z, z[-1]), z, x, z, (x[0], *x[2:]), z, c, c)
         results = tuple(np.empty(shape) for shape in shapes)
-        compiled.model(self._constants, point.arrays, mu, _contiguous(*derivatives), (now.path,), results)
+        inside = _contiguous(values.f, values.running, values.c, jacobian, values.hessian)
+        compiled.model(self._constants, point.arrays, mu, inside, (now.path,), results)
         hessian, slope, adjoint, *rest = results
-        return Model(now, derivatives.jacobian, hessian, slope, adjoint, *rest)
+        return Model(now, jacobian, hessian, slope, adjoint, *rest)
 
-    def _completed(
-        self,
-        point: Point,
-        mu: Array,
-        mu_end: Array,
-        model: Model,
-        now: Residual,
-        d: Direction,
-        aim: Array,
-        hessian: Array,
-    ) -> Step:
-        first, end = model.now, model.now.end
-        inside = (model.jacobian, hessian, model.gradient, model.pull, aim, first.path, first.terminal)
+    def _completed(self, point: Point, mu: Array, model: Model, d: Direction, aim: Array, hessian: Array) -> Step:
+        now, end = model.now, model.now.end
+        inside = (model.jacobian, hessian, model.gradient, model.pull, aim, now.path, now.terminal)
         own = _contiguous(*inside, end.slope, end.jacobian, end.hessian)
         c, k, G = point.slack.shape, point.end_slack.shape, len(mu)
         path, y, last, derivative, bend, length, reach = (np.empty(shape) for shape in (c, c, k, G, G, G, G))

@@ -77,12 +77,6 @@ class Crew:
         )
 
     @property
-    def scale(self) -> Array:
-        """∫|L| dt + |Φ| (G,)."""
-        values, end = self.model.now.values, self.model.now.end
-        return self.system.cost(values._replace(running=np.abs(values.running)), end._replace(cost=np.abs(end.cost)))
-
-    @property
     def state(self) -> tuple[System, Point, Model, Array]:
         """Where the groups are."""
         return self.system, self.point, self.model, self.mu
@@ -111,7 +105,8 @@ class Crew:
             raised &= ~self.hopeless
             self.before = self.point.u, self.model.now.violation
             factor = np.where(raised, DEARER, 1.0)[:, None]
-            size = np.where(raised & (self.scale > LARGER * system.size), self.scale, system.size)
+            scale = system.scale(self.model.now.values, self.model.now.end)
+            size = np.where(raised & (scale > LARGER * system.size), scale, system.size)
             self.mu, self.mu_end = self.mu * size / system.size, self.mu_end * size / system.size
             self.system = replace(system, size=size, rho_end=factor * system.rho_end, rho_path=factor * system.rho_path)
             self.walk.system = self.system
@@ -127,8 +122,6 @@ class Crew:
         if self.before is None:
             return np.zeros(len(self.mu), dtype=bool)
         u, violation = self.before
-        if u.shape != self.point.u.shape:
-            return np.zeros(len(self.mu), dtype=bool)
         now = self.model.now.violation
         still = np.abs(now - violation) <= STILL * now
         result: Array = still & (total(np.abs(self.point.u - u)) <= STILL * total(np.abs(u)))
@@ -164,15 +157,22 @@ class Crew:
 
     def part(self, rows: Array) -> Crew:
         """Some of these groups."""
-        system, point = self.system.part(rows), self.point.part(rows)
-        mu, mu_end = self.mu[rows], self.mu_end[rows]
-        tallies = (self.failed, self.fails, self.nearly, self.converged, self.hopeless)
-        own = [part[rows] for part in tallies]
-        walk = self.walk.part(rows, system)
-        model = system.linearize(point, mu)
-        part = Crew(self.rows[rows], system, point, mu, mu_end, model, walk, own[0], own[1], own[2], own[3], own[4])
-        part.before = self.before and (self.before[0][:, :, rows], self.before[1][rows])
-        return part
+        system, point, mu = self.system.part(rows), self.point.part(rows), self.mu[rows]
+        return Crew(
+            rows=self.rows[rows],
+            system=system,
+            point=point,
+            mu=mu,
+            mu_end=self.mu_end[rows],
+            model=system.linearize(point, mu),
+            walk=self.walk.part(rows, system),
+            failed=self.failed[rows],
+            fails=self.fails[rows],
+            nearly=self.nearly[rows],
+            converged=self.converged[rows],
+            hopeless=self.hopeless[rows],
+            before=self.before and (self.before[0][:, :, rows], self.before[1][rows]),
+        )
 
     def take(self, part: Crew) -> None:
         """Take over what a part has reached; the model is left as it was."""

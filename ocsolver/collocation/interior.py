@@ -88,21 +88,16 @@ class Walk:
     ) -> list[Barrier]:
         """Barriers of controls, path constraints, end constraints and starts after a step of their multipliers."""
         m, mu_end = mu[:, None], (mu * self.system.duration)[:, None]
-        parts = (
-            (point.controls, point.u, step.d.u, new.u, m),
-            (point.paths, point.slack, step.path, new.slack, m),
-            (point.ends, point.end_slack, step.end, new.end_slack, mu_end),
-            (point.starts, point.nodes[0], step.d.nodes[0], new.nodes[0], mu_end),
-        )
-        steps = [None if b.idle else b.step(value, move, weight) for b, value, move, _, weight in parts]
-        alpha = np.ones_like(mu)
-        for (barrier, *_), change in zip(parts, steps, strict=True):
-            if change is not None:
-                alpha = np.minimum(alpha, barrier.dual_room(change, share))
+        weights = (m, m, mu_end, mu_end)
+        changes = [
+            barrier.step(value, move, weight)
+            for (barrier, value), move, weight in zip(point.bounded, step.moves, weights, strict=True)
+        ]
+        alpha = np.min([b.dual_room(dz, share) for (b, _), dz in zip(point.bounded, changes, strict=True)], axis=0)
         a = np.where(moved, alpha, 0.0)[:, None]
         return [
-            barrier if change is None else barrier.moved(change, a, value, weight)
-            for (barrier, _, _, value, weight), change in zip(parts, steps, strict=True)
+            barrier.moved(change, a, value, weight)
+            for (barrier, value), change, weight in zip(new.bounded, changes, weights, strict=True)
         ]
 
     def _longer(
@@ -131,15 +126,8 @@ class Walk:
 
     def _room(self, point: Point, step: Step, share: Array) -> Array:
         """Largest primal step that stays inside (G,)."""
-        result = np.ones_like(share)
-        for barrier, value, move in (
-            (point.controls, point.u, step.d.u),
-            (point.paths, point.slack, step.path),
-            (point.ends, point.end_slack, step.end),
-            (point.starts, point.nodes[0], step.d.nodes[0]),
-        ):
-            if not barrier.idle:
-                result = np.minimum(result, barrier.room(value, move, share))
+        pairs = zip(point.bounded, step.moves, strict=True)
+        result: Array = np.min([barrier.room(value, move, share) for (barrier, value), move in pairs], axis=0)
         if self.clocked:
             T, dT = point.nodes[0, :, -1], step.d.nodes[0, :, -1]
             result = np.minimum(result, 1.0 / np.maximum(1.0, np.maximum(-dT / (SHRINK * T), dT / (GROW * T))))
@@ -200,11 +188,8 @@ class Walk:
                         good, armijo = good | use, np.where(use, armijo2, armijo)
             fresh = good & ~armijo
             if fresh.any():
-                corner = (
-                    (1 - FILTER_SHRINK) * now.feasibility,
-                    now.barrier - FILTER_SHRINK * now.feasibility,
-                )
-                self.filter.append((np.where(fresh, corner[0], np.inf), np.where(fresh, corner[1], np.inf)))
+                theta, phi = (1 - FILTER_SHRINK) * now.feasibility, now.barrier - FILTER_SHRINK * now.feasibility
+                self.filter.append((np.where(fresh, theta, np.inf), np.where(fresh, phi, np.inf)))
             taken = np.where(good, trial_alpha, taken)
             moved |= good
             waiting &= ~good

@@ -328,7 +328,7 @@ def weighted(jacobian: Array, p: Array, y: Array) -> Array:
 def _rows(*parts: Array) -> tuple[Array, ...]:
     """Arrays (*b, d) as (points, d)."""
     count = parts[0].size // parts[0].shape[-1]
-    return tuple(np.ascontiguousarray(part).reshape(count, part.shape[-1]) for part in parts)
+    return tuple(part.reshape(count, part.shape[-1]) for part in parts)
 
 
 def _agree(found: Array, expected: Array) -> bool:

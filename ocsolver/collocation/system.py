@@ -103,6 +103,11 @@ class System:
         result: Array = (self.mesh.weights * values.running).sum((0, 1)) + end.cost
         return result
 
+    def scale(self, values: PointValues, end: EndPoint) -> Array:
+        """∫|L| dt + |Φ| (G,)."""
+        result: Array = (self.mesh.weights * np.abs(values.running)).sum((0, 1)) + np.abs(end.cost)
+        return result
+
     def _merit(
         self, point: Point, mu: Array, values: PointValues, end: EndPoint, path: Array, terminal: Array
     ) -> Array:
@@ -207,10 +212,9 @@ class System:
             diagonal = np.einsum("...ii->...i", hessian)
             diagonal += (delta * self.size / self.duration)[:, None] / self.scale_z**2
         inside = Linearized(mesh.h, hessian, model.jacobian[..., :v, :], right, -now.stage, -now.gap, model.back)
-        mu_end = (mu * self.duration)[:, None]
-        ends = self._ends(point, mu_end, model.now.end, now.terminal)
+        ends = self._ends(point, (mu * self.duration)[:, None], model.now.end, now.terminal)
         found = directions(active, mesh.tableau, inside, ends)
-        return None if found is None else self._completed(point, mu, mu_end, model, now, found, aim, hessian)
+        return None if found is None else self._completed(point, mu, model, found, aim, hessian)
 
     def _ends(self, point: Point, mu_end: Array, end: EndPoint, terminal: Array) -> Ends:
         x0, q0 = point.nodes[0], point.costates[0]
@@ -233,19 +237,9 @@ class System:
             end_right -= np.einsum("ge,gev->gv", point.nu, end.jacobian)
         return Ends(*start, end.hessian, end.jacobian, slack, end_right, constraint)
 
-    def _completed(
-        self,
-        point: Point,
-        mu: Array,
-        mu_end: Array,
-        model: Model,
-        now: Residual,
-        d: Direction,
-        aim: Array,
-        hessian: Array,
-    ) -> Step:
+    def _completed(self, point: Point, mu: Array, model: Model, d: Direction, aim: Array, hessian: Array) -> Step:
         """Steps of slacks and multipliers, the slope of φ and the curvature along the step."""
-        v, w = self.stacked.v, self.weights
+        v, w, mu_end = self.stacked.v, self.weights, (mu * self.duration)[:, None]
         last, first = d.nodes[-1], d.nodes[0]
         dz = np.concatenate((d.x, d.u), -1)
         slope = total(model.gradient * dz) + (model.now.end.slope * last).sum(-1)
@@ -255,7 +249,7 @@ class System:
         length = total(weighed * dz / self.scale_z**2) / self.duration
         change = (np.abs(model.jacobian[..., :v, :]) @ np.abs(dz)[..., None])[..., 0]
         reach = ((self.mesh.lengths * change).sum((0, 1)) / self.scale_x).sum(-1)
-        path, y, end = now.path, now.path, now.terminal  # empty ones
+        path, y, end = model.now.path, model.now.path, model.now.terminal  # empty ones
         if path.shape[-1]:
             image = np.einsum("...ci,...i->...c", model.jacobian[..., v + 1 :, :], dz)
             new = aim + model.pull * image
@@ -299,13 +293,12 @@ class System:
         dual_x = self.mesh.lengths * slope[..., :v] + model.adjoint
         dual = np.maximum(largest(dual_x * self.scale_x), np.abs(transversal * self.scale_x).max(-1)) / self.size
         dual = np.maximum(largest(dual_u * self.scale_u) * unit, dual)
-        gap = np.zeros_like(mu)
-        for barrier, value, m, one in (
-            (point.controls, point.u, mu[:, None], unit),
-            (point.paths, point.slack, mu[:, None], unit),
-            (point.ends, point.end_slack, mu_end, 1.0 / self.size),
-            (point.starts, point.nodes[0], mu_end, 1.0 / self.size),
-        ):
-            if not barrier.idle:
-                gap = np.maximum(gap, barrier.complementarity(value, m) * one)
+        inside, ends = (mu[:, None], unit), (mu_end, 1.0 / self.size)
+        gap = np.max(
+            [
+                barrier.complementarity(value, m) * one
+                for (barrier, value), (m, one) in zip(point.bounded, (inside, inside, ends, ends), strict=True)
+            ],
+            axis=0,
+        )
         return dual, primal, gap

@@ -74,46 +74,39 @@ class Point:
             np.ascontiguousarray(part) for part in (*parts, *(side for b in barriers for side in (b.bounds, b.z)))
         )
 
+    @property
+    def bounded(self) -> tuple[tuple[Barrier, Array], ...]:
+        """Barriers, each with its values: controls, slacks of the path, slacks of the end, initial states."""
+        values = (self.u, self.slack, self.end_slack, self.nodes[0])
+        return tuple(zip((self.controls, self.paths, self.ends, self.starts), values, strict=True))
+
     def part(self, rows: Array) -> Point:
         """The point of some groups."""
-        return self._mapped(lambda own: np.ascontiguousarray(own[..., rows, :]))
+        return self._mapped(self, lambda own, _: np.ascontiguousarray(own[..., rows, :]))
 
     def with_part(self, other: Point, rows: Array) -> Point:
         """The same, but some groups as in the point of these."""
-        others = iter(other.arrays)
 
-        def replaced(own: Array) -> Array:
+        def replaced(own: Array, new: Array) -> Array:
             result = own.copy()
-            result[..., rows, :] = next(others)
+            result[..., rows, :] = new
             return result
 
-        return self._mapped(replaced)
-
-    def _mapped(self, function: Callable[[Array], Array]) -> Point:
-        """Another point whose arrays are functions of the own ones, in the order of `arrays`."""
-        values: dict[str, Any] = {}
-        for entry in fields(self):
-            own = getattr(self, entry.name)
-            if isinstance(own, Barrier):
-                own = Barrier(function(own.bounds), function(own.z), own.idle, own.partial)
-            else:
-                own = function(own)
-            values[entry.name] = own
-        return Point(**values)
+        return self._mapped(other, replaced)
 
     def merged(self, other: Point, use: Array) -> Point:
         """Another point in the groups of `use` (G,)."""
+        return self._mapped(other, lambda own, new: np.where(use[:, None], new, own))
 
-        def pick(a: Array, b: Array) -> Array:
-            return np.where(use[:, None], b, a)
-
+    def _mapped(self, other: Point, function: Callable[[Array, Array], Array]) -> Point:
+        """A point whose arrays are functions of those of this one and another."""
         values: dict[str, Any] = {}
         for entry in fields(self):
             a, b = getattr(self, entry.name), getattr(other, entry.name)
             if isinstance(a, Barrier):
-                values[entry.name] = a.held(pick(a.z, b.z))
+                values[entry.name] = Barrier(function(a.bounds, b.bounds), function(a.z, b.z), a.idle, a.partial)
             else:
-                values[entry.name] = pick(a, b)
+                values[entry.name] = function(a, b)
         return Point(**values)
 
     def shifted(self, step: Step, alpha: Array) -> Point:
@@ -243,6 +236,11 @@ class Step:
     bend: Array  # (G,), curvature
     length: Array  # (G,)
     reach: Array  # (G,), by how much its parts change the rates, also where they cancel
+
+    @property
+    def moves(self) -> tuple[Array, ...]:
+        """Steps of what `Point.bounded` holds."""
+        return self.d.u, self.path, self.end, self.d.nodes[0]
 
     def merged(self, other: Step, use: Array) -> Step:
         """Other groups' steps where `use` (G,)."""

@@ -49,8 +49,7 @@ class Program:
                 steps.append((name, node, arguments))
             elif node not in place:
                 raise ValueError(f"the outputs depend on {arguments[0]!r}, which is no input of this program")
-        for node in numbers:
-            place[node] = len(inputs) + len(steps) + numbers.index(node)
+        place.update((node, len(inputs) + len(steps) + i) for i, node in enumerate(numbers))
         self.registers = len(inputs) + len(steps) + len(numbers)
         self.numbers = np.array([graph.code[node][1] for node in numbers])
         rows = []
