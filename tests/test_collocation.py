@@ -478,6 +478,28 @@ def test_a_solution_of_free_time_is_a_start() -> None:
     assert float(warm.cost) == pytest.approx(2.0 * math.sqrt(1.2), abs=1e-6)
 
 
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_a_solution_with_other_constraints_is_a_start(first: int, then: int) -> None:
+    """Its multipliers say nothing of the new ones: 1.5 is the least effort to get there, 6 that to rest there."""
+
+    def run(components: int, start: oc.Solution | None) -> oc.Solution:
+        target = torch.tensor([1.0, 0.0])[:components]
+        problem = oc.OptimalControlProblem(
+            dynamics=lambda t, x, u: torch.stack((x[..., 1], u[..., 0]), -1),
+            running_cost=lambda t, x, u: 0.5 * u[..., 0] ** 2,
+            horizon=(0.0, 1.0),
+            initial_state=[0.0, 0.0],
+            control_set=oc.Box([-20.0], [20.0]),
+            path_constraint=oc.Constraint(lambda t, x, u: x.flip(-1)[..., :components], upper=2.0),
+            terminal_constraint=oc.Constraint(lambda x: x[..., :components] - target),
+        )
+        return oc.solve(problem, oc.Collocation(), initial_control=start)
+
+    warm = run(then, run(first, None))
+    assert bool(warm.success.all())
+    assert float(warm.cost) == pytest.approx({1: 1.5, 2: 6.0}[then], abs=1e-6)
+
+
 def test_sweeps_start_from_collocated_solutions() -> None:
     polished = oc.solve(bounded(), oc.Collocation())
     sweeps = oc.solve(bounded(), oc.EMSA(), mesh=100, initial_control=polished)
@@ -533,6 +555,19 @@ def test_callback_sees_iterates() -> None:
         assert iterate.u.shape == (N, 1, 1)
         assert iterate.cost.shape == iterate.residual.shape == (1,)
     assert float(seen[-1][1].cost) == pytest.approx(float(solution.cost), abs=1e-6)
+
+
+def test_a_callback_sees_all_of_a_batch_as_they_are() -> None:
+    """Also those that take longer than the others."""
+    states = torch.tensor([[0.0, 1.0]]) * torch.tensor([*[0.1] * 11, 3.0])[:, None]
+    seen: list[Any] = []
+    problem = van_der_pol_bounded.build(initial_state=states).problem
+    batch = oc.solve(problem, oc.Collocation(), callback=lambda _, iterate: seen.append(iterate))
+    N = seen[-1].u.shape[0]
+    final = [iterate for iterate in seen if iterate.u.shape[0] == N]
+    torch.testing.assert_close(final[-1].x, batch.x)
+    torch.testing.assert_close(final[-1].cost, batch.cost)
+    assert not torch.equal(final[-1].x[:, -1], final[-2].x[:, -1])
 
 
 def test_keyboard_interrupt_in_a_callback_returns_what_there_is() -> None:

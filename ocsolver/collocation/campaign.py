@@ -305,8 +305,7 @@ class Campaign:
         """Start where a similar problem ended: its multipliers are known, so the barrier may be low at once."""
         self._start(mesh, warm.x, warm.nodes, warm.u)
         self.mu = WARM_BARRIER * self.system.unit
-        y = np.zeros_like(self.point.y) if warm.y is None else warm.y
-        nu = np.zeros_like(self.point.nu) if warm.nu is None else warm.nu
+        y, nu = _usable(warm.y, self.point.y), _usable(warm.nu, self.point.nu)
         rho_path = np.maximum(self.system.rho_path, SAFE * np.abs(y).max(-1, initial=0.0)[..., None])
         rho_end = np.maximum(self.system.rho_end, SAFE * np.abs(nu).max(-1, initial=0.0)[:, None])
         self.system = replace(self.system, rho_path=rho_path, rho_end=rho_end)
@@ -330,7 +329,8 @@ class Campaign:
         )
         exact = hat <= self._final or self.limits.path_lower.size > 0
         accuracy = self.accuracy if exact else max(self.accuracy, LOOSE * hat)
-        patience = Patience(PATIENCE if self.counts["meshes"] == 0 else LATER, accuracy, self._time_left, self._count)
+        iterations = PATIENCE if self.counts["meshes"] == 0 else LATER
+        patience = Patience(iterations, accuracy, self.callback is not None, self._time_left, self._count)
 
         def watch(cost: Array, error: Array) -> None:
             self.cost, self.residual = cost, error
@@ -397,6 +397,13 @@ class Campaign:
             return f"path_constraint component {component} is violated by {path.max():.3g} at t = {when:.6g}"
         c = int(end.argmax())
         return f"terminal_constraint component {c} is missed by {end.max():.3g}"
+
+
+def _usable(multipliers: Array | None, like: Array) -> Array:
+    """Multipliers of a similar problem; zeros where it has other constraints or did not find them."""
+    if multipliers is None or multipliers.shape != like.shape or not np.isfinite(multipliers).all():
+        return np.zeros_like(like)
+    return multipliers
 
 
 def scales(

@@ -39,6 +39,7 @@ class Patience:
 
     iterations: int
     accuracy: float  # of the Newton equations, without units
+    together: bool  # whether groups that are done stay, for somebody who watches all of them
     time_left: Callable[[], bool]
     count: Callable[[], None]  # called at every iteration
 
@@ -206,7 +207,8 @@ def descend(crew: Crew, patience: Patience, watch: Callable[[Array, Array], None
             watch(cost.copy(), errors.copy())
             if not active.any() or not patience.time_left():
                 break
-            if len(active) >= CROWD and 2 * active.sum() <= len(active) and crew.system.stacked.separable:
+            crowded = len(active) >= CROWD and 2 * active.sum() <= len(active)
+            if crowded and not patience.together and crew.system.stacked.separable:
                 if crew is not everybody:
                     everybody.take(crew)
                 crew, error, active = crew.part(np.flatnonzero(active)), error[active], active[active]
