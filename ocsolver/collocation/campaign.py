@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from ocsolver.collocation.compiled import fastest_system
-from ocsolver.collocation.descent import VIOLATION, Crew, Patience, descend
-from ocsolver.collocation.errors import Errors, estimate
-from ocsolver.collocation.guess import at_rest, first_point, simulated, warm_point
+from ocsolver.collocation.descent import Crew, Patience, descend
+from ocsolver.collocation.errors import VIOLATION, Errors, estimate
+from ocsolver.collocation.guess import first_point, guesses, warm_point
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
+from ocsolver.collocation.settle import settled
 from ocsolver.collocation.switches import Switch, find_switches
 from ocsolver.collocation.system import System
 from ocsolver.collocation.tableau import gauss
@@ -37,6 +38,7 @@ LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
 LEAST = 1e-12  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
+MET, SOUND = 2, 4  # ranks of first solutions: their constraints are met; they are solved, too, and not too rough
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
 PRICE = 1e2  # of violations at first, relative to the size of J
 
@@ -140,8 +142,9 @@ class Campaign:
             errors, goal = self.errors(), self.goal()
             total = errors.total
             good = ~solved | (total <= np.maximum(goal, 4e-15 * self.scale() * self.mesh.h.shape[0]))
-            good &= ~solved | (errors.control.max(0) <= self.stop.fineness)
-            worst = np.maximum(total / goal, errors.control.max(0) / self.stop.fineness)
+            fine = np.maximum(errors.control.max(0) / self.stop.fineness, self._met(errors).max(0) / VIOLATION)
+            good &= ~solved | (fine <= 1.0)
+            worst = np.maximum(total / goal, fine)
             score = float(np.max(np.where(solved, worst, 0.0)))
             if hat > final:
                 best = np.inf, self._state, solved
@@ -153,7 +156,10 @@ class Campaign:
                 finished |= good
             if finished.all() or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
                 break
-            switches = find_switches(self.stacked, self.limits, self.mesh, self.point, self.system.size, switches)
+            violation = self._met(errors)
+            switches = find_switches(
+                self.stacked, self.limits, self.mesh, self.point, self.system.size, switches, violation * (hat <= final)
+            )
             floor = 4.0 * self.mu * self.limits.control_lower.size
             goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
             plan = refined_nodes(
@@ -161,6 +167,7 @@ class Campaign:
                 base,
                 errors,
                 switches,
+                violation,
                 goal,
                 self.stop.fineness,
                 floor,
@@ -239,6 +246,10 @@ class Campaign:
         """Error of J to be reached (G,)."""
         return self.stop.goal * np.maximum(self.scale(), LEAST * self.system.size)
 
+    def _met(self, errors: Errors) -> Array:
+        """Violation between the points of every interval (N, G), where constraints can be met."""
+        return np.where(self.model.now.violation <= self._allowed, errors.violation, 0.0)
+
     def errors(self) -> Errors:
         """Errors of the current solution, estimated once."""
         if (
@@ -262,20 +273,50 @@ class Campaign:
             solved = self._solve(hat, np.ones(G, dtype=bool))
             if solved.all():
                 return solved
-        sound = np.zeros(G, dtype=bool)
-        for guess, self.careful in ((simulated, False), (simulated, True), (at_rest, False)):
-            before = self._state if solved.any() else None
-            x, nodes, u = guess(self.stacked, self.limits, mesh, control)
-            self._start(mesh, x, nodes, u)
-            now = self._solve(hat, ~sound)
-            new = (now & ~solved) | (now & self._sound() & ~sound)
-            if before is not None:
-                self._keep(before, ~new)
-            solved = solved | now
-            sound = solved & self._sound()
-            if sound.all() or not self._time_left():
-                break
+        rank = np.full(G, -1)
+        for guess in guesses(clocked=self.clocked):
+            self.careful = guess.careful
+            parts = guess.trajectory(self.stacked, self.limits, mesh, control, guess.longer)
+            for _ in range(2):
+                before = self._state if rank.max() >= 0 else None
+                self._start(mesh, *parts)
+                now = self._settle(hat, self._solve(hat, rank < SOUND))
+                reached = self._rank(now)
+                better = reached > rank
+                if before is not None:
+                    self._keep(before, ~better)
+                solved, rank = np.where(better, now, solved), np.maximum(rank, reached)
+                if (rank == SOUND).all() or not self._time_left():
+                    return solved
+                if not (better & (rank == MET)).any():
+                    break
+                # It meets the constraints and no more: once again from there, with room around it.
+                parts = self.point.x, self.point.nodes, self.point.u
         return solved
+
+    def _settle(self, hat: float, solved: Array) -> Array:
+        """Solve again from better controls, where solutions without bounds rest at others: which groups are solved."""
+        unbounded = np.isinf(self.errors().total) & np.isfinite(self.cost) & solved
+        u = settled(self.stacked, self.limits, self.mesh, self.point) if unbounded.any() else None
+        if u is None:
+            return solved
+        before, point = self._state, self.point
+        self.point = warm_point(
+            self.system, point, (point.x, u, point.p, point.y, point.nodes, point.costates), self.mu
+        )
+        self.model = self.system.linearize(self.point, self.mu)
+        again = self._solve(hat, unbounded)
+        self._keep(before, ~again)
+        return solved | again
+
+    def _rank(self, solved: Array) -> Array:
+        """How good the current solution of each group is as a start (G,): infeasible, …, `MET`, …, `SOUND`.
+
+        It is sound where the errors of the mesh are small enough for the solution to mean anything.
+        """
+        admissible = self.model.now.violation <= self._allowed + 10 * self.mu / self.system.unit
+        exact = self.errors().total <= ROUGH * np.maximum(self.scale(), self.system.size)
+        return np.asarray(MET * admissible + solved + (admissible & solved & exact))
 
     def _keep(self, before: tuple[System, Point, Model, Array], groups: Array) -> None:
         """Take some groups back to where they were on the same mesh."""
@@ -288,11 +329,6 @@ class Campaign:
         self.system = replace(self.system, rho_end=rho_end, rho_path=rho_path, scale_x=scale_x, size=size)
         self.point, self.mu = self.point.merged(point, groups), np.where(groups, mu, self.mu)
         self.model = self.system.linearize(self.point, self.mu)
-
-    def _sound(self) -> Array:
-        """Whether the errors of the mesh are small enough for the solution to mean anything (G,)."""
-        admissible = self.model.now.violation <= self._allowed + 10 * self.mu / self.system.unit
-        return np.asarray(admissible & (self.errors().total <= ROUGH * np.maximum(self.scale(), self.system.size)))
 
     def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
         scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u)

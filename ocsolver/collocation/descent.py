@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.interior import Walk
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Model, Point, total
 
-__all__ = ["VIOLATION", "Crew", "Patience", "descend"]
+__all__ = ["Crew", "Patience", "descend"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -24,7 +25,6 @@ KAPPA, CLEAR = 30.0, 1.0  # a barrier problem counts as solved when its error is
 FASTER, POWER = 0.2, 1.5  # decrease of μ
 FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 STUCK = 8  # iterations that fail in a row before a group is given up
-VIOLATION = 1e-7
 DEARER, HIGHEST_PRICE = 100.0, 1e13  # steps of the prices of violations; the last one, relative to the size of J
 STILL = (
     1e-2  # relative change of control and violation that a price hundred times as high makes if these cannot be less

@@ -18,10 +18,11 @@ from ocsolver.collocation.points import PointValues, Stacked, weighted
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Errors", "estimate"]
+__all__ = ["VIOLATION", "Errors", "Fine", "between", "estimate", "gain", "improved"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+VIOLATION = 1e-7  # of constraints that counts as none
 FINE = 6  # Gauss points per interval for the estimates
 RISING = 1e-4  # slope of H, relative to 1 + |L|, that counts as rising
 LARGE = 100.0  # size of a control from which its errors are relative
@@ -32,11 +33,13 @@ class Errors(NamedTuple):
     """Estimates per interval (N, G), the first two in units of J.
 
     The distance of the control from where H is largest is relative to |u| where that is large, and zero near a bound.
+    Violations are relative to bounds that are larger than 1.
     """
 
     defect: Array  # of the simulation, signed
     gap: Array  # ∫ max H − H(u) ≥ 0
     control: Array
+    violation: Array  # of path constraints between their points
 
     @property
     def total(self) -> Array:
@@ -80,14 +83,28 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
     excess = (at.p * (slope / h[..., None] - q.f)).sum(-1) + q.running
     defect = (w * excess).sum(1) - (mesh.weights * stages).sum(1)
     better = _better_control(stacked, limits, at, q)
-    gain = _gain(stacked, at, q, better)
+    best = gain(stacked, at, q, better)
     for u in _others(stacked, limits, at.u):  # in case H is not concave
-        gain = np.fmax(gain, _gain(stacked, at, q, u))
-    gain = np.where(_unbounded(stacked, limits, at, q), np.inf, gain)
+        best = np.fmax(best, gain(stacked, at, q, u))
+    best = np.where(_unbounded(stacked, limits, at, q), np.inf, best)
     lower, upper = limits.control_lower, limits.control_upper
     inside = ((at.u > lower) & (at.u < upper) & (better > lower) & (better < upper)).all((1, 3))
     distance = (np.abs(better - at.u) / np.maximum(1.0, np.abs(at.u) / LARGE)).max((1, 3))
-    return Errors(defect, (w * np.maximum(gain, 0.0)).sum(1), np.where(inside, distance, 0.0))
+    violation = _violation(limits, q.c)
+    if q.c.size:  # at the nodes, too, where polynomials that meet constraints at all Gauss points may swing
+        at = between(point, mesh, limits, np.array([0.0, 1.0]))
+        violation = np.maximum(violation, _violation(limits, stacked.values(at.t, at.x, at.u).c))
+    return Errors(defect, (w * np.maximum(best, 0.0)).sum(1), np.where(inside, distance, 0.0), violation)
+
+
+def _violation(limits: Bounds, c: Array) -> Array:
+    """Largest violation of path constraints in each interval (N, G), relative to bounds that are larger than 1."""
+    distances = (
+        np.where(np.isfinite(side), sign * (side - c) / np.maximum(1.0, np.abs(side)), 0.0)
+        for side, sign in ((limits.path_lower, 1.0), (limits.path_upper, -1.0))
+    )
+    worst = np.maximum(*distances)
+    return np.asarray(np.nan_to_num(worst, nan=0.0).max((1, 3), initial=0.0))
 
 
 def _others(stacked: Stacked, limits: Bounds, u: Array) -> Iterator[Array]:
@@ -119,10 +136,15 @@ def _unbounded(stacked: Stacked, limits: Bounds, at: Fine, q: PointValues) -> Ar
     return result
 
 
-def _gain(stacked: Stacked, at: Fine, q: PointValues, u: Array) -> Array:
+def gain(stacked: Stacked, at: Fine, q: PointValues, u: Array) -> Array:
     """H(u) − H of the own control (N, q, G)."""
     other = stacked.values(at.t, at.x, u)
     return np.asarray((at.p * (other.f - q.f)).sum(-1) - (other.running - q.running) - (at.y * (other.c - q.c)).sum(-1))
+
+
+def improved(stacked: Stacked, limits: Bounds, at: Fine) -> Array:
+    """A control that is nearer to where H is largest, by one step of Newton's method (N, q, G, m)."""
+    return _better_control(stacked, limits, at, stacked.expand(at.t, at.x, at.u, at.p, at.y))
 
 
 def _better_control(stacked: Stacked, limits: Bounds, at: Fine, q: Any) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,11 +12,29 @@ from ocsolver.collocation.points import Stacked, preference, weighted
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["at_rest", "first_point", "simulated", "warm_point"]
+__all__ = ["Guess", "first_point", "guesses", "warm_point"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FAR = 1e3  # a simulation that goes so far from the start is no guess
+LONGER = 3.0, 10.0, 30.0  # factors of the guessed duration that are tried where a shorter one does not reach the end
+
+
+class Guess(NamedTuple):
+    """A trivial start: how to get states (N, s, G, v), nodes (N + 1, G, v) and a control (N, s, G, m)."""
+
+    trajectory: Callable[[Stacked, Bounds, Mesh, Array | None, float], tuple[Array, Array, Array]]
+    careful: bool = False  # how far steps may leave the linearization
+    longer: float = 1.0  # factor of the guessed duration, where it is free
+
+
+def guesses(*, clocked: bool) -> list[Guess]:
+    """What is tried, one after the other; a free duration is the last state.
+
+    From too short a duration, the least violation nearby is often that of a trajectory which hardly starts.
+    """
+    longer = [Guess(simulated, longer=factor) for factor in LONGER] if clocked else []
+    return [Guess(simulated), *longer, Guess(simulated, careful=True), Guess(at_rest)]
 
 
 def barrier_between(lower: Array, upper: Array, shape: tuple[int, ...]) -> Barrier:
@@ -37,24 +56,30 @@ def _control(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None
     return np.repeat(control[:, None], s, 1)
 
 
-def _start(stacked: Stacked, limits: Bounds) -> Array:
-    """Initial state (G, v): the one given, inside its bounds."""
+def _start(stacked: Stacked, limits: Bounds, longer: float) -> Array:
+    """Initial state (G, v): the one given, inside its bounds; the last one is a duration if `longer` is not 1."""
     x0 = stacked.problem.initial_state.detach().cpu().double().numpy()
-    start = x0.reshape(stacked.groups, stacked.v)
-    return np.asarray(np.where(limits.start_fixed, limits.start_lower, start))
+    start = np.array(np.where(limits.start_fixed, limits.start_lower, x0.reshape(stacked.groups, stacked.v)))
+    if longer != 1.0:
+        start[:, -1] = np.clip(longer * start[:, -1], limits.start_lower[..., -1], limits.start_upper[..., -1])
+    return start
 
 
-def at_rest(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None) -> tuple[Array, Array, Array]:
+def at_rest(
+    stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None, longer: float
+) -> tuple[Array, Array, Array]:
     """The initial state everywhere: states (N, s, G, v), nodes (N + 1, G, v), control (N, s, G, m)."""
     N, s, G = mesh.points.shape
-    start = _start(stacked, limits)
+    start = _start(stacked, limits, longer)
     x = np.broadcast_to(start, (N, s, *start.shape)).copy()
     return x, np.broadcast_to(start, (N + 1, *start.shape)).copy(), _control(stacked, limits, mesh, control)
 
 
-def simulated(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None) -> tuple[Array, Array, Array]:
+def simulated(
+    stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None, longer: float
+) -> tuple[Array, Array, Array]:
     """States simulated by RK4 steps; groups that leave the neighborhood stay at rest."""
-    x, nodes, u = at_rest(stacked, limits, mesh, control)
+    x, nodes, u = at_rest(stacked, limits, mesh, control, longer)
     h, sigma = mesh.h, mesh.tableau.c[:, None, None]
 
     state = nodes[0].copy()
@@ -135,7 +160,11 @@ def warm_point(system: System, old: Point, parts: tuple[Array, ...], mu: Array) 
     u = np.where(limits.control_fixed, limits.control_lower, u)
     paths = barrier_between(limits.path_lower, limits.path_upper, values.c.shape)
     y = np.clip(y, -0.9 * system.rho_path, 0.9 * system.rho_path)
-    below, above = m / (np.maximum(-y, 0.0) + m), m / (np.maximum(y, 0.0) + m)
+    room = limits.path_upper - limits.path_lower
+    reach = (
+        np.where(np.isfinite(room) & (room > 0), np.minimum(0.25 * room, 1.0), 1.0) * np.sqrt(mu / system.unit)[:, None]
+    )
+    below, above = m / (np.maximum(-y, 0.0) + m / reach), m / (np.maximum(y, 0.0) + m / reach)
     slack = np.clip(values.c, paths.lower + below, np.maximum(paths.upper - above, paths.lower + below))
     slack = np.where(limits.path_fixed, limits.path_lower, slack)
     mu_end = (mu * system.duration)[:, None]

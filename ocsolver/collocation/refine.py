@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ocsolver.collocation.dense import control_basis, state_basis, with_ends
-from ocsolver.collocation.errors import Errors
+from ocsolver.collocation.errors import VIOLATION, Errors
 from ocsolver.collocation.switches import Switch
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
@@ -33,13 +33,14 @@ def refined_nodes(
     base: list[Array],
     errors: Errors,
     switches: list[list[Switch]],
+    violation: Array,
     goal: Array,
     fineness: float,
     floor: Array,
     order: int,
     most: int,
 ) -> Plan:
-    """Divide intervals whose error (of J, or of the control) is too large, and enclose the switches."""
+    """Divide intervals whose error (of J, of the control, or of constraints) is too large, and enclose the switches."""
     N, G = errors.gap.shape
     total = np.abs(errors.defect) + np.maximum(errors.gap - floor * mesh.h, 0.0)
     new_base, lists = [], []
@@ -68,6 +69,10 @@ def refined_nodes(
         np.maximum.at(rough, own, errors.control[:, g])
         finer = np.ceil((rough / fineness) ** (2.0 / order))  # half of the order of J
         parts = np.maximum(parts, np.clip(finer, 1, MOST_PARTS).astype(int))
+        excess = np.zeros(len(share))
+        np.maximum.at(excess, own, np.where(near, 0.0, violation[:, g]))
+        finer = np.ceil((2.0 * excess / VIOLATION) ** (2.0 / order))
+        parts = np.maximum(parts, np.where(excess > VIOLATION, np.clip(finer, 2, MOST_PARTS), 1).astype(int))
         while parts.sum() > min(most, GROWTH * len(share)) and parts.max() > 2:
             parts = np.maximum(1, parts - 1)
         if parts.sum() > most:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ocsolver.collocation.barrier import Barrier
+from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
@@ -18,6 +20,8 @@ __all__ = ["Switch", "find_switches"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SAFETY, SHARPEST = 3.0, 0.01  # of the estimated error; smallest width relative to the interval
+SLOWEST = 0.3  # width relative to the last move if constraints tie all times together
+POWERS = 1, 2, 3  # of time, by which constraints approach their bounds
 MOST_SWITCHES = 60  # per group; more are noise of a singular arc
 
 
@@ -30,27 +34,37 @@ class Switch(NamedTuple):
     cell: float  # length of the interval in which it was found
 
 
-def active_sides(point: Point, mesh: Mesh, size: Array, limits: Bounds) -> Array:
-    """−1, 0 or 1 at every Gauss point where the lower, no or the upper bound holds: (N, s, G, m)."""
-    width = limits.control_upper - limits.control_lower
-    unit = np.where(np.isfinite(width), width, 1.0)
-    below, above = point.controls.slacks(point.u)
-    duration = (mesh.t[-1] - mesh.t[0])[:, None]
-    low = (point.controls.low * unit * duration / size[:, None] > below / unit) & np.isfinite(limits.control_lower)
-    high = (point.controls.high * unit * duration / size[:, None] > above / unit) & np.isfinite(limits.control_upper)
+def active_sides(barrier: Barrier, value: Array, unit: Array, mesh: Mesh, size: Array) -> Array:
+    """−1, 0 or 1 at every Gauss point where the lower, no or the upper bound holds: (N, s, G, d)."""
+    below, above = barrier.slacks(value)
+    price = unit * (mesh.t[-1] - mesh.t[0])[:, None] / size[:, None]
+    low = (barrier.low * price > below / unit) & np.isfinite(barrier.lower)
+    high = (barrier.high * price > above / unit) & np.isfinite(barrier.upper)
     return np.where(low, -1, np.where(high, 1, 0))
 
 
 def find_switches(
-    stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point, size: Array, before: list[list[Switch]]
+    stacked: Stacked,
+    limits: Bounds,
+    mesh: Mesh,
+    point: Point,
+    size: Array,
+    before: list[list[Switch]],
+    violation: Array,
 ) -> list[list[Switch]]:
-    """Switches of every group, in order of time; `before` are those of the mesh before, if there was one."""
-    active = active_sides(point, mesh, size, limits)
-    N, s, G, m = active.shape
-    flat, times = active.reshape(N * s, G, m), mesh.points.reshape(N * s, G)
+    """Switches of every group, in order of time; `before` are those of the mesh before, if there was one.
+
+    Components of path constraints are counted after those of the control. They take part from where there is a
+    `violation` (N, G) between the points on: most reach their bounds smoothly enough.
+    """
+    width = limits.control_upper - limits.control_lower
+    status = active_sides(point.controls, point.u, np.where(np.isfinite(width), width, 1.0), mesh, size)
+    N, s, G, m = status.shape
+    times = mesh.points.reshape(N * s, G)
+    flat, path = _flat(status), _path_sides(limits, mesh, point, size)
     bounds = (limits.control_lower, limits.control_upper)
-    better = preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y).reshape(N * s, G, m)
-    u = point.u.reshape(N * s, G, m)
+    better = _flat(preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y))
+    u, slack = _flat(point.u), _flat(point.slack)
     constrained = bool(limits.end_lower.size or limits.path_lower.size)
     found: list[list[Switch]] = []
     for g in range(G):
@@ -65,9 +79,57 @@ def find_switches(
                 else:
                     time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
                 here.append((float(time), j))
+        for j in range(path.shape[-1]):
+            status = path[:, g, j]
+            sides = (limits.path_lower[..., j].flat[0], limits.path_upper[..., j].flat[0])
+            known = [switch.time for switch in (before[g] if before else []) if switch.component == m + j]
+            for left in map(int, np.flatnonzero(np.diff(status))):
+                cells = slice(max(left // s - 1, 0), (left + 1) // s + 2)
+                if not known and violation[cells, g].max() <= VIOLATION:
+                    continue
+                time = _touched(times[:, g], slack[:, g, j], status, left, sides)
+                here.append((time, m + j))
         here = sorted(here) if len(here) <= MOST_SWITCHES else []
-        found.append(_with_widths(here, mesh.t[:, g], before[g] if before else []))
+        found.append(_with_widths(here, mesh.t[:, g], before[g] if before else [], SLOWEST if constrained else 0.0))
     return found
+
+
+def _flat(values: Array) -> Array:
+    """All points one after the other: (N, s, G, d) as (N·s, G, d)."""
+    return values.reshape(values.shape[0] * values.shape[1], *values.shape[2:])
+
+
+def _path_sides(limits: Bounds, mesh: Mesh, point: Point, size: Array) -> Array:
+    """`active_sides` of the path constraints (N·s, G, e), in units of how far each varies."""
+    slack = point.slack
+    if not slack.size:
+        return _flat(slack)
+    unit = np.maximum(slack.max((0, 1)) - slack.min((0, 1)), 1e-12)
+    return _flat(active_sides(point.paths, slack, unit, mesh, size))
+
+
+def _touched(times: Array, c: Array, status: Array, left: int, bounds: tuple[float, float]) -> float:
+    """Where a constraint reaches or leaves its bound.
+
+    Mixed constraints do that with a slope, state constraints of order q with the (q + 1)-th power of time if controls
+    have no jump. Of these powers, the one that fits three free points best is extrapolated.
+    """
+    right = left + 1
+    a, b = times[left], times[right]
+    free, step = (left, -1) if status[left] == 0 else (right, 1)
+    points = free + step * np.arange(3)
+    if status[left] * status[right] or points.min() < 0 or points.max() >= len(c) or status[points].any():
+        return float(0.5 * (a + b))
+    bound = bounds[0] if status[left] + status[right] < 0 else bounds[1]
+    t, distance = times[points], np.abs(c[points] - bound)
+    best, where = np.inf, 0.5 * (a + b)
+    for power in POWERS:
+        root = distance ** (1.0 / power)
+        slope = (root[1] - root[0]) / (t[1] - t[0])
+        bend = abs((root[2] - root[1]) / (t[2] - t[1]) - slope) / max(abs(slope), 1e-300)
+        if bend < best and slope * step > 0:
+            best, where = bend, t[0] - root[0] / slope
+    return float(np.clip(where, a, b))
 
 
 def _merged_runs(status: Array, changes: Array) -> list[tuple[int, int]]:
@@ -131,13 +193,13 @@ def _by_area(mesh: Mesh, u: Array, g: int, left: int, right: int, start: float, 
     return float(np.clip(t0 + (area - end * (t1 - t0)) / (start - end), t0, t1))
 
 
-def _with_widths(found: list[tuple[float, int]], nodes: Array, before: list[Switch]) -> list[Switch]:
+def _with_widths(found: list[tuple[float, int]], nodes: Array, before: list[Switch], slowest: float) -> list[Switch]:
     """How closely to enclose each switch.
 
-    Costates, and so the times, are wrong by the square of the interval in which a control may jump anywhere; the
-    constant is that of the switch of the group that moved most since the mesh before.
+    Costates, and so all times, are wrong by the square of the intervals in which controls may jump anywhere, the
+    longest one above all; the constant is that of the switch of the group that moved most since the mesh before.
     """
-    cells, moves, constant = [], [], 0.0
+    cells, moves, moved, longest = [], [], 0.0, 0.0
     for time, j in found:
         k = int(np.clip(np.searchsorted(nodes, time) - 1, 0, len(nodes) - 2))
         cells.append(float(nodes[k + 1] - nodes[k]))
@@ -145,7 +207,9 @@ def _with_widths(found: list[tuple[float, int]], nodes: Array, before: list[Swit
         old = min(known, key=lambda w: abs(w.time - time)) if known else None
         moves.append(None if old is None else (abs(old.time - time), old.width))
         if old is not None:
-            constant = max(constant, abs(old.time - time) / old.cell**2)
+            moved, longest = max(moved, abs(old.time - time)), max(longest, old.cell)
+    constant = moved / longest**2 if longest else 0.0
+    wrong = constant * max(cells, default=0.0) ** 2
     result = []
     shortest = 1e-9 * float(nodes[-1] - nodes[0])
     for (time, j), cell, move in zip(found, cells, moves, strict=True):
@@ -154,6 +218,6 @@ def _with_widths(found: list[tuple[float, int]], nodes: Array, before: list[Swit
         elif move[0] > move[1]:  # it lay outside
             width = move[0]
         else:
-            width = min(max(SAFETY * constant * cell**2, SHARPEST * cell), 0.25 * cell)
+            width = min(max(SAFETY * wrong, slowest * move[0], SHARPEST * cell), 0.25 * cell)
         result.append(Switch(time, j, max(width, shortest), cell))
     return result

@@ -13,6 +13,7 @@ from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Solver
 from ocsolver.solvers.collocation import Collocation
 from ocsolver.solvers.emsa import EMSA
+from ocsolver.solvers.lagrangian import AugmentedLagrangian
 from ocsolver.status import Status
 from ocsolver.transcription import Discretization
 
@@ -21,6 +22,7 @@ __all__ = ["Automatic"]
 LARGEST = 40  # states and controls of a group for which dense blocks pay
 ENTRIES = 100_000_000  # of the stage equations of all groups on the default mesh
 NEAR = 1e-5  # residual of a group that stalled near its answer
+SURE = 1e-3  # difference of J to that of a simulation, relative to max(1, |J|), of an answer that means anything
 SHARES = (0.25, 0.75)  # of the way between the bounds: other controls to start from
 
 
@@ -78,9 +80,9 @@ class Automatic(Solver):
     @staticmethod
     def _guesses(problem: OptimalControlProblem, limits: Limits) -> Any:
         """Other starts, one after the other."""
-        if not problem.restrictions:
-            quiet = replace(limits, progress=False)
-            yield EMSA().run(problem, Discretization(None, None, None), None, quiet)
+        quiet = replace(limits, progress=False)
+        rough: Solver = AugmentedLagrangian(EMSA()) if problem.restrictions else EMSA()
+        yield rough.run(problem, Discretization(None, None, None), None, quiet)
         sides = problem.control_set.bounds(problem.initial_state)
         assert sides is not None
         if bool(torch.isfinite(sides[0]).all() & torch.isfinite(sides[1]).all()):
@@ -95,6 +97,9 @@ def _hopeless(solution: Solution) -> bool:
         float(value) <= NEAR and status is Status.STALLED
         for value, status in zip(solution.residual, solution.status, strict=True)
     ]
+    if any(near):
+        sure = solution.certificate.cost_error <= SURE * solution.cost.abs().clamp_min(1.0)
+        near = [close and bool(real) for close, real in zip(near, sure, strict=True)]
     return any(status in failed and not close for status, close in zip(solution.status, near, strict=True))
 
 

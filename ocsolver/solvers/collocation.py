@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ocsolver._call import call
 from ocsolver.arcs import with_arcs
 from ocsolver.collocation.campaign import Campaign, Stop
-from ocsolver.collocation.descent import VIOLATION
+from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.points import Stacked
 from ocsolver.constraints import Constraint
 from ocsolver.errors import UnsupportedError, complaint

@@ -1,0 +1,81 @@
+"""Controls without bounds that rest where H is flat but not largest, such as an angle that is half a turn off.
+
+Newton's method on the equations of the maximum principle is content with any point at which ∂H/∂u = 0. If H is
+periodic in u, as with the direction of a thrust, neighbouring points of a solution then may differ by turns, or by half
+a turn, where H is least. The neighbours know better.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ocsolver.collocation.errors import Fine, between, gain, improved
+from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.unknowns import Bounds, Mesh, Point
+
+__all__ = ["settled"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+NEWTON = 4  # steps on H from the control of a neighbour
+EQUAL, GAIN = 1e-9, 1e-6  # differences of H, relative to 1 + |L|, that count as none and as a gain
+TURN = 2.0 * np.pi
+CLOSER = 0.1  # factor of the distance to the neighbour that an equally good control has to win
+
+
+def settled(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Array | None:
+    """The control (N, s, G, m) with the better of what its neighbours suggest; None if they suggest nothing."""
+    at = between(point, mesh, limits, mesh.tableau.c)
+    N, s, G, m = at.u.shape
+    unit = 1.0 + np.abs(stacked.values(at.t, at.x, at.u).running)
+    flat = _flat(at)
+    u, unit = flat.u.copy(), unit.reshape(N * s, 1, G)
+    moved = False
+    for _ in range(N * s):  # what is better spreads from point to point
+        taken = np.zeros(unit.shape, dtype=bool)
+        for neighbour in (np.roll(u, 1, 0), np.roll(u, -1, 0)):
+            won, trial = _suggested(stacked, limits, flat._replace(u=u), neighbour)
+            better = won > GAIN * unit
+            u = np.where(better[..., None], trial, u)
+            taken |= better
+        if not taken.any():
+            break
+        moved = True
+    middle = np.abs(u - np.median(u, 0)).max((1, 3)).argmin(0)  # of each group: where the control is most usual
+    for order, step in ((range(1, N * s), -1), (range(N * s - 2, -1, -1), 1)):  # among equals, the nearest
+        for k in order:
+            here = Fine(*(part if part is flat.sigma else part[k : k + 1] for part in flat._replace(u=u)))
+            neighbour = u[k + step : k + step + 1]
+            won, trial = _suggested(stacked, limits, here, neighbour)
+            distance, other = np.abs(here.u - neighbour).max(-1), np.abs(trial - neighbour).max(-1)
+            better = (won >= -EQUAL * unit[k : k + 1]) & (other < CLOSER * distance) & (step * (middle - k) > 0)
+            if better.any():
+                u[k : k + 1] = np.where(better[..., None], trial, here.u)
+                moved = True
+    return _unwound(stacked, flat, u, unit).reshape(N, s, G, m) if moved else None
+
+
+def _unwound(stacked: Stacked, at: Fine, u: Array, unit: Array) -> Array:
+    """Angles, that is components whose whole turns leave H as it is, in the turn around zero."""
+    own = stacked.values(at.t, at.x, u)
+    for j in range(u.shape[-1]):
+        turned = u.copy()
+        turned[..., j] -= TURN * np.round(np.median(u[..., j], 0) / TURN)
+        if (np.abs(gain(stacked, at, own, turned)) <= EQUAL * unit).all():
+            u, own = turned, stacked.values(at.t, at.x, turned)
+    return u
+
+
+def _flat(at: Fine) -> Fine:
+    """All points one after the other: (N·s, 1, G, …)."""
+    return Fine(at.sigma, *(part.reshape(part.shape[0] * part.shape[1], 1, *part.shape[2:]) for part in at[1:]))
+
+
+def _suggested(stacked: Stacked, limits: Bounds, at: Fine, u: Array) -> tuple[Array, Array]:
+    """What H gains (N, 1, G) by the control to which Newton's method on H leads from another one, and this control."""
+    for _ in range(NEWTON):
+        u = improved(stacked, limits, at._replace(u=u))
+    won = gain(stacked, at, stacked.values(at.t, at.x, at.u), u)
+    return np.where(np.isfinite(won), won, -np.inf), u

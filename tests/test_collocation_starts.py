@@ -1,0 +1,114 @@
+"""Problems on which trivial starts mislead: short guesses of the time, angles, obstacles, kinks of constraints."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import solve_quietly
+from scipy.integrate import solve_ivp
+from scipy.optimize import minimize
+from torch import Tensor
+
+import ocsolver as oc
+
+Status = oc.Status
+
+
+def clock(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    return torch.ones_like(u[..., 0])
+
+
+def test_a_guess_of_the_time_that_is_too_short_is_stretched() -> None:
+    """A pendulum with little torque has to swing four times to stand up; the optimum is that of its three switches."""
+    gravity, torque = 9.81, 3.0
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], -gravity * torch.sin(x[..., 0]) + u[..., 0]), -1),
+        clock,
+        initial_state=[0.0, 0.0],
+        horizon=(0.0, oc.FreeTime(guess=2.0)),
+        control_set=oc.Box(-torque, torque),
+        terminal_constraint=oc.Constraint(lambda x: x, [math.pi, 0.0], [math.pi, 0.0]),
+    )
+    solution = solve_quietly(problem, None)
+
+    def end(times: np.ndarray) -> np.ndarray:
+        y = np.zeros(2)
+        for k, (a, b) in enumerate(zip((0.0, *times[:-1]), times, strict=True)):
+            u = torque * (-1.0) ** k
+            y = solve_ivp(
+                lambda t, y, u=u: [y[1], -gravity * np.sin(y[0]) + u],
+                (a, b),
+                y,
+                method="DOP853",
+                rtol=1e-11,
+                atol=1e-12,
+            ).y[:, -1]
+        return y - [math.pi, 0.0]
+
+    first = [*(time for time, _ in solution.switches[0]), float(solution.cost)]
+    exact = minimize(lambda times: times[-1], first, constraints={"type": "eq", "fun": end}, options={"ftol": 1e-13})
+    assert solution.success.all()
+    assert len(first) == 4
+    assert float(solution.cost) == pytest.approx(exact.fun, rel=1e-5)
+
+
+def test_angles_without_bounds_do_not_differ_by_turns() -> None:
+    """Zermelo's boat in a current −x₂ (Bryson and Ho, 1975): tan θ grows linearly with time."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((torch.cos(u[..., 0]) - x[..., 1], torch.sin(u[..., 0])), -1),
+        clock,
+        initial_state=[3.66, -1.86],
+        horizon=(0.0, oc.FreeTime()),
+        control_set=oc.Unconstrained(1),
+        terminal_constraint=oc.Constraint(lambda x: x),
+    )
+    solution = solve_quietly(problem, None)
+    t = torch.linspace(0.0, float(solution.cost), 101, dtype=torch.float64)
+    angle = solution.control(t).flatten()
+    assert solution.success.all()
+    assert float(angle.diff().abs().max()) < 0.2
+    line = torch.tan(angle) - t
+    assert float((line - line[-1]).abs().median()) < 1e-3
+    assert float((angle / (2 * math.pi)).median().abs()) < 1.0
+
+
+def test_shortest_way_around_an_obstacle() -> None:
+    """Two tangents and an arc: with J = ∫|ẋ|² in unit time the optimum is the square of the length."""
+    radius, start, goal = 0.5, (-1.0, 0.1), (1.0, 0.0)
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: u.square().sum(-1),
+        initial_state=start,
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(2),
+        terminal_constraint=oc.Constraint(lambda x: x, goal, goal),
+        path_constraint=oc.Constraint(lambda t, x: x.square().sum(-1, keepdim=True), radius**2, math.inf),
+    )
+    solution = solve_quietly(problem, None)
+    ways = [math.hypot(*point) for point in (start, goal)]
+    tangents = [math.sqrt(way**2 - radius**2) for way in ways]
+    between = math.atan2(goal[1], goal[0]) - math.atan2(start[1], start[0])
+    arc = abs(between) - sum(math.acos(radius / way) for way in ways)
+    assert solution.success.all()
+    assert float(solution.cost) == pytest.approx((sum(tangents) + radius * arc) ** 2, rel=1e-6)
+    assert float(solution.violations["path_constraint"].max()) <= 1e-6
+
+
+def test_mixed_constraints_hold_where_they_become_active() -> None:
+    """Rayleigh's circuit with −1 ≤ u + x₁/6 ≤ 0 has six junctions between the points of any mesh."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack(
+            (x[..., 1], -x[..., 0] + x[..., 1] * (1.4 - 0.14 * x[..., 1] ** 2) + 4 * u[..., 0]), -1
+        ),
+        lambda t, x, u: u[..., 0] ** 2 + x[..., 0] ** 2,
+        initial_state=[-5.0, -5.0],
+        horizon=(0.0, 4.5),
+        control_set=oc.Unconstrained(1),
+        path_constraint=oc.Constraint(lambda t, x, u: u + x[..., :1] / 6, -1.0, 0.0),
+    )
+    solution = solve_quietly(problem, None)
+    assert solution.success.all()
+    assert float(solution.violations["path_constraint"].max()) <= 5e-7
