@@ -17,6 +17,8 @@ from problems import Reference
 
 __all__ = ["write_pages"]
 
+KNOWN_DIGITS = 1e-12  # of known costs, relative to max(1, |J*|)
+
 
 def modules() -> dict[str, ModuleType]:
     """The modules of the reference problems by the labels of their problems, such as ``A01``."""
@@ -141,6 +143,12 @@ def results(group: Sequence[Reference], records: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _difference(cost: float, known_cost: float) -> str:
+    """How far a cost is from the known one, as far as the digits of that one go."""
+    least = KNOWN_DIGITS * max(1.0, abs(known_cost))
+    return f"{cost - known_cost:.1e}" if abs(cost - known_cost) >= least else f"less than {least:.0e}"
+
+
 def number(value: float | None) -> str:
     """A number of the record, where null stands for infinity and for what does not apply."""
     return "not finite" if value is None else f"{value:.1e}"
@@ -193,8 +201,8 @@ def exactness(group: Sequence[Reference], records: Mapping[str, Any]) -> str:
             nearest = min(reference.local_costs or (reference.cost,), key=lambda local: abs(local - cost))
             which = "J\\*" if nearest == reference.cost else f"the local minimum {nearest:.8g}"
             text += (
-                f" With {record['intervals']} intervals J minus {which} is {cost - nearest:.1e}. To first order the"
-                f" integration accounts for {number(record['certificate']['cost_error'])} of that at most; the rest is"
+                f" With {record['intervals']} intervals J minus {which} is {_difference(cost, nearest)}. To first order"
+                f" the integration accounts for {number(record['certificate']['cost_error'])} of that at most; the rest is"
                 " the representation of the control and what the iterations left."
             )
         lines.append(f"- {reference.name}: {text}")

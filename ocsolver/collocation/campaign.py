@@ -40,6 +40,7 @@ PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
 LEAST = 1e-12  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
 MET, SOUND = 2, 4  # ranks of first solutions: their constraints are met; they are solved, too, and not too rough
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
+SURE = 1e-3  # error of J on the last mesh, relative to its size, of a solution that means anything
 PRICE = 1e2  # of violations at first, relative to the size of J
 
 
@@ -410,7 +411,8 @@ class Campaign:
             return Status.INFEASIBLE, self._infeasible(g)
         if tolerance is None:
             return (Status.COMPLETED, "") if solved else (Status.STALLED, "the iterations stopped moving")
-        if solved and float(self.residual[g]) <= tolerance:
+        sure = self.error[g] <= SURE * max(float(self.scale()[g]), 1.0)
+        if solved and sure and float(self.residual[g]) <= tolerance:
             return Status.CONVERGED, ""
         if self.stop.late():
             return Status.MAX_SECONDS, ""

@@ -22,7 +22,8 @@ __all__ = ["Automatic"]
 LARGEST = 40  # states and controls of a group for which dense blocks pay
 ENTRIES = 100_000_000  # of the stage equations of all groups on the default mesh
 NEAR = 1e-5  # residual of a group that stalled near its answer
-SURE = 1e-3  # difference of J to that of a simulation, relative to max(1, |J|), of an answer that means anything
+LONGEST = 20.0  # seconds that augmented Lagrangians may take to find a start
+LOST = (Status.DIVERGED, Status.NONFINITE, Status.INTEGRATION_FAILED)
 SHARES = (0.25, 0.75)  # of the way between the bounds: other controls to start from
 
 
@@ -81,7 +82,9 @@ class Automatic(Solver):
     def _guesses(problem: OptimalControlProblem, limits: Limits) -> Any:
         """Other starts, one after the other."""
         quiet = replace(limits, progress=False)
-        rough: Solver = AugmentedLagrangian(EMSA()) if problem.restrictions else EMSA()
+        rough: Solver = EMSA()
+        if problem.restrictions:
+            rough, quiet = AugmentedLagrangian(rough), replace(quiet, max_seconds=LONGEST)
         yield rough.run(problem, Discretization(None, None, None), None, quiet)
         sides = problem.control_set.bounds(problem.initial_state)
         assert sides is not None
@@ -92,14 +95,11 @@ class Automatic(Solver):
 
 def _hopeless(solution: Solution) -> bool:
     """Whether some group is far from an answer, farther than singular arcs that keep a residual from the tolerance."""
-    failed = (Status.STALLED, Status.DIVERGED, Status.NONFINITE, Status.INTEGRATION_FAILED, Status.INFEASIBLE)
+    failed = (*LOST, Status.STALLED, Status.INFEASIBLE)
     near = [
         float(value) <= NEAR and status is Status.STALLED
         for value, status in zip(solution.residual, solution.status, strict=True)
     ]
-    if any(near):
-        sure = solution.certificate.cost_error <= SURE * solution.cost.abs().clamp_min(1.0)
-        near = [close and bool(real) for close, real in zip(near, sure, strict=True)]
     return any(status in failed and not close for status, close in zip(solution.status, near, strict=True))
 
 
@@ -109,7 +109,9 @@ def _has_maximum(solution: Solution) -> bool:
 
 
 def _better(new: Solution, old: Solution) -> bool:
-    """More groups that succeed, or as many at a lower cost and no larger violation."""
+    """More groups that succeed, or as many at a lower cost and no larger violation; none that ran away."""
+    if any(status in LOST for status in new.status):
+        return False
     successes = int(new.success.sum()) - int(old.success.sum())
     if successes:
         return successes > 0
