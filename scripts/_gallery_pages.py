@@ -200,10 +200,11 @@ def exactness(group: Sequence[Reference], records: Mapping[str, Any]) -> str:
             cost = float(record["cost"])
             nearest = min(reference.local_costs or (reference.cost,), key=lambda local: abs(local - cost))
             which = "J\\*" if nearest == reference.cost else f"the local minimum {nearest:.8g}"
+            bound = number(record["certificate"]["cost_error"])
             text += (
                 f" With {record['intervals']} intervals J minus {which} is {_difference(cost, nearest)}. To first order"
-                f" the integration accounts for {number(record['certificate']['cost_error'])} of that at most; the rest is"
-                " the representation of the control and what the iterations left."
+                f" the integration accounts for {bound} of that at most; the rest is the representation of"
+                " the control and what the iterations left."
             )
         lines.append(f"- {reference.name}: {text}")
     local = [cost for reference in group for cost in reference.local_costs]
