@@ -141,9 +141,10 @@ class Campaign:
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal = self.errors(), self.goal()
+            violation = self._met(errors)
             total = errors.total
             good = ~solved | (total <= np.maximum(goal, 4e-15 * self.scale() * self.mesh.h.shape[0]))
-            fine = np.maximum(errors.control.max(0) / self.stop.fineness, self._met(errors).max(0) / VIOLATION)
+            fine = np.maximum(errors.control.max(0) / self.stop.fineness, violation.max(0) / VIOLATION)
             good &= ~solved | (fine <= 1.0)
             worst = np.maximum(total / goal, fine)
             score = float(np.max(np.where(solved, worst, 0.0)))
@@ -157,7 +158,6 @@ class Campaign:
                 finished |= good
             if finished.all() or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
                 break
-            violation = self._met(errors)
             switches = find_switches(
                 self.stacked, self.limits, self.mesh, self.point, self.system.size, switches, violation * (hat <= final)
             )

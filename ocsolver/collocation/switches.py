@@ -57,17 +57,19 @@ def find_switches(
     Components of path constraints are counted after those of the control. They take part from where there is a
     `violation` (N, G) between the points on: most reach their bounds smoothly enough.
     """
-    width = limits.control_upper - limits.control_lower
-    status = active_sides(point.controls, point.u, np.where(np.isfinite(width), width, 1.0), mesh, size)
-    N, s, G, m = status.shape
+    N, s, G, m = point.u.shape
     times = mesh.points.reshape(N * s, G)
-    flat, path = _flat(status), _path_sides(limits, mesh, point, size)
+    width = limits.control_upper - limits.control_lower
+    flat = _flat(active_sides(point.controls, point.u, np.where(np.isfinite(width), width, 1.0), mesh, size))
+    varies = np.maximum(point.slack.max((0, 1)) - point.slack.min((0, 1)), 1e-12)
+    path = _flat(active_sides(point.paths, point.slack, varies, mesh, size))
     bounds = (limits.control_lower, limits.control_upper)
     better = _flat(preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y))
     u, slack = _flat(point.u), _flat(point.slack)
     constrained = bool(limits.end_lower.size or limits.path_lower.size)
     found: list[list[Switch]] = []
     for g in range(G):
+        old = before[g] if before else []
         here: list[tuple[float, int]] = []
         for j in range(m):
             status = flat[:, g, j]
@@ -81,8 +83,8 @@ def find_switches(
                 here.append((float(time), j))
         for j in range(path.shape[-1]):
             status = path[:, g, j]
-            sides = (limits.path_lower[..., j].flat[0], limits.path_upper[..., j].flat[0])
-            known = [switch.time for switch in (before[g] if before else []) if switch.component == m + j]
+            sides = (limits.path_lower[j], limits.path_upper[j])
+            known = any(switch.component == m + j for switch in old)
             for left in map(int, np.flatnonzero(np.diff(status))):
                 cells = slice(max(left // s - 1, 0), (left + 1) // s + 2)
                 if not known and violation[cells, g].max() <= VIOLATION:
@@ -90,22 +92,13 @@ def find_switches(
                 time = _touched(times[:, g], slack[:, g, j], status, left, sides)
                 here.append((time, m + j))
         here = sorted(here) if len(here) <= MOST_SWITCHES else []
-        found.append(_with_widths(here, mesh.t[:, g], before[g] if before else [], SLOWEST if constrained else 0.0))
+        found.append(_with_widths(here, mesh.t[:, g], old, SLOWEST if constrained else 0.0))
     return found
 
 
 def _flat(values: Array) -> Array:
     """All points one after the other: (N, s, G, d) as (N·s, G, d)."""
     return values.reshape(values.shape[0] * values.shape[1], *values.shape[2:])
-
-
-def _path_sides(limits: Bounds, mesh: Mesh, point: Point, size: Array) -> Array:
-    """`active_sides` of the path constraints (N·s, G, e), in units of how far each varies."""
-    slack = point.slack
-    if not slack.size:
-        return _flat(slack)
-    unit = np.maximum(slack.max((0, 1)) - slack.min((0, 1)), 1e-12)
-    return _flat(active_sides(point.paths, slack, unit, mesh, size))
 
 
 def _touched(times: Array, c: Array, status: Array, left: int, bounds: tuple[float, float]) -> float:

@@ -32,9 +32,9 @@ class Automatic(Solver):
     """Collocation in double precision, for problems of moderate size whose control set is a box; else E-MSA.
 
     A mesh, an integrator or an adjoint that is asked for belongs to E-MSA, whose control is constant on the intervals
-    of that mesh; so do runs of a fixed number of iterations. If collocation does not converge, E-MSA globalizes: its
-    control is the start of a second attempt; problems that E-MSA does not know are tried from other controls. The best
-    answer counts.
+    of that mesh; so do runs of a fixed number of iterations. If collocation does not converge, E-MSA globalizes, with
+    an augmented Lagrangian where there are constraints: its control is the start of a second attempt; then other
+    controls are tried. The best answer counts.
 
     Examples
     --------
