@@ -131,7 +131,7 @@ def find_arcs(solution: Solution, finer: Solution | None = None, *, tolerance: f
     switches = _switches(t, u, place, np.where(bounded, width, np.inf))
     chattering = [_chattering(t[:, g], switches[g], len(u)) for g in range(G)]
     singular: list[list[tuple[float, float, int]]] = [[] for _ in range(G)]
-    inside = (place == 0) & bounded
+    inside = (place == 0) & bounded & ~_on_the_rim(problem, solution.u)
     if _longest(inside) >= SHORTEST and problem.control_set.convex:
         vanishing = inside & _vanishing(problem, solution, np.where(bounded, width, 0.0), tolerance)
         singular = [_runs(t[:, g], vanishing[:, g]) for g in range(G)]
@@ -150,6 +150,18 @@ def _sides(problem: OptimalControlProblem, like: Tensor) -> tuple[Array, Array]:
         infinite = like.new_full((problem.m,), torch.inf)
         sides = (-infinite, infinite) if points is None else (points.amin(0), points.amax(0))
     return _array(sides[0]), _array(sides[1])
+
+
+def _on_the_rim(problem: OptimalControlProblem, u: Tensor) -> Array:
+    """Components that an active inequality of the control set holds (N, G, m)."""
+    active = problem.control_set.inequalities(u) >= -AT_BOUND  # (N, G, k)
+    if not active.any():
+        return np.zeros(u.shape, dtype=bool)
+    with torch.enable_grad():
+        some = torch.ones_like(u[0, 0]).requires_grad_()
+        rows = problem.control_set.inequalities(some)
+        involved = torch.stack([torch.autograd.grad(row, some, retain_graph=True)[0] != 0 for row in rows])
+    return _array((active[..., None] & involved).any(-2)) > 0
 
 
 def _array(values: Tensor) -> Array:

@@ -15,6 +15,7 @@ from ocsolver.errors import InputError, ShapeError, complaint
 __all__ = ["Ball", "Box", "ControlSet", "FiniteSet", "Product", "Unconstrained"]
 
 GRID_POINTS = {1: 5, 2: 3, 3: 3}  # candidate points per axis of a compact set of dimension m; refined 4-fold if fine
+ROOM = 2.0  # sides of the box around a ball, relative to its radius: they are never active
 MAX_CANDIDATES = 1000  # a product of sets offers no grid beyond this size
 
 
@@ -80,6 +81,37 @@ class ControlSet(ABC):
             Lower and upper sides (m,), ±inf where free; None if U is not a box.
         """
         return None
+
+    def enclosure(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Sides of a box that encloses the set, for sets that a box and smooth inequalities describe.
+
+        Parameters
+        ----------
+        like : Tensor
+            Gives dtype and device.
+
+        Returns
+        -------
+        (Tensor, Tensor) or None
+            Lower and upper sides (m,), ±inf where free. U is the part of the box where `inequalities` are at most
+            zero; None if it has no such description.
+        """
+        return self.bounds(like)
+
+    def inequalities(self, u: Tensor) -> Tensor:
+        """Smooth functions that are at most zero in U and, inside of its `enclosure`, nowhere else.
+
+        Parameters
+        ----------
+        u : Tensor, shape (*b, m)
+            Any points.
+
+        Returns
+        -------
+        Tensor, shape (*b, k)
+            k = 0 for a box.
+        """
+        return u[..., :0]
 
     def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor | None:
         """Points that cover the set, for global searches.
@@ -254,6 +286,13 @@ class Ball(ControlSet):
         excess: Tensor = torch.linalg.vector_norm(u, dim=-1) - self.radius
         return excess.clamp_min(0.0)
 
+    def enclosure(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        side = like.new_full((self.m,), ROOM * self.radius)
+        return -side, side
+
+    def inequalities(self, u: Tensor) -> Tensor:
+        return u.square().sum(-1, keepdim=True) / self.radius**2 - 1.0
+
     def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor | None:
         if self.m not in GRID_POINTS:
             return None
@@ -372,6 +411,15 @@ class Product(ControlSet):
         if any(side is None for side in sides):
             return None
         return torch.cat([side[0] for side in sides if side]), torch.cat([side[1] for side in sides if side])
+
+    def enclosure(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        sides = [factor.enclosure(like) for factor in self.sets]
+        if any(side is None for side in sides):
+            return None
+        return torch.cat([side[0] for side in sides if side]), torch.cat([side[1] for side in sides if side])
+
+    def inequalities(self, u: Tensor) -> Tensor:
+        return torch.cat([f.inequalities(part) for f, part in zip(self.sets, self._split(u), strict=True)], -1)
 
     def candidates(self, like: Tensor, *, fine: bool = False) -> Tensor | None:
         combined = like.new_empty(1, 0)

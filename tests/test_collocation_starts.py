@@ -98,7 +98,7 @@ def test_shortest_way_around_an_obstacle() -> None:
 
 
 def test_mixed_constraints_hold_where_they_become_active() -> None:
-    """Rayleigh's circuit with −1 ≤ u + x₁/6 ≤ 0 has six junctions between the points of any mesh."""
+    """Rayleigh's circuit with −1 ≤ u + x₁/6 ≤ 0 has five junctions between the points of any mesh."""
     problem = oc.OptimalControlProblem(
         lambda t, x, u: torch.stack(
             (x[..., 1], -x[..., 0] + x[..., 1] * (1.4 - 0.14 * x[..., 1] ** 2) + 4 * u[..., 0]), -1
@@ -111,4 +111,26 @@ def test_mixed_constraints_hold_where_they_become_active() -> None:
     )
     solution = solve_quietly(problem, None)
     assert solution.success.all()
-    assert float(solution.violations["path_constraint"].max()) <= 5e-7
+    assert solution.stats.iterations <= 80
+    assert float(solution.violations["path_constraint"].max()) <= 1e-7
+    # where the control that H alone asks for, u = 2 p₂, passes a side
+    free = (2.0 * solution.p[:, 0, 1] + solution.x[:, 0, 0] / 6.0).numpy()
+    for side, time in ((0.0, 1.2112686), (-1.0, 1.6930227), (-1.0, 2.7810000), (0.0, 3.0572061), (0.0, 4.2802317)):
+        node = int(np.abs(solution.t[:, 0].numpy() - time).argmin())
+        assert float(solution.t[node, 0]) == pytest.approx(time, abs=2e-7)
+        assert abs(free[node] - side) <= 1e-5
+
+
+def test_a_very_short_way_to_rest_is_dear_and_not_infeasible() -> None:
+    # J = 6/T³: multipliers 10 orders larger than what is known of the size of J at first
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0]), -1),
+        lambda t, x, u: 0.5 * u[..., 0] ** 2,
+        initial_state=[0.0, 0.0],
+        horizon=(0.0, 1e-3),
+        control_set=oc.Unconstrained(1),
+        terminal_constraint=oc.Constraint(lambda x: x - x.new_tensor([1.0, 0.0])),
+    )
+    solution = oc.solve(problem)
+    assert solution.success.all()
+    assert float(solution.cost) == pytest.approx(6e9, rel=1e-6)

@@ -41,7 +41,9 @@ LEAST = 1e-12  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are
 MET, SOUND = 2, 4  # ranks of first solutions: their constraints are met; they are solved, too, and not too rough
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
 SURE = 1e-3  # error of J on the last mesh, relative to its size, of a solution that means anything
-PRICE = 1e2  # of violations at first, relative to the size of J
+BETWEEN = 1e-5  # violation of path constraints between their points up to which a solution is one
+PRICE = 1e2  # of a violation at the end or at one point at first, relative to the size of J
+WAY_PRICE = 10.0  # of a violation all the way, on the first mesh: dear ones cut steps along curved constraints
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Campaign:
     stop: Stop
     clocked: bool
     callback: Any = None
+    of_the_set: int = 0  # path constraints, the last ones, that describe the control set
     history: list[tuple[Array, Array]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
     status: list[Status] = field(default_factory=list)
@@ -333,7 +336,8 @@ class Campaign:
 
     def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
         scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u)
-        prices = PRICE * size[:, None] / mesh.weights[..., None], PRICE * size[:, None]  # of a violation at one point
+        way = np.ones((*mesh.weights.shape, 1)) * (WAY_PRICE * size / mesh.h.sum(0))[:, None]
+        prices = way, PRICE * size[:, None]
         self.system = fastest_system()(self.stacked, self.limits, mesh, scale_x, scale_u, size, *prices)
         self.mu = FIRST_BARRIER * self.system.size / self.system.duration
         self.point = first_point(self.stacked, self.limits, mesh, x, nodes, u, self.mu)
@@ -343,7 +347,7 @@ class Campaign:
         self._start(mesh, warm.x, warm.nodes, warm.u)
         self.mu = WARM_BARRIER * self.system.unit
         y, nu = _usable(warm.y, self.point.y), _usable(warm.nu, self.point.nu)
-        rho_path = np.maximum(self.system.rho_path, SAFE * np.abs(y).max(-1, initial=0.0)[..., None])
+        rho_path = np.maximum(self.system.rho_path, SAFE * np.abs(y).max(-1, initial=0.0, keepdims=True))
         rho_end = np.maximum(self.system.rho_end, SAFE * np.abs(nu).max(-1, initial=0.0)[:, None])
         self.system = replace(self.system, rho_path=rho_path, rho_end=rho_end)
         parts = (warm.x, warm.u, warm.p, y, warm.nodes, warm.costates)
@@ -353,7 +357,7 @@ class Campaign:
         """Go on from the current solution on another mesh."""
         parts = resampled(self.mesh, self.limits, self.point, nodes)
         mesh = Mesh(nodes, self.mesh.tableau)
-        prices = self.system.rho_end / mesh.weights[..., None]
+        prices = np.ones((*mesh.weights.shape, 1)) * self.system.rho_path.max((0, 1))
         self.system = replace(self.system, mesh=mesh, rho_path=prices)
         self.point = warm_point(self.system, self.point, parts, self.mu)
 
@@ -412,7 +416,8 @@ class Campaign:
         if tolerance is None:
             return (Status.COMPLETED, "") if solved else (Status.STALLED, "the iterations stopped moving")
         sure = self.error[g] <= SURE * max(float(self.scale()[g]), 1.0)
-        if solved and sure and float(self.residual[g]) <= tolerance:
+        between = float(self.errors().violation[:, g].max())
+        if solved and sure and between <= BETWEEN and float(self.residual[g]) <= tolerance:
             return Status.CONVERGED, ""
         if self.stop.late():
             return Status.MAX_SECONDS, ""
@@ -420,7 +425,10 @@ class Campaign:
             return Status.MAX_ITERATIONS, ""
         if not admissible:
             return Status.INFEASIBLE, self._infeasible(g)
-        return Status.STALLED, f"J is estimated to be within {self.error[g]:.1e} of its minimum"
+        note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
+        if between > BETWEEN:
+            note += f", path_constraint is violated by {between:.1e} between the points where it is met"
+        return Status.STALLED, note
 
     def _infeasible(self, g: int) -> str:
         """Which constraint is violated most, by how much, and when."""
@@ -432,7 +440,10 @@ class Campaign:
             when = t[k, i, g]
             if self.clocked:
                 when = self.stacked.begin + when * self.point.nodes[0, g, -1]
-            return f"path_constraint component {component} is violated by {path.max():.3g} at t = {when:.6g}"
+            c = len(self.limits.path_lower) // self.stacked.members
+            own = component % c < c - self.of_the_set
+            name = f"path_constraint component {component}" if own else "the control set"
+            return f"{name} is violated by {path.max():.3g} at t = {when:.6g}"
         c = int(end.argmax())
         return f"terminal_constraint component {c} is missed by {end.max():.3g}"
 

@@ -97,7 +97,7 @@ class Crew:
     def _raise_prices(self, error: Array, accuracy: float) -> Array:
         """A higher price of violations that pay: which groups (G,)."""
         system, hat = self.system, self.mu / self.system.unit
-        raised = ~(self.failed | self.hopeless) & (error <= _solved(hat))
+        raised = ~(self.failed | self.hopeless) & ((error <= _solved(hat)) | (self.fails > STUCK // 2))
         if raised.any():
             raised &= self.model.now.violation > accuracy + VIOLATION + 10 * hat
         if raised.any():

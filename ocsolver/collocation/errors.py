@@ -40,6 +40,7 @@ class Errors(NamedTuple):
     gap: Array  # ∫ max H − H(u) ≥ 0
     control: Array
     violation: Array  # of path constraints between their points
+    last: Array  # the same at the end (G,)
 
     @property
     def total(self) -> Array:
@@ -59,8 +60,8 @@ class Fine(NamedTuple):
     y: Array  # (N, q, G, e)
 
 
-def between(point: Point, mesh: Mesh, limits: Bounds, sigma: Array) -> Fine:
-    """A solution at fractions σ (q,) of all intervals."""
+def between(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point, sigma: Array) -> Fine:
+    """A solution at fractions σ (q,) of all intervals; its control is in the control set."""
     s = mesh.tableau.s
     ends, inner = state_basis(s, sigma), control_basis(s, sigma)
     x, p = (
@@ -69,13 +70,14 @@ def between(point: Point, mesh: Mesh, limits: Bounds, sigma: Array) -> Fine:
     )
     u, y = (np.einsum("qj,njgc->nqgc", inner, values) for values in (point.u, point.y))
     t = mesh.t[:-1, None] + mesh.h[:, None] * sigma[:, None]
-    return Fine(sigma, t, x, p, np.clip(u, limits.control_lower, limits.control_upper), y)
+    inside = stacked.project(np.clip(u, limits.control_lower, limits.control_upper))
+    return Fine(sigma, t, x, p, inside, y)
 
 
 def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Errors:
     """Errors of all intervals."""
     tab, fine = mesh.tableau, gauss(FINE)
-    at = between(point, mesh, limits, fine.c)
+    at = between(stacked, limits, mesh, point, fine.c)
     slope = np.einsum("qj,njgv->nqgv", state_slope(tab.s, fine.c), with_ends(point.nodes, point.x))  # dx/dσ
     q = stacked.expand(at.t, at.x, at.u, at.p, at.y)
     h, w = mesh.h[:, None], mesh.h[:, None] * fine.b[:, None]
@@ -90,11 +92,12 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
     lower, upper = limits.control_lower, limits.control_upper
     inside = ((at.u > lower) & (at.u < upper) & (better > lower) & (better < upper)).all((1, 3))
     distance = (np.abs(better - at.u) / np.maximum(1.0, np.abs(at.u) / LARGE)).max((1, 3))
-    violation = _violation(limits, q.c)
+    violation, last = _violation(limits, q.c), np.zeros(mesh.h.shape[1])
     if q.c.size:  # at the nodes, too, where polynomials that meet constraints at all Gauss points may swing
-        at = between(point, mesh, limits, np.array([0.0, 1.0]))
-        violation = np.maximum(violation, _violation(limits, stacked.values(at.t, at.x, at.u).c))
-    return Errors(defect, (w * np.maximum(best, 0.0)).sum(1), np.where(inside, distance, 0.0), violation)
+        at = between(stacked, limits, mesh, point, np.array([0.0, 1.0]))
+        c = stacked.values(at.t, at.x, at.u).c
+        violation, last = np.maximum(violation, _violation(limits, c)), _violation(limits, c[-1:, 1:])[0]
+    return Errors(defect, (w * np.maximum(best, 0.0)).sum(1), np.where(inside, distance, 0.0), violation, last)
 
 
 def _violation(limits: Bounds, c: Array) -> Array:

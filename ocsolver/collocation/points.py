@@ -183,6 +183,13 @@ class Stacked:
         own = values if values.flags.writeable else values.copy()
         return torch.from_numpy(own).to(dtype=like.dtype, device=like.device)
 
+    def project(self, u: Array) -> Array:
+        """Controls between their bounds (*b, G, m), projected onto the control set if it is no box."""
+        control_set = (self.source or self.problem).control_set
+        if control_set.bounds(self.problem.initial_state) is not None:
+            return u
+        return _array(control_set.project(self.tensor(u)))
+
     def unstack(self, x: Tensor) -> Tensor:
         """States (*b, G, v) as the user sees them: (*b, B, n)."""
         return x if self.members == 1 else x.reshape(*x.shape[:-2], self.groups * self.members, -1)

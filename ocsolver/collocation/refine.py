@@ -78,6 +78,8 @@ def refined_nodes(
         if parts.sum() > most:
             parts[:] = 1
         fresh = _divided(nodes, parts)
+        if excess[-1] > VIOLATION and errors.last[g] > VIOLATION:
+            fresh = _cut_off(fresh, mesh.h[-1, g] * VIOLATION / errors.last[g])
         new_base.append(fresh)
         lists.append(_enclosed(fresh, switches[g]))
     longest = max(len(nodes) for nodes in lists)
@@ -100,6 +102,13 @@ def _enclosed(nodes: Array, switches: list[Switch]) -> Array:
     merged = merged[keep]
     merged[-1] = end
     return merged
+
+
+def _cut_off(nodes: Array, width: float) -> Array:
+    """Nodes with so narrow an interval at the end that a constraint first met there is met up to its last point."""
+    width = max(0.5 * width, 1e-10 * (nodes[-1] - nodes[0]))
+    kept = nodes[:-1][nodes[-1] - nodes[:-1] > 2.0 * width]
+    return np.array([*kept, nodes[-1] - width, nodes[-1]])
 
 
 def _divided(nodes: Array, parts: Array) -> Array:

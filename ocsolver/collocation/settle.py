@@ -7,6 +7,7 @@ a turn, where H is least. The neighbours know better.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 NEWTON = 4  # steps on H from the control of a neighbour
 EQUAL, GAIN = 1e-9, 1e-6  # differences of H, relative to 1 + |L|, that count as none and as a gain
 TURN = 2.0 * np.pi
+JUMP = 3.0  # distances of neighbours, relative to the usual one, from which on a closer control is looked for
+SMALL = 0.5  # the same without units: much less than half a turn
 CLOSER = 0.1  # factor of the distance to the neighbour that an equally good control has to win
 
 
 def settled(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Array | None:
     """The control (N, s, G, m) with the better of what its neighbours suggest; None if they suggest nothing."""
-    at = between(point, mesh, limits, mesh.tableau.c)
+    at = between(stacked, limits, mesh, point, mesh.tableau.c)
     N, s, G, m = at.u.shape
     unit = 1.0 + np.abs(stacked.values(at.t, at.x, at.u).running)
     flat = _flat(at)
@@ -43,9 +46,14 @@ def settled(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Array
         if not taken.any():
             break
         moved = True
+    turned = _turned(stacked, flat, u, unit, lambda angle: np.unwrap(angle, axis=0))
+    moved, u = moved or bool((turned != u).any()), turned
     middle = np.abs(u - np.median(u, 0)).max((1, 3)).argmin(0)  # of each group: where the control is most usual
+    usual = np.minimum(JUMP * np.median(np.abs(np.diff(u, axis=0)).max(-1), 0), SMALL)  # (1, G)
     for order, step in ((range(1, N * s), -1), (range(N * s - 2, -1, -1), 1)):  # among equals, the nearest
         for k in order:
+            if (np.abs(u[k] - u[k + step]).max(-1) <= usual).all():
+                continue
             here = Fine(*(part if part is flat.sigma else part[k : k + 1] for part in flat._replace(u=u)))
             neighbour = u[k + step : k + step + 1]
             won, trial = _suggested(stacked, limits, here, neighbour)
@@ -54,15 +62,18 @@ def settled(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Array
             if better.any():
                 u[k : k + 1] = np.where(better[..., None], trial, here.u)
                 moved = True
-    return _unwound(stacked, flat, u, unit).reshape(N, s, G, m) if moved else None
+    if not moved:
+        return None
+    around_zero = _turned(stacked, flat, u, unit, lambda angle: angle - TURN * np.round(np.median(angle, 0) / TURN))
+    return around_zero.reshape(N, s, G, m)
 
 
-def _unwound(stacked: Stacked, at: Fine, u: Array, unit: Array) -> Array:
-    """Angles, that is components whose whole turns leave H as it is, in the turn around zero."""
+def _turned(stacked: Stacked, at: Fine, u: Array, unit: Array, by_turns: Callable[[Array], Array]) -> Array:
+    """Angles, that is components whose whole turns leave H as it is, moved by turns; the others as they are."""
     own = stacked.values(at.t, at.x, u)
     for j in range(u.shape[-1]):
         turned = u.copy()
-        turned[..., j] -= TURN * np.round(np.median(u[..., j], 0) / TURN)
+        turned[..., j] = by_turns(u[..., j])
         if (np.abs(gain(stacked, at, own, turned)) <= EQUAL * unit).all():
             u, own = turned, stacked.values(at.t, at.x, turned)
     return u

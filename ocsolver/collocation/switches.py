@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ocsolver.collocation.barrier import Barrier
-from ocsolver.collocation.errors import VIOLATION
+from ocsolver.collocation.errors import VIOLATION, between, improved
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
@@ -21,6 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 SAFETY, SHARPEST = 3.0, 0.01  # of the estimated error; smallest width relative to the interval
 SLOWEST = 0.3  # width relative to the last move if constraints tie all times together
+MIXED = 1e-3  # change of a path constraint with the control, relative to its range, that matters
 POWERS = 1, 2, 3  # of time, by which constraints approach their bounds
 MOST_SWITCHES = 60  # per group; more are noise of a singular arc
 
@@ -66,6 +67,7 @@ def find_switches(
     bounds = (limits.control_lower, limits.control_upper)
     better = _flat(preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y))
     u, slack = _flat(point.u), _flat(point.slack)
+    free = _flat(_unconstrained(stacked, limits, mesh, point)) if path.size else slack
     constrained = bool(limits.end_lower.size or limits.path_lower.size)
     found: list[list[Switch]] = []
     for g in range(G):
@@ -82,14 +84,19 @@ def find_switches(
                     time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
                 here.append((float(time), j))
         for j in range(path.shape[-1]):
-            status = path[:, g, j]
             sides = (limits.path_lower[j], limits.path_upper[j])
             known = any(switch.component == m + j for switch in old)
+            beyond = np.where(free[:, g, j] < sides[0], -1, np.where(free[:, g, j] > sides[1], 1, 0))
+            mixed = np.abs(free[:, g, j] - slack[:, g, j]).max() > MIXED * varies[g, j]
+            status = beyond if mixed else path[:, g, j]
             for left in map(int, np.flatnonzero(np.diff(status))):
                 cells = slice(max(left // s - 1, 0), (left + 1) // s + 2)
-                if not known and violation[cells, g].max() <= VIOLATION:
+                if mixed:
+                    time = _crossed(times[:, g], free[:, g, j], left, sides)
+                elif known or violation[cells, g].max() > VIOLATION:
+                    time = _touched(times[:, g], slack[:, g, j], status, left, sides)
+                else:
                     continue
-                time = _touched(times[:, g], slack[:, g, j], status, left, sides)
                 here.append((time, m + j))
         here = sorted(here) if len(here) <= MOST_SWITCHES else []
         found.append(_with_widths(here, mesh.t[:, g], old, SLOWEST if constrained else 0.0))
@@ -99,6 +106,20 @@ def find_switches(
 def _flat(values: Array) -> Array:
     """All points one after the other: (N, s, G, d) as (N·s, G, d)."""
     return values.reshape(values.shape[0] * values.shape[1], *values.shape[2:])
+
+
+def _unconstrained(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Array:
+    """What path constraints would be without their multipliers (N, s, G, e): they act where it is beyond a bound."""
+    at = between(stacked, limits, mesh, point, mesh.tableau.c)
+    u = improved(stacked, limits, at._replace(y=np.zeros_like(at.y)))
+    return stacked.values(at.t, at.x, u).c
+
+
+def _crossed(times: Array, free: Array, left: int, bounds: tuple[float, float]) -> float:
+    """Where it passes a bound between two points."""
+    bound = bounds[0] if min(free[left], free[left + 1]) < bounds[0] else bounds[1]
+    first, last = free[left] - bound, free[left + 1] - bound
+    return float(times[left] + (times[left + 1] - times[left]) * np.clip(first / (first - last), 0.0, 1.0))
 
 
 def _touched(times: Array, c: Array, status: Array, left: int, bounds: tuple[float, float]) -> float:

@@ -29,7 +29,7 @@ SHARES = (0.25, 0.75)  # of the way between the bounds: other controls to start 
 
 @dataclass(frozen=True)
 class Automatic(Solver):
-    """Collocation in double precision, for problems of moderate size whose control set is a box; else E-MSA.
+    """Collocation in double precision, for problems of moderate size with a box or ball of controls; else E-MSA.
 
     A mesh, an integrator or an adjoint that is asked for belongs to E-MSA, whose control is constant on the intervals
     of that mesh; so do runs of a fixed number of iterations. If collocation does not converge, E-MSA globalizes, with
@@ -68,7 +68,7 @@ class Automatic(Solver):
     def _collocates(problem: Any, discretization: Discretization, limits: Limits) -> bool:
         if not isinstance(problem, OptimalControlProblem):
             return False
-        box = problem.control_set.bounds(problem.initial_state) is not None
+        box = problem.control_set.enclosure(problem.initial_state) is not None
         asked = discretization.integrator is not None or discretization.adjoint is not None
         if problem.restrictions:
             return box and not asked
@@ -86,11 +86,11 @@ class Automatic(Solver):
         if problem.restrictions:
             rough, quiet = AugmentedLagrangian(rough), replace(quiet, max_seconds=LONGEST)
         yield rough.run(problem, Discretization(None, None, None), None, quiet)
-        sides = problem.control_set.bounds(problem.initial_state)
+        sides = problem.control_set.enclosure(problem.initial_state)
         assert sides is not None
         if bool(torch.isfinite(sides[0]).all() & torch.isfinite(sides[1]).all()):
             for share in SHARES:
-                yield torch.lerp(*sides, share)
+                yield problem.control_set.project(torch.lerp(*sides, share))
 
 
 def _hopeless(solution: Solution) -> bool:
@@ -115,5 +115,5 @@ def _better(new: Solution, old: Solution) -> bool:
     successes = int(new.success.sum()) - int(old.success.sum())
     if successes:
         return successes > 0
-    worst = [max((float(v.max()) for v in s.violations.values()), default=0.0) for s in (new, old)]
-    return worst[0] <= max(1.1 * worst[1], 1e-7) and float(new.cost.sum()) < float(old.cost.sum())
+    sums = [sum(float(v.sum()) for v in s.violations.values()) for s in (new, old)]
+    return sums[0] <= max(1.1 * sums[1], 1e-7) and float(new.cost.sum()) < float(old.cost.sum())

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ocsolver._autodiff import gradients, leaf
+from ocsolver._shapes import group_mean
 from ocsolver.collocation.campaign import Campaign, Start
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds
 from ocsolver.constraints import Constraint
+from ocsolver.hamiltonian import hamiltonian
 from ocsolver.integrators import RK4
 from ocsolver.mesh import Mesh
 from ocsolver.outcome import History, Stats
@@ -29,6 +32,7 @@ __all__ = ["Warm", "iterate_of", "limits_of", "report", "warm_start"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+ACTIVE = 1e-3  # inequalities of a control set so near to zero hold with a multiplier
 NARROW = 0.2  # of the mean length: intervals that enclosed a switch and are left out of a warm start
 
 
@@ -128,6 +132,7 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
     multipliers, y = {}, None
     if problem.path_constraint is not None:
         y = view.multipliers(point.y / duration[:, None])
+        y = y[..., : y.shape[-1] - campaign.of_the_set]
         multipliers["path_constraint"] = torch.einsum("s,nsgc->ngc", view.tensor(campaign.mesh.tableau.b), y)
     if problem.terminal_constraint is not None:
         multipliers["terminal_constraint"] = view.multipliers(point.nu)
@@ -199,9 +204,8 @@ def warm_start(
     count = len(nodes)
     order = times.argsort()
     back = order.argsort()
-    state, costate, control = (
-        _array(function(times[order])[back]) for function in (solution.state, solution.costate, solution.control)
-    )
+    at = [function(times[order])[back] for function in (solution.state, solution.costate, solution.control)]
+    state, costate, control = (_array(part) for part in at)
     stacked = Stacked(unit)
     G, members = stacked.groups, stacked.members
 
@@ -219,19 +223,39 @@ def warm_start(
     nu = None
     if problem.terminal_constraint is not None and "terminal_constraint" in solution.multipliers:
         nu = _array(solution.multipliers["terminal_constraint"]).reshape(G, -1) / members
-    y = None
-    if (
-        problem.path_constraint is not None
-        and solution.pieces is not None
-        and solution.pieces.path_multipliers is not None
-    ):
-        k, sigma = locate(old, times[order])
-        multipliers = solution.pieces.multipliers(k, sigma)
-        assert multipliers is not None
-        rows = _array(multipliers)[back]  # (T, B, c)
+    pieces, rows, y = solution.pieces, None, None
+    if problem.path_constraint is not None and pieces is not None and pieces.path_multipliers is not None:
+        rows = pieces.multipliers(*locate(old, times[order]))
+        assert rows is not None
+        rows = rows[back]  # (T, B, c)
+    if rows is not None or problem.path_constraint is None:
+        rows = _with_the_set(problem, times, at[0], at[1], at[2], rows)
         duration = t1 - t0 if unit.n > problem.n else 1.0
-        y = inside(rows.reshape(len(rows), G, -1)) * duration / members
+        y = inside(_array(rows).reshape(len(rows), G, -1)) * duration / members
     return Warm(fractions, Start(inside(x), inside(u), inside(p), x[:count], p[:count], y, nu))
+
+
+def _with_the_set(
+    problem: OptimalControlProblem, t: Tensor, x: Tensor, p: Tensor, u: Tensor, rows: Tensor | None
+) -> Tensor:
+    """Multipliers of path constraints, and those that inequalities of the control set must have: (T, B, c)."""
+    rows = x.new_zeros(*x.shape[:-1], 0) if rows is None else rows
+    path, G = problem.path_constraint, u.shape[-2]
+    with torch.enable_grad():
+        v = leaf(u)
+        inequalities = problem.control_set.inequalities(v)  # (T, G, k)
+        if not inequalities.shape[-1]:
+            return rows
+        value = hamiltonian(problem, t[:, None], x, p, v)
+        if path is not None:
+            value = value - (rows * path.path(t[:, None], x, v)).sum(-1)
+        (force,) = gradients(group_mean(value, G), (v,))
+        normals = [gradients(part, (v,), retain_graph=True)[0] for part in inequalities.unbind(-1)]
+    normal = torch.stack(normals, -2)  # (T, G, k, m)
+    active = inequalities.detach() >= -ACTIVE
+    own = (normal * force[..., None, :]).sum(-1) / normal.square().sum(-1).clamp_min(1e-12)
+    own = torch.where(active, own.clamp_min(0.0), 0.0)
+    return torch.cat((rows, own.expand(*rows.shape[:-1], own.shape[-1])), -1)
 
 
 def _without_narrow(nodes: Array) -> Array:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ocsolver._call import call
 from ocsolver.arcs import with_arcs
+from ocsolver.boxed import in_a_box
 from ocsolver.collocation.campaign import Campaign, Stop
 from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.points import Stacked
@@ -90,14 +91,16 @@ class Collocation(Solver):
         control = inner.start(None if isinstance(start, Solution) else start)
         inner.check(control)
         _check_constraints(problem, control[0])
-        unit = on_unit_time(problem)
+        boxed = in_a_box(problem)
+        assert boxed is not None
+        unit = on_unit_time(boxed)
         stacked = Stacked(unit, begin=problem.horizon[0], source=problem)
         stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
         bar = tqdm(total=limits.max_iterations, disable=not limits.progress, desc="Collocation")
         reporter = _Reporter(self, problem, limits, bar)
-        campaign = Campaign(
-            stacked, limits_of(stacked), self.stages, self.max_intervals, stop, problem.free_time is not None, reporter
-        )
+        rows = problem.control_set.inequalities(problem.initial_state.new_zeros(problem.m)).numel()
+        clocked, sides = problem.free_time is not None, limits_of(stacked)
+        campaign = Campaign(stacked, sides, self.stages, self.max_intervals, stop, clocked, reporter, rows)
         t0, t1 = unit.horizon
         if isinstance(start, Solution) and start.problem is not None:
             nodes = None if discretization.mesh is None else inner.mesh.nodes.numpy()
@@ -169,11 +172,10 @@ def _check_supported(problem: Any, discretization: Discretization) -> None:
     if not isinstance(problem, OptimalControlProblem):
         got = type(problem).__name__
         raise UnsupportedError(complaint("Collocation", expected="an OptimalControlProblem", got=got, todo=todo))
-    if problem.control_set.bounds(problem.initial_state) is None:
+    if problem.control_set.enclosure(problem.initial_state) is None:
         todo = "Relax the set to a Box (and round the result), or use oc.EMSA()."
-        raise UnsupportedError(
-            complaint("Collocation", expected="an Unconstrained set or a Box", got=problem.control_set, todo=todo)
-        )
+        expected = "an Unconstrained set, a Box or a Ball"
+        raise UnsupportedError(complaint("Collocation", expected=expected, got=problem.control_set, todo=todo))
     for name in ("integrator", "adjoint"):
         if getattr(discretization, name) is not None:
             todo = "Leave it out; the accuracy is that of the tolerance."
