@@ -355,11 +355,23 @@ class Campaign:
 
     def _move(self, nodes: Array) -> None:
         """Go on from the current solution on another mesh."""
-        parts = resampled(self.mesh, self.limits, self.point, nodes)
+        x, u, p, y, at_nodes, costates = resampled(self.mesh, self.limits, self.point, nodes)
         mesh = Mesh(nodes, self.mesh.tableau)
-        prices = np.ones((*mesh.weights.shape, 1)) * self.system.rho_path.max((0, 1))
-        self.system = replace(self.system, mesh=mesh, rho_path=prices)
-        self.point = warm_point(self.system, self.point, parts, self.mu)
+        y = self._massive(y, mesh)
+        rho_path = np.maximum(self.system.rho_path.max((0, 1)), SAFE * np.abs(y).max(-1, initial=0.0, keepdims=True))
+        self.system = replace(self.system, mesh=mesh, rho_path=rho_path)
+        self.point = warm_point(self.system, self.point, (x, u, p, y, at_nodes, costates), self.mu)
+
+    def _massive(self, y: Array, mesh: Mesh) -> Array:
+        """Multipliers on another mesh; where a constraint is first met at the end, their integral counts."""
+        late = (self.errors().last > VIOLATION)[:, None]
+        if not late.any():
+            return y
+        mass = (self.mesh.weights[-1][..., None] * self.point.y[-1]).sum(0)  # (G, e)
+        ending = late & (mesh.points > self.mesh.t[-2])[..., None]
+        y = np.where(ending, 0.0, y)
+        y[-1] = np.where(late, mass / mesh.h[-1][:, None], y[-1])
+        return y
 
     # ------------------------------------------------------------------- solve
 

@@ -18,6 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_PARTS = 4  # into which one interval is divided
 GROWTH = 2.5  # of a mesh
+NARROWER = 0.03  # largest factor from mesh to mesh for the last interval, whose multiplier may grow as it shrinks
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ def refined_nodes(
             parts[:] = 1
         fresh = _divided(nodes, parts)
         if excess[-1] > VIOLATION and errors.last[g] > VIOLATION:
-            fresh = _cut_off(fresh, mesh.h[-1, g] * VIOLATION / errors.last[g])
+            fresh = _cut_off(fresh, mesh.h[-1, g] * max(0.5 * VIOLATION / errors.last[g], NARROWER))
         new_base.append(fresh)
         lists.append(_enclosed(fresh, switches[g]))
     longest = max(len(nodes) for nodes in lists)
@@ -106,7 +107,6 @@ def _enclosed(nodes: Array, switches: list[Switch]) -> Array:
 
 def _cut_off(nodes: Array, width: float) -> Array:
     """Nodes with so narrow an interval at the end that a constraint first met there is met up to its last point."""
-    width = max(0.5 * width, 1e-10 * (nodes[-1] - nodes[0]))
     kept = nodes[:-1][nodes[-1] - nodes[:-1] > 2.0 * width]
     return np.array([*kept, nodes[-1] - width, nodes[-1]])
 
