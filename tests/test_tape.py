@@ -221,6 +221,36 @@ def test_reference_problems_have_the_derivatives_of_autograd(reference: problems
     nu = random.standard_normal((G, k))
     for got, expected in zip(stacked.end(x[0, 0], nu), plain.end(x[0, 0], nu), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+    times = np.linspace(0.0, 0.1, 5)[:, None].repeat(G, 1) + 0.3 * sum(problem.horizon)
+    steps = 0.1 + 0.2 * random.random((4, G, m))
+    for got, expected in zip(
+        stacked.simulated(times, x[0, 0], steps), plain.simulated(times, x[0, 0], steps), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("groups", [1, 7, 70])
+def test_simulations_in_c_and_in_numpy_agree(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pendulum with a rate that depends on time and one that is constant, in groups with times of their own."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack(
+            (x[..., 1], u[..., 0] * torch.sin(t) - torch.sin(x[..., 0]), torch.full_like(x[..., 2], 2.0)), -1
+        ),
+        initial_state=torch.zeros(groups, 3, dtype=torch.float64),
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(1),
+    )
+    random = np.random.default_rng(2)
+    t = np.linspace(0.0, 1.0, 9)[:, None] * (1.0 + random.random(groups))
+    x0, u = random.standard_normal((groups, 3)), random.standard_normal((8, groups, 1))
+    stacked = Stacked(problem)
+    x, slopes = stacked.simulated(t, x0, u)
+    assert x.shape == (9, groups, 3)
+    assert slopes.shape == (8, groups, 3)
+    np.testing.assert_allclose(x[:, :, 2], x0[:, 2] + 2.0 * t, rtol=1e-12, atol=1e-12)
+    monkeypatch.setattr(program, "compiled", None)
+    for got, expected in zip((x, slopes), stacked.simulated(t, x0, u), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def regulator(dynamics: Any, **changes: Any) -> oc.OptimalControlProblem:

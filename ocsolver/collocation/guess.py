@@ -80,24 +80,12 @@ def simulated(
 ) -> tuple[Array, Array, Array]:
     """States simulated by RK4 steps; groups that leave the neighborhood stay at rest."""
     x, nodes, u = at_rest(stacked, limits, mesh, control, longer)
-    h, sigma = mesh.h, mesh.tableau.c[:, None, None]
-
-    state = nodes[0].copy()
-    path, slopes = [state], []
-    for k in range(len(h)):
-        step, half, value = h[k][:, None], mesh.t[k] + h[k] / 2, u[k].mean(0)
-        k1 = stacked.rates(mesh.t[k], state, value)
-        k2 = stacked.rates(half, state + step / 2 * k1, value)
-        k3 = stacked.rates(half, state + step / 2 * k2, value)
-        k4 = stacked.rates(mesh.t[k + 1], state + step * k3, value)
-        state = state + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        slopes.append(k1)
-        path.append(state)
-    trajectory = np.array(path)
+    sigma = mesh.tableau.c[:, None, None]
+    trajectory, slopes = stacked.simulated(mesh.t, nodes[0], u.mean(1))
     far = FAR * (1.0 + np.abs(nodes[0]).max(-1)[:, None])
     good = (np.isfinite(trajectory) & (np.abs(trajectory) <= far)).all((0, 2))[:, None]
     # the parabola through both nodes with this slope at the first
-    left, change = (np.array(slopes) * h[..., None])[:, None], np.diff(trajectory, axis=0)[:, None]
+    left, change = (slopes * mesh.h[..., None])[:, None], np.diff(trajectory, axis=0)[:, None]
     inner = trajectory[:-1, None] + sigma * left + sigma**2 * (change - left)
     return np.where(good, inner, x), np.where(good, trajectory, nodes), u
 

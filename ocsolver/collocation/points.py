@@ -19,6 +19,7 @@ from ocsolver.collocation.tapes import EndTape, PointTape, end_tape, no_end_tape
 from ocsolver.constraints import Constraint
 from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem
+from ocsolver.tape.program import simulated
 
 __all__ = ["EndPoint", "PointValues", "Stacked", "preference", "weighted"]
 
@@ -226,11 +227,11 @@ class Stacked:
         array = _array(q)
         return PointValues(array[..., : self.v], array[..., self.v], array[..., self.v + 1 :])
 
-    def rates(self, t: Array, x: Array, u: Array) -> Array:
-        """Rates f (G, v) at one time of each group: t (G,), x (G, v), u (G, m)."""
+    def simulated(self, t: Array, x0: Array, u: Array) -> tuple[Array, Array]:
+        """States (N + 1, G, v) at times (N + 1, G) under controls (N, G, m), and rates at the first N (N, G, v)."""
         if self.tape is not None:
-            return self.tape.rates.run(t[:, None], x, u)[0]
-        return np.asarray(self.values(t[None, None], x[None, None], u[None, None]).f[0, 0])
+            return self.tape.rates.simulate(t, x0, u)
+        return simulated(lambda t, x, u: self.values(t[None, None], x[None, None], u[None, None]).f[0, 0], t, x0, u)
 
     def expand(self, t: Array, x: Array, u: Array, p: Array, y: Array, *, iterate: bool = False) -> PointValues:
         """Functions, Jacobians and Hessian; costates p (N, s, G, v), multipliers y (N, s, G, e).

@@ -141,8 +141,100 @@ static PyObject *run(PyObject *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+/* What `rate` needs beside the point. */
+typedef struct {
+    const int32_t *code, *targets;
+    Py_ssize_t steps, results;
+    const double *template;
+    double *registers;
+    Py_ssize_t v, m;
+} Rates;
+
+/* f(t, x, u) of a program with the inputs t, x, u and the output f, for `count` points of a block. */
+static void rate(const Rates *p, int count, const double *t, const double *x, const double *u, double *f)
+{
+    double *place = p->registers;
+    memcpy(place, t, sizeof(double) * count), place += BLOCK;
+    for (Py_ssize_t j = 0; j < p->v; j++, place += BLOCK)
+        for (int i = 0; i < count; i++)
+            place[i] = x[i * p->v + j];
+    for (Py_ssize_t j = 0; j < p->m; j++, place += BLOCK)
+        for (int i = 0; i < count; i++)
+            place[i] = u[i * p->m + j];
+    carry_out(p->code, p->steps, p->registers, count);
+    for (int i = 0; i < count; i++)
+        memcpy(f + i * p->v, p->template, sizeof(double) * p->v);
+    for (Py_ssize_t k = 0; k < p->results; k++)
+        for (int i = 0; i < count; i++)
+            f[i * p->v + p->targets[3 * k + 1]] = p->registers[(size_t)p->targets[3 * k + 2] * BLOCK + i];
+}
+
+static PyObject *simulate(PyObject *self, PyObject *arguments)
+{
+    Py_buffer code, numbers, targets, template, inputs[MOST], outputs[MOST];
+    PyObject *inside, *outside;
+    int registers, good = 0;
+    if (!PyArg_ParseTuple(
+            arguments, "y*y*iy*y*O!O!", &code, &numbers, &registers, &targets, &template, &PyTuple_Type, &inside,
+            &PyTuple_Type, &outside
+        ))
+        return NULL;
+    int ins = take(inside, inputs, PyBUF_C_CONTIGUOUS), outs = take(outside, outputs, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+    if (ins == 2 && outs == 2) { /* t (N + 1, G), u (N, G, m); x (N + 1, G, v) from its first row on, slopes (N, G, v) */
+        const Py_ssize_t N = inputs[1].shape[0], G = inputs[1].shape[1], m = inputs[1].shape[2], v = outputs[0].shape[2];
+        const Py_ssize_t constants = numbers.len / sizeof(double), block = BLOCK * v;
+        double *memory = calloc((size_t)registers * BLOCK + 4 * block + 2 * BLOCK, sizeof(double));
+        if (memory) {
+            good = 1;
+            Py_BEGIN_ALLOW_THREADS
+            const Rates rates = {
+                code.buf, targets.buf, code.len / (5 * sizeof(int32_t)), targets.len / (3 * sizeof(int32_t)),
+                template.buf, memory, v, m
+            };
+            double *k2 = memory + (size_t)registers * BLOCK, *k3 = k2 + block, *k4 = k3 + block, *y = k4 + block;
+            double *half = y + block;
+            for (Py_ssize_t k = 0; k < constants; k++)
+                for (int i = 0; i < BLOCK; i++)
+                    memory[(registers - constants + k) * BLOCK + i] = ((double *)numbers.buf)[k];
+            for (Py_ssize_t first = 0; first < G; first += BLOCK) {
+                const int count = G - first < BLOCK ? (int)(G - first) : BLOCK;
+                for (Py_ssize_t n = 0; n < N; n++) { /* classical Runge–Kutta */
+                    const double *t = (double *)inputs[0].buf + n * G + first, *after = t + G;
+                    const double *u = (double *)inputs[1].buf + (n * G + first) * m;
+                    double *x = (double *)outputs[0].buf + (n * G + first) * v, *next = x + G * v;
+                    double *k1 = (double *)outputs[1].buf + (n * G + first) * v;
+                    for (int i = 0; i < count; i++)
+                        half[i] = 0.5 * (t[i] + after[i]);
+                    rate(&rates, count, t, x, u, k1);
+                    for (int i = 0; i < count * v; i++)
+                        y[i] = x[i] + 0.5 * (after[i / v] - t[i / v]) * k1[i];
+                    rate(&rates, count, half, y, u, k2);
+                    for (int i = 0; i < count * v; i++)
+                        y[i] = x[i] + 0.5 * (after[i / v] - t[i / v]) * k2[i];
+                    rate(&rates, count, half, y, u, k3);
+                    for (int i = 0; i < count * v; i++)
+                        y[i] = x[i] + (after[i / v] - t[i / v]) * k3[i];
+                    rate(&rates, count, after, y, u, k4);
+                    for (int i = 0; i < count * v; i++)
+                        next[i] = x[i] + (after[i / v] - t[i / v]) / 6.0 * (k1[i] + 2.0 * k2[i] + 2.0 * k3[i] + k4[i]);
+                }
+            }
+            Py_END_ALLOW_THREADS
+            free(memory);
+        } else
+            PyErr_NoMemory();
+    } else if (ins >= 0 && outs >= 0)
+        PyErr_SetString(PyExc_ValueError, "two arrays of inputs and two of outputs");
+    release(inputs, ins < 0 ? -1 - ins : ins), release(outputs, outs < 0 ? -1 - outs : outs);
+    PyBuffer_Release(&code), PyBuffer_Release(&numbers), PyBuffer_Release(&targets), PyBuffer_Release(&template);
+    if (!good)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS, "run(code, numbers, registers, targets, template, inputs, outputs)"},
+    {"simulate", simulate, METH_VARARGS, "simulate(code, numbers, registers, targets, template, inputs, outputs)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -14,7 +14,7 @@ try:
 except ImportError:  # there was no compiler
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["Program"]
+__all__ = ["Program", "simulated"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -89,6 +89,31 @@ class Program:
                 self._chunk([part[rows] for part in inputs], [out[rows] for out in outputs])
         return outputs
 
+    def simulate(self, t: Array, x0: Array, u: Array) -> tuple[Array, Array]:
+        """States by steps of the classical Runge–Kutta method, for a program of rates f with the inputs t, x, u.
+
+        Parameters
+        ----------
+        t : ndarray, shape (N + 1, G)
+            Times of each group.
+        x0 : ndarray, shape (G, v)
+            States at the first of them.
+        u : ndarray, shape (N, G, m)
+            Controls between them.
+
+        Returns
+        -------
+        (ndarray, ndarray)
+            States (N + 1, G, v), and rates at the beginning of each step (N, G, v).
+        """
+        if compiled is not None:
+            x, slopes = np.empty((len(t), *x0.shape)), np.empty((len(u), *x0.shape))
+            x[0] = x0
+            inside = np.ascontiguousarray(t), np.ascontiguousarray(u)
+            compiled.simulate(self.code, self.numbers, self.registers, self.targets, self.template, inside, (x, slopes))
+            return x, slopes
+        return simulated(lambda t, x, u: self.run(t[:, None], x, u)[0], t, x0, u)
+
     def _chunk(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         registers: list[Any] = [column for part in inputs for column in np.ascontiguousarray(part.T)]
         registers += [None] * (self.registers - len(registers))
@@ -106,6 +131,21 @@ class Program:
             start += out.shape[1]
         for k, j, source in self.targets.tolist():
             outputs[k][:, j] = registers[source]
+
+
+def simulated(rates: Callable[[Array, Array, Array], Array], t: Array, x0: Array, u: Array) -> tuple[Array, Array]:
+    """The same for any rates f(t, x, u) with t (G,), x (G, v), u (G, m)."""
+    states, slopes = [x0], []
+    for k, value in enumerate(u):
+        x, h = states[-1], (t[k + 1] - t[k])[:, None]
+        half = 0.5 * (t[k] + t[k + 1])
+        k1 = rates(t[k], x, value)
+        k2 = rates(half, x + h / 2 * k1, value)
+        k3 = rates(half, x + h / 2 * k2, value)
+        k4 = rates(t[k + 1], x + h * k3, value)
+        states.append(x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
+        slopes.append(k1)
+    return np.array(states), np.array(slopes)
 
 
 FUNCTIONS: tuple[Callable[..., Any], ...] = (*BINARY.values(), *UNARY.values())
