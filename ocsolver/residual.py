@@ -8,8 +8,9 @@ from torch import Tensor
 from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.maximizers import LBFGS, Enumeration, ProjectedNewton, second_order
 
-__all__ = ["maximum_gap", "projected_gradient", "residual"]
+__all__ = ["maximum_gap", "no_maximum", "projected_gradient", "residual"]
 
+CONVEX = 1e-6  # curvature of H, relative to the largest, from which on it counts as convex
 LOCAL_SEARCH = ProjectedNewton(iterations=3)
 
 
@@ -39,15 +40,39 @@ def _bounded(block: HamiltonianBlock) -> Tensor:
     free = ~torch.isfinite(bounds[1] - bounds[0])
     if not bool(free.any()):
         return torch.ones_like(block.current[..., 0], dtype=torch.bool)
+    values = _curvatures(block, free)
+    concave: Tensor = values[..., 0] > 1e-12 * values[..., -1].abs()
+    return concave
+
+
+def _curvatures(block: HamiltonianBlock, free: Tensor) -> Tensor:
+    """Eigenvalues of −∂²H/∂u² in the components that are `free` (m,), in ascending order (K, G, m)."""
     curvature = -block.current_expansion.hessian
     finite = torch.isfinite(curvature).all(-1).all(-1)
     curvature = torch.where(finite[..., None, None], curvature, 0.0)
     size = curvature.diagonal(dim1=-2, dim2=-1).abs().amax(-1, keepdim=True)  # in place of components with bounds
     size = torch.where(size > 0, size, 1.0).expand_as(block.current)
     both = free[..., :, None] & free[..., None, :]
-    values = torch.linalg.eigvalsh(torch.where(both, curvature, torch.diag_embed(size)))
-    concave: Tensor = values[..., 0] > 1e-12 * values[..., -1].abs()
-    return concave
+    values: Tensor = torch.linalg.eigvalsh(torch.where(both, curvature, torch.diag_embed(size)))
+    return values
+
+
+def no_maximum(blocks: tuple[HamiltonianBlock, ...]) -> Tensor:
+    """Groups whose Hamiltonian is strictly convex, somewhere, along components without bounds (G,).
+
+    Where ∂H/∂u = 0, too, the control is stationary, but the Hamiltonian has no maximum. It is not looked for where
+    second derivatives are not affordable.
+    """
+    none = torch.zeros_like(blocks[0].current[0, :, 0], dtype=torch.bool)
+    for block in blocks:
+        if block.control_set.convex and second_order(block):
+            bounds = block.control_set.bounds(block.current)
+            assert bounds is not None
+            free = ~torch.isfinite(bounds[1] - bounds[0])
+            if bool(free.any()):
+                values = _curvatures(block, free)
+                none = none | (values[..., 0] < -CONVEX * values.abs().amax(-1)).any(0)
+    return none
 
 
 def projected_gradient(block: HamiltonianBlock) -> Tensor:

@@ -701,3 +701,35 @@ def test_threads_and_gradients_are_left_as_they_were() -> None:
     assert torch.equal(quiet.u, loud.u)
     tensors: list[Tensor] = [loud.u, loud.x, loud.p, loud.cost, loud.residual, loud.history.cost]
     assert not any(tensor.requires_grad for tensor in tensors)  # no graph is kept
+
+
+# --------------------------------------------------------------------------------------- stationary is not maximal
+
+
+def convex_cost(x0: list[list[float]]) -> oc.OptimalControlProblem:
+    """−u² has no least value: u = 0 is stationary from x = 0, and H is least there."""
+    return oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: (x * x - u * u).sum(-1),
+        initial_state=x0,
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(1),
+    )
+
+
+@pytest.mark.parametrize("solver", [oc.EMSA(), oc.EMSA(oc.LBFGS()), oc.MSA(), oc.Collocation(), None], ids=repr)
+def test_controls_at_which_the_hamiltonian_is_least_have_not_converged(solver: oc.Solver | None) -> None:
+    with pytest.warns(oc.ConvergenceWarning, match="H has no (finite )?maximum"):
+        solution = oc.solve(convex_cost([[0.0], [0.0]]), solver)
+    assert solution.status == [Status.STALLED] * 2
+
+
+def test_hamiltonians_that_are_flat_in_a_free_control_have_a_maximum() -> None:
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u[..., :1],
+        lambda t, x, u: (x * x + u[..., :1] ** 2).sum(-1) + 0.0 * u[..., 1],
+        initial_state=[1.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(2),
+    )
+    assert oc.solve(problem, oc.EMSA()).success.all()

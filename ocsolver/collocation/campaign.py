@@ -438,6 +438,8 @@ class Campaign:
         if not admissible:
             return Status.INFEASIBLE, self._infeasible(g)
         note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
+        if np.isinf(self.error[g]):
+            note = "∂H/∂u = 0 along the control, but H has no finite maximum there"
         if between > BETWEEN:
             note += f", path_constraint is violated by {between:.1e} between the points where it is met"
         return Status.STALLED, note

@@ -16,13 +16,15 @@ from ocsolver.arcs import with_arcs
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.maximizers import Maximizer, default_maximizer
-from ocsolver.residual import residual
+from ocsolver.problem import OptimalControlProblem
+from ocsolver.residual import no_maximum, residual
 from ocsolver.solution import History, Outcome, Solution, Stats, assemble
 from ocsolver.status import Status
 from ocsolver.transcription import Control, Discretization, Failure, Sweep, Transcription, transcribe
 
 __all__ = ["Iterate", "Limits", "Solver", "SweepSolver"]
 
+NO_MAXIMUM = "∂H/∂u = 0 along the control, but H has no maximum there: it is convex in a control without bounds"
 DIVERGENCE = 1e4  # growth of cost or residual that ends a group
 
 
@@ -240,6 +242,7 @@ class SweepSolver(Solver):
         inner.check(control)
         transcription = Timed(inner)
         run = Run(self, transcription, self.init(transcription, control), limits)
+        run.principle = isinstance(problem, OptimalControlProblem)
         solution: Solution = with_arcs(run.guard(lambda: self._iterate(run)))
         return solution
 
@@ -258,6 +261,7 @@ class Run:
         self.iterate = self.best = first
         self.status = [Status.RUNNING] * transcription.groups
         self.notes = [""] * transcription.groups
+        self.principle = False  # whether controls must maximize H, as in continuous time, not merely be stationary
         self.history: list[tuple[Tensor, Tensor, Step]] = []
         self.reference_cost = first.cost.abs() + first.sweep.forward.scale
         self.reference_residual = first.residual.clamp_min(limits.tolerance or 0.0)
@@ -310,7 +314,15 @@ class Run:
             self.iterate = replace(self.best, sweep=sweep)
         finally:
             self.bar.close()
+        if self.principle and Status.CONVERGED in self.status:
+            self._doubt()
         return self._solution()
+
+    def _doubt(self) -> None:
+        """Stationary controls that maximize nothing have not converged to anything that is wanted."""
+        for g, lost in enumerate(no_maximum(self.iterate.sweep.blocks).tolist()):
+            if lost and self.status[g] is Status.CONVERGED:
+                self.status[g], self.notes[g] = Status.STALLED, NO_MAXIMUM
 
     def _record(self) -> None:
         new = self.iterate
