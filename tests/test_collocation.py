@@ -936,7 +936,6 @@ def test_problems_without_a_minimum_are_no_success() -> None:
     assert not bool(solve_quietly(bottomless(), oc.Collocation()).success.any())
 
 
-@pytest.mark.xfail(strict=True, reason="J is said to be within 1e-7 of its minimum, and the residual is zero")
 def test_problems_without_a_minimum_are_not_called_nearly_solved() -> None:
     solution = solve_quietly(bottomless(), oc.Collocation())
     assert "of its minimum" not in solution.message
