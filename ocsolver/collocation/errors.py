@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
 from ocsolver.collocation.points import PointValues, Stacked, weighted
@@ -112,9 +111,8 @@ def _violation(limits: Bounds, c: Array) -> Array:
 
 def _others(stacked: Stacked, limits: Bounds, u: Array) -> Iterator[Array]:
     """Controls to compare with: a grid where the set is compact, else its bounds."""
-    grid = stacked.problem.control_set.candidates(stacked.problem.initial_state)
-    if grid is not None:
-        for point in grid.to(torch.float64).cpu().numpy():
+    if stacked.candidates is not None:
+        for point in stacked.candidates:
             yield np.array(np.broadcast_to(point, u.shape))
         return
     for j in range(u.shape[-1]):

@@ -184,6 +184,12 @@ class Stacked:
         own = values if values.flags.writeable else values.copy()
         return torch.from_numpy(own).to(dtype=like.dtype, device=like.device)
 
+    @cached_property
+    def candidates(self) -> Array | None:
+        """Controls that cover the box of controls (C, m), None if it is unbounded or has many dimensions."""
+        grid = self.problem.control_set.candidates(self.problem.initial_state)
+        return None if grid is None else grid.to(torch.float64).cpu().numpy()
+
     def project(self, u: Array) -> Array:
         """Controls between their bounds (*b, G, m), projected onto the control set if it is no box."""
         control_set = (self.source or self.problem).control_set
