@@ -252,7 +252,12 @@ class Campaign:
 
     def _met(self, errors: Errors) -> Array:
         """Violation between the points of every interval (N, G), where constraints can be met."""
-        return np.where(self.model.now.violation <= self._allowed, errors.violation, 0.0)
+        return np.where(self._admissible, errors.violation, 0.0)
+
+    @property
+    def _admissible(self) -> Array:
+        """Groups whose constraints are met as well as the barrier allows (G,)."""
+        return np.asarray(self.model.now.violation <= self._allowed + 10 * self.mu / self.system.unit)
 
     def errors(self) -> Errors:
         """Errors of the current solution, estimated once."""
@@ -318,9 +323,8 @@ class Campaign:
 
         It is sound where the errors of the mesh are small enough for the solution to mean anything.
         """
-        admissible = self.model.now.violation <= self._allowed + 10 * self.mu / self.system.unit
         exact = self.errors().total <= ROUGH * np.maximum(self.scale(), self.system.size)
-        return np.asarray(MET * admissible + solved + (admissible & solved & exact))
+        return np.asarray(MET * self._admissible + solved + (self._admissible & solved & exact))
 
     def _keep(self, before: tuple[System, Point, Model, Array], groups: Array) -> None:
         """Take some groups back to where they were on the same mesh."""

@@ -25,6 +25,7 @@ VIOLATION = 1e-7  # of constraints that counts as none
 FINE = 6  # Gauss points per interval for the estimates
 RISING = 1e-4  # slope of H, relative to 1 + |L|, that counts as rising
 LARGE = 100.0  # size of a control from which its errors are relative
+CONCENTRATED = 10.0  # ratio of a multiplier to what it is an interval before, that means that it is a mass
 CONVEX = 1e-9  # curvature of H, relative to the largest, that counts as convex
 
 
@@ -39,7 +40,7 @@ class Errors(NamedTuple):
     gap: Array  # ∫ max H − H(u) ≥ 0
     control: Array
     violation: Array  # of path constraints between their points
-    last: Array  # the same at the end (G,)
+    last: Array  # the same at the end (G,), of constraints that are first met there
 
     @property
     def total(self) -> Array:
@@ -95,8 +96,15 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
     if q.c.size:  # at the nodes, too, where polynomials that meet constraints at all Gauss points may swing
         at = between(stacked, limits, mesh, point, np.array([0.0, 1.0]))
         c = stacked.values(at.t, at.x, at.u).c
-        violation, last = np.maximum(violation, _violation(limits, c)), _violation(limits, c[-1:, 1:])[0]
+        violation = np.maximum(violation, _violation(limits, c))
+        last = np.where(_first_met_at_the_end(mesh, point), _violation(limits, c[-1:, 1:])[0], 0.0)
     return Errors(defect, (w * np.maximum(best, 0.0)).sum(1), np.where(inside, distance, 0.0), violation, last)
+
+
+def _first_met_at_the_end(mesh: Mesh, point: Point) -> Array:
+    """Groups in which the multiplier of a constraint is concentrated in the last interval (G,)."""
+    density = (mesh.weights[-2:, ..., None] * np.abs(point.y[-2:])).sum(1) / mesh.h[-2:, :, None]  # (2, G, e)
+    return np.asarray((density[-1] > CONCENTRATED * density[0]).any(-1)) if len(density) > 1 else mesh.h[-1] > 0
 
 
 def _violation(limits: Bounds, c: Array) -> Array:
