@@ -13,6 +13,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import ocsolver as oc
+from ocsolver.collocation.switches import beyond_the_points
+from problems import van_der_pol_bounded
 
 Status = oc.Status
 
@@ -134,3 +136,23 @@ def test_a_very_short_way_to_rest_is_dear_and_not_infeasible() -> None:
     solution = oc.solve(problem)
     assert solution.success.all()
     assert float(solution.cost) == pytest.approx(6e9, rel=1e-6)
+
+
+def test_a_bound_that_holds_before_the_first_point_is_found() -> None:
+    """Van der Pol from a state where u is at its bound for two thousandths of a second: no Gauss point sees that."""
+    problem = van_der_pol_bounded.build(initial_state=[0.14269588, 1.46712339]).problem
+    solution = oc.solve(problem, tolerance=1e-7)
+    assert solution.success.all()
+    assert float(solution.control(torch.zeros(1, dtype=torch.float64))) == pytest.approx(-0.75, abs=1e-5)
+    assert float(solution.certificate.cost_error) <= 1e-6
+    assert int((solution.t[:, 0] < 0.01).sum()) >= 3, "it is enclosed"
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_controls_are_followed_beyond_the_points_of_the_outermost_intervals(sign: float) -> None:
+    times, bounds = sign * np.array([0.1, 0.5, 0.9]), (-1.0, 1.0)
+    free = np.zeros(3, dtype=int)
+    assert beyond_the_points(times, 1.05 - 0.6 * np.abs(times), free, 0.0, bounds) == pytest.approx([sign * 0.05 / 0.6])
+    assert beyond_the_points(times, 0.95 - 0.6 * np.abs(times), free, 0.0, bounds) == []
+    assert beyond_the_points(times, np.array([1.0, 0.8, 0.6]), np.array([1, 0, 0]), 0.0, bounds) == []
+    assert beyond_the_points(times, 1.05 - 0.6 * np.abs(times), free, 0.0, (-np.inf, np.inf)) == []

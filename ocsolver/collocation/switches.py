@@ -15,12 +15,13 @@ from ocsolver.collocation.errors import VIOLATION, between, improved
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Switch", "find_switches"]
+__all__ = ["Switch", "beyond_the_points", "find_switches"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SAFETY, SHARPEST = 3.0, 0.01  # of the estimated error; smallest width relative to the interval
 SLOWEST = 0.3  # width relative to the last move if constraints tie all times together
+HIDDEN = 1e-7  # distance beyond a bound, relative to its size, that a control reaches after its last point
 MIXED = 1e-3  # change of a path constraint with the control, relative to its range, that matters
 POWERS = 1, 2, 3  # of time, by which constraints approach their bounds
 MOST_SWITCHES = 60  # per group; more are noise of a singular arc
@@ -83,6 +84,9 @@ def find_switches(
                 else:
                     time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
                 here.append((float(time), j))
+            for end, points in ((mesh.t[0, g], slice(0, s)), (mesh.t[-1, g], slice(-1, -s - 1, -1))):
+                hidden = beyond_the_points(times[points, g], u[points, g, j], status[points], float(end), sides)
+                here += [(time, j) for time in hidden]
         for j in range(path.shape[-1]):
             sides = (limits.path_lower[j], limits.path_upper[j])
             known = any(switch.component == m + j for switch in old)
@@ -144,6 +148,23 @@ def _touched(times: Array, c: Array, status: Array, left: int, bounds: tuple[flo
         if bend < best and slope * step > 0:
             best, where = bend, t[0] - root[0] / slope
     return float(np.clip(where, a, b))
+
+
+def beyond_the_points(times: Array, u: Array, status: Array, end: float, bounds: tuple[float, float]) -> list[float]:
+    """Where a control that is free at all points of the first or last interval reaches a bound between these and `end`.
+
+    The first of `times` is the nearest to the end.
+    """
+    if len(u) < 2 or status.any():
+        return []
+    coefficients = np.polynomial.polynomial.polyfit(times - end, u, len(u) - 1)
+    for bound in bounds:
+        outside = (coefficients[0] - bound) * np.sign(bound - u[0])
+        if np.isfinite(bound) and outside > HIDDEN * max(1.0, abs(bound)):
+            slope = (u[1] - u[0]) / (times[1] - times[0])
+            time = times[0] + (bound - u[0]) / slope
+            return [float(time)] if min(end, times[0]) < time < max(end, times[0]) else []
+    return []
 
 
 def _merged_runs(status: Array, changes: Array) -> list[tuple[int, int]]:
