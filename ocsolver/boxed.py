@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ocsolver.constraints import Constraint
-from ocsolver.problem import OptimalControlProblem
+from ocsolver.problem import OptimalControlProblem, changed
 from ocsolver.sets import Box
 
 __all__ = ["in_a_box"]
@@ -55,19 +55,7 @@ def in_a_box(problem: OptimalControlProblem) -> OptimalControlProblem | None:
         lower, upper = torch.cat((own[0], lower)), torch.cat((own[1], upper))
 
     def constraint(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
-        rows = control_set.inequalities(u)
-        rows = rows.expand(*x.shape[:-1], count)
+        rows = control_set.inequalities(u).expand(*x.shape[:-1], count)
         return rows if path is None else torch.cat((path.path(t, x, u), rows), -1)
 
-    free = problem.free_time
-    return OptimalControlProblem(
-        problem.dynamics,
-        problem.running_cost,
-        problem.terminal_cost,
-        initial_state=problem.free_initial_state or like,
-        horizon=problem.horizon if free is None else (problem.horizon[0], free),
-        control_set=Box(*sides),
-        shared_control=problem.shared_control,
-        terminal_constraint=problem.terminal_constraint,
-        path_constraint=Constraint(constraint, lower, upper),
-    )
+    return changed(problem, control_set=Box(*sides), path_constraint=Constraint(constraint, lower, upper))

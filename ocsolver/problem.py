@@ -195,6 +195,22 @@ class OptimalControlProblem:
         )
 
 
+def changed(problem: OptimalControlProblem, **parts: Any) -> OptimalControlProblem:
+    """The problem with other parts, by the names of its constructor."""
+    free = problem.free_time
+    own: dict[str, Any] = {
+        "running_cost": problem.running_cost,
+        "terminal_cost": problem.terminal_cost,
+        "initial_state": problem.free_initial_state or problem.initial_state,
+        "horizon": problem.horizon if free is None else (problem.horizon[0], free),
+        "control_set": problem.control_set,
+        "shared_control": problem.shared_control,
+        "terminal_constraint": problem.terminal_constraint,
+        "path_constraint": problem.path_constraint,
+    }
+    return OptimalControlProblem(problem.dynamics, **(own | parts))
+
+
 def _check_constraint(name: str, constraint: Any, arguments: tuple[int, ...], call: str) -> None:
     if constraint is None:
         return

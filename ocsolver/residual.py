@@ -35,14 +35,19 @@ def maximum_gap(block: HamiltonianBlock) -> Tensor:
 
 def _bounded(block: HamiltonianBlock) -> Tensor:
     """Sites whose Hamiltonian is concave in the components without finite bounds (K, G)."""
-    bounds = block.control_set.bounds(block.current)
-    assert bounds is not None
-    free = ~torch.isfinite(bounds[1] - bounds[0])
+    free = _without_bounds(block)
     if not bool(free.any()):
         return torch.ones_like(block.current[..., 0], dtype=torch.bool)
     values = _curvatures(block, free)
     concave: Tensor = values[..., 0] > 1e-12 * values[..., -1].abs()
     return concave
+
+
+def _without_bounds(block: HamiltonianBlock) -> Tensor:
+    """Components of a control in a box that lack a finite bound (m,)."""
+    bounds = block.control_set.bounds(block.current)
+    assert bounds is not None
+    return ~torch.isfinite(bounds[1] - bounds[0])
 
 
 def _curvatures(block: HamiltonianBlock, free: Tensor) -> Tensor:
@@ -66,9 +71,7 @@ def no_maximum(blocks: tuple[HamiltonianBlock, ...]) -> Tensor:
     none = torch.zeros_like(blocks[0].current[0, :, 0], dtype=torch.bool)
     for block in blocks:
         if block.control_set.convex and second_order(block):
-            bounds = block.control_set.bounds(block.current)
-            assert bounds is not None
-            free = ~torch.isfinite(bounds[1] - bounds[0])
+            free = _without_bounds(block)
             if bool(free.any()):
                 values = _curvatures(block, free)
                 none = none | (values[..., 0] < -CONVEX * values.abs().amax(-1)).any(0)

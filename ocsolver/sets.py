@@ -141,6 +141,13 @@ def _grid(axes: list[Tensor]) -> Tensor:
     return torch.cartesian_prod(*axes).reshape(-1, len(axes))
 
 
+def _product_of_boxes(sides: list[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor] | None:
+    """Sides of a product, None if one of the factors has none."""
+    if any(side is None for side in sides):
+        return None
+    return torch.cat([side[0] for side in sides if side]), torch.cat([side[1] for side in sides if side])
+
+
 def _dimension(m: Any, what: str) -> int:
     if isinstance(m, bool) or not isinstance(m, int) or m < 1:
         raise InputError(
@@ -407,16 +414,10 @@ class Product(ControlSet):
         return torch.cat([factor.project(part) for factor, part in zip(self.sets, self._split(u), strict=True)], -1)
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        sides = [factor.bounds(like) for factor in self.sets]
-        if any(side is None for side in sides):
-            return None
-        return torch.cat([side[0] for side in sides if side]), torch.cat([side[1] for side in sides if side])
+        return _product_of_boxes([factor.bounds(like) for factor in self.sets])
 
     def enclosure(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        sides = [factor.enclosure(like) for factor in self.sets]
-        if any(side is None for side in sides):
-            return None
-        return torch.cat([side[0] for side in sides if side]), torch.cat([side[1] for side in sides if side])
+        return _product_of_boxes([factor.enclosure(like) for factor in self.sets])
 
     def inequalities(self, u: Tensor) -> Tensor:
         return torch.cat([f.inequalities(part) for f, part in zip(self.sets, self._split(u), strict=True)], -1)

@@ -963,6 +963,13 @@ def test_large_multipliers() -> None:
     assert float(solution.cost) == pytest.approx(6e9, rel=1e-6)
 
 
+def test_a_very_short_way_to_rest_is_dear_and_not_infeasible() -> None:
+    # J = 6/T³: multipliers 10 orders larger than what is known of the size of J at first
+    solution = oc.solve(minimum_energy_in(1e-3))
+    assert solution.success.all()
+    assert float(solution.cost) == pytest.approx(6e9, rel=1e-6)
+
+
 @pytest.mark.parametrize("horizon", [0.1, 1.0, 10.0, 1000.0])
 def test_horizons_of_any_length(horizon: float) -> None:
     solution = oc.solve(minimum_energy_in(horizon), oc.Collocation())

@@ -193,9 +193,7 @@ class Stacked:
     def project(self, u: Array) -> Array:
         """Controls between their bounds (*b, G, m), projected onto the control set if it is no box."""
         control_set = (self.source or self.problem).control_set
-        if control_set.bounds(self.problem.initial_state) is not None:
-            return u
-        return _array(control_set.project(self.tensor(u)))
+        return u if control_set is self.problem.control_set else _array(control_set.project(self.tensor(u)))
 
     def unstack(self, x: Tensor) -> Tensor:
         """States (*b, G, v) as the user sees them: (*b, B, n)."""

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_PARTS = 4  # into which one interval is divided
 GROWTH = 2.5  # of a mesh
-NARROWER = 0.03  # largest factor from mesh to mesh for the last interval, whose multiplier may grow as it shrinks
+NARROWER = 0.03  # least factor from mesh to mesh for the last interval, whose multiplier grows as it shrinks
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ocsolver.collocation.barrier import Barrier
+from ocsolver.collocation.dense import control_basis
 from ocsolver.collocation.errors import VIOLATION, between, improved
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
@@ -69,6 +70,7 @@ def find_switches(
     better = _flat(preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y))
     u, slack = _flat(point.u), _flat(point.slack)
     free = _flat(_unconstrained(stacked, limits, mesh, point)) if path.size else slack
+    outermost = np.einsum("qs,qsgm->qgm", control_basis(s, np.array([0.0, 1.0])), point.u[[0, -1]])  # at t0 and t1
     constrained = bool(limits.end_lower.size or limits.path_lower.size)
     found: list[list[Switch]] = []
     for g in range(G):
@@ -84,8 +86,9 @@ def find_switches(
                 else:
                     time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
                 here.append((float(time), j))
-            for end, points in ((mesh.t[0, g], slice(0, s)), (mesh.t[-1, g], slice(-1, -s - 1, -1))):
-                hidden = beyond_the_points(times[points, g], u[points, g, j], status[points], float(end), sides)
+            for side, points in ((0, slice(0, s)), (-1, slice(-1, -s - 1, -1))):
+                end = float(mesh.t[side, g]), float(outermost[side, g, j])
+                hidden = beyond_the_points(times[points, g], u[points, g, j], status[points], *end, sides)
                 here += [(time, j) for time in hidden]
         for j in range(path.shape[-1]):
             sides = (limits.path_lower[j], limits.path_upper[j])
@@ -150,16 +153,17 @@ def _touched(times: Array, c: Array, status: Array, left: int, bounds: tuple[flo
     return float(np.clip(where, a, b))
 
 
-def beyond_the_points(times: Array, u: Array, status: Array, end: float, bounds: tuple[float, float]) -> list[float]:
+def beyond_the_points(
+    times: Array, u: Array, status: Array, end: float, last: float, bounds: tuple[float, float]
+) -> list[float]:
     """Where a control that is free at all points of the first or last interval reaches a bound between these and `end`.
 
-    The first of `times` is the nearest to the end.
+    The first of `times` is the nearest to the end, where the polynomial through the points has its `last` value.
     """
     if len(u) < 2 or status.any():
         return []
-    coefficients = np.polynomial.polynomial.polyfit(times - end, u, len(u) - 1)
     for bound in bounds:
-        outside = (coefficients[0] - bound) * np.sign(bound - u[0])
+        outside = (last - bound) * np.sign(bound - u[0])
         if np.isfinite(bound) and outside > HIDDEN * max(1.0, abs(bound)):
             slope = (u[1] - u[0]) / (times[1] - times[0])
             time = times[0] + (bound - u[0]) / slope

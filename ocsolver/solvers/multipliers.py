@@ -21,7 +21,7 @@ from ocsolver._call import call
 from ocsolver._shapes import group_mean, per_row
 from ocsolver.constraints import Constraint
 from ocsolver.hamiltonian import dynamics, running_cost, terminal_cost
-from ocsolver.problem import OptimalControlProblem
+from ocsolver.problem import OptimalControlProblem, changed
 
 __all__ = ["Multipliers", "Report"]
 
@@ -123,14 +123,13 @@ class Multipliers:
             multiplier = _interpolated(points, self.path, t)
             return running_cost(problem, t, x, u) + _price(path, path.path(t, x, u), multiplier, r)
 
-        return OptimalControlProblem(
-            problem.dynamics,
-            problem.running_cost if path is None else rate,
-            problem.terminal_cost if terminal is None else end,
-            initial_state=problem.free_initial_state or problem.initial_state,
+        return changed(
+            problem,
+            running_cost=problem.running_cost if path is None else rate,
+            terminal_cost=problem.terminal_cost if terminal is None else end,
             horizon=problem.horizon,
-            control_set=problem.control_set,
-            shared_control=problem.shared_control,
+            terminal_constraint=None,
+            path_constraint=None,
         )
 
     @torch.no_grad()

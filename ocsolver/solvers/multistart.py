@@ -16,7 +16,7 @@ from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.maximizers.base import positive_int
 from ocsolver.outcome import History
 from ocsolver.pieces import Pieces
-from ocsolver.problem import OptimalControlProblem
+from ocsolver.problem import OptimalControlProblem, changed
 from ocsolver.sets import ControlSet
 from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Solver
@@ -223,16 +223,7 @@ def _replicated(problem: OptimalControlProblem, n: int) -> OptimalControlProblem
     free, x0 = problem.free_initial_state, problem.initial_state.expand(n, -1)
     if free is not None:
         free = FreeInitialState(*(side.expand(n, -1) for side in (free.guess, free.lower, free.upper)))
-    return OptimalControlProblem(
-        problem.dynamics,
-        problem.running_cost,
-        problem.terminal_cost,
-        initial_state=x0 if free is None else free,
-        horizon=problem.horizon if problem.free_time is None else (problem.horizon[0], problem.free_time),
-        control_set=problem.control_set,
-        terminal_constraint=problem.terminal_constraint,
-        path_constraint=problem.path_constraint,
-    )
+    return changed(problem, initial_state=x0 if free is None else free, shared_control=False)
 
 
 def _ranked(costs: list[list[float]], statuses: list[list[Status]]) -> tuple[list[int], list[list[tuple[float, int]]]]:

@@ -82,153 +82,158 @@ static void release(Py_buffer *buffers, int count)
         PyBuffer_Release(&buffers[count]);
 }
 
+/* A program with the arrays that it is called with. */
+typedef struct {
+    Py_buffer code, numbers, targets, template, inputs[MOST], outputs[MOST];
+    int registers, ins, outs;
+} Call;
+
+/* Whether the arguments of a call are what they should be; `leave` has to follow if they can be parsed. */
+static int enter(PyObject *arguments, Call *call, int *parsed)
+{
+    PyObject *inside, *outside;
+    *parsed = PyArg_ParseTuple(
+        arguments, "y*y*iy*y*O!O!", &call->code, &call->numbers, &call->registers, &call->targets, &call->template,
+        &PyTuple_Type, &inside, &PyTuple_Type, &outside
+    );
+    if (!*parsed)
+        return 0;
+    call->ins = take(inside, call->inputs, PyBUF_C_CONTIGUOUS);
+    call->outs = take(outside, call->outputs, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+    return call->ins >= 0 && call->outs >= 0;
+}
+
+static void leave(Call *call)
+{
+    release(call->inputs, call->ins < 0 ? -1 - call->ins : call->ins);
+    release(call->outputs, call->outs < 0 ? -1 - call->outs : call->outs);
+    PyBuffer_Release(&call->code), PyBuffer_Release(&call->numbers);
+    PyBuffer_Release(&call->targets), PyBuffer_Release(&call->template);
+}
+
+/* Registers, the constants among them filled, and room for `more` numbers behind them. */
+static double *memory_of(const Call *call, size_t more)
+{
+    double *memory = calloc((size_t)call->registers * BLOCK + more, sizeof(double));
+    const Py_ssize_t constants = call->numbers.len / sizeof(double);
+    for (Py_ssize_t k = 0; memory && k < constants; k++)
+        for (int i = 0; i < BLOCK; i++)
+            memory[(call->registers - constants + k) * BLOCK + i] = ((double *)call->numbers.buf)[k];
+    if (!memory)
+        PyErr_NoMemory();
+    return memory;
+}
+
+/* Rows of an array with some columns. */
+typedef struct {
+    double *values;
+    Py_ssize_t columns;
+} Rows;
+
+/* The program for `count` points of a block. */
+static void evaluate(const Call *call, double *memory, int count, int ins, const Rows *in, int outs, const Rows *out)
+{
+    double *place = memory;
+    for (int part = 0; part < ins; part++)
+        for (Py_ssize_t j = 0; j < in[part].columns; j++, place += BLOCK)
+            for (int i = 0; i < count; i++)
+                place[i] = in[part].values[i * in[part].columns + j];
+    carry_out(call->code.buf, call->code.len / (5 * sizeof(int32_t)), memory, count);
+    const double *pattern = call->template.buf;
+    for (int part = 0; part < outs; pattern += out[part++].columns)
+        for (int i = 0; i < count; i++)
+            memcpy(out[part].values + i * out[part].columns, pattern, sizeof(double) * out[part].columns);
+    const int32_t *target = call->targets.buf;
+    for (Py_ssize_t k = call->targets.len / (3 * sizeof(int32_t)); k > 0; k--, target += 3) {
+        const Rows rows = out[target[0]];
+        const double *source = memory + (size_t)target[2] * BLOCK;
+        for (int i = 0; i < count; i++)
+            rows.values[i * rows.columns + target[1]] = source[i];
+    }
+}
+
+static Rows rows_from(const Py_buffer *array, Py_ssize_t first)
+{
+    const Py_ssize_t columns = array->shape[1];
+    return (Rows){(double *)array->buf + first * columns, columns};
+}
+
 static PyObject *run(PyObject *self, PyObject *arguments)
 {
-    Py_buffer code, numbers, targets, template, inputs[MOST], outputs[MOST];
-    PyObject *inside, *outside;
-    int registers, good = 0;
-    if (!PyArg_ParseTuple(
-            arguments, "y*y*iy*y*O!O!", &code, &numbers, &registers, &targets, &template, &PyTuple_Type, &inside,
-            &PyTuple_Type, &outside
-        ))
-        return NULL;
-    int ins = take(inside, inputs, PyBUF_C_CONTIGUOUS), outs = take(outside, outputs, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
-    double *memory = ins > 0 && outs > 0 ? calloc((size_t)registers * BLOCK, sizeof(double)) : NULL;
-    if (memory) {
-        good = 1;
-        const Py_ssize_t points = inputs[0].shape[0], steps = code.len / (5 * sizeof(int32_t));
-        const Py_ssize_t constants = numbers.len / sizeof(double), results = targets.len / (3 * sizeof(int32_t));
+    Call call;
+    int parsed;
+    double *memory = NULL;
+    if (enter(arguments, &call, &parsed) && (memory = memory_of(&call, 0))) {
+        const Py_ssize_t points = call.ins && call.outs ? call.inputs[0].shape[0] : 0;
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t k = 0; k < constants; k++)
-            for (int i = 0; i < BLOCK; i++)
-                memory[(registers - constants + k) * BLOCK + i] = ((double *)numbers.buf)[k];
         for (Py_ssize_t first = 0; first < points; first += BLOCK) {
-            const int count = points - first < BLOCK ? (int)(points - first) : BLOCK;
-            double *place = memory;
-            for (int part = 0; part < ins; part++) {
-                const Py_ssize_t columns = inputs[part].shape[1];
-                const double *values = (double *)inputs[part].buf + first * columns;
-                for (Py_ssize_t j = 0; j < columns; j++, place += BLOCK)
-                    for (int i = 0; i < count; i++)
-                        place[i] = values[i * columns + j];
-            }
-            carry_out(code.buf, steps, memory, count);
-            const double *pattern = template.buf;
-            for (int part = 0; part < outs; part++) {
-                const Py_ssize_t columns = outputs[part].shape[1];
-                double *values = (double *)outputs[part].buf + first * columns;
-                for (int i = 0; i < count; i++)
-                    memcpy(values + i * columns, pattern, sizeof(double) * columns);
-                pattern += columns;
-            }
-            const int32_t *target = targets.buf;
-            for (Py_ssize_t k = 0; k < results; k++, target += 3) {
-                const Py_ssize_t columns = outputs[target[0]].shape[1];
-                double *values = (double *)outputs[target[0]].buf + first * columns + target[1];
-                const double *source = memory + (size_t)target[2] * BLOCK;
-                for (int i = 0; i < count; i++)
-                    values[i * columns] = source[i];
-            }
+            Rows in[MOST], out[MOST];
+            for (int part = 0; part < call.ins; part++)
+                in[part] = rows_from(&call.inputs[part], first);
+            for (int part = 0; part < call.outs; part++)
+                out[part] = rows_from(&call.outputs[part], first);
+            evaluate(&call, memory, points - first < BLOCK ? (int)(points - first) : BLOCK, call.ins, in, call.outs, out);
         }
         Py_END_ALLOW_THREADS
-        free(memory);
-    } else if (ins >= 0 && outs >= 0)
-        PyErr_NoMemory();
-    release(inputs, ins < 0 ? -1 - ins : ins), release(outputs, outs < 0 ? -1 - outs : outs);
-    PyBuffer_Release(&code), PyBuffer_Release(&numbers), PyBuffer_Release(&targets), PyBuffer_Release(&template);
-    if (!good)
+    }
+    if (parsed)
+        leave(&call);
+    if (!memory)
         return NULL;
+    free(memory);
     Py_RETURN_NONE;
 }
 
-/* What `rate` needs beside the point. */
-typedef struct {
-    const int32_t *code, *targets;
-    Py_ssize_t steps, results;
-    const double *template;
-    double *registers;
-    Py_ssize_t v, m;
-} Rates;
-
-/* f(t, x, u) of a program with the inputs t, x, u and the output f, for `count` points of a block. */
-static void rate(const Rates *p, int count, const double *t, const double *x, const double *u, double *f)
+/* Steps of the classical Runge–Kutta method for `count` groups from `first` on; `room` holds 4 v + 1 blocks. */
+static void integrate(const Call *call, double *memory, double *room, Py_ssize_t first, int count)
 {
-    double *place = p->registers;
-    memcpy(place, t, sizeof(double) * count), place += BLOCK;
-    for (Py_ssize_t j = 0; j < p->v; j++, place += BLOCK)
+    const Py_ssize_t *shape = call->inputs[1].shape, N = shape[0], G = shape[1], m = shape[2];
+    const Py_ssize_t v = call->outputs[0].shape[2], block = BLOCK * v;
+    double *k2 = room, *k3 = k2 + block, *k4 = k3 + block, *y = k4 + block, *half = y + block;
+    for (Py_ssize_t n = 0; n < N; n++) {
+        double *t = (double *)call->inputs[0].buf + n * G + first, *after = t + G;
+        double *u = (double *)call->inputs[1].buf + (n * G + first) * m;
+        double *x = (double *)call->outputs[0].buf + (n * G + first) * v, *next = x + G * v;
+        double *k1 = (double *)call->outputs[1].buf + (n * G + first) * v;
         for (int i = 0; i < count; i++)
-            place[i] = x[i * p->v + j];
-    for (Py_ssize_t j = 0; j < p->m; j++, place += BLOCK)
-        for (int i = 0; i < count; i++)
-            place[i] = u[i * p->m + j];
-    carry_out(p->code, p->steps, p->registers, count);
-    for (int i = 0; i < count; i++)
-        memcpy(f + i * p->v, p->template, sizeof(double) * p->v);
-    for (Py_ssize_t k = 0; k < p->results; k++)
-        for (int i = 0; i < count; i++)
-            f[i * p->v + p->targets[3 * k + 1]] = p->registers[(size_t)p->targets[3 * k + 2] * BLOCK + i];
+            half[i] = 0.5 * (t[i] + after[i]);
+        evaluate(call, memory, count, 3, (Rows[]){{t, 1}, {x, v}, {u, m}}, 1, &(Rows){k1, v});
+        for (int i = 0; i < count * v; i++)
+            y[i] = x[i] + 0.5 * (after[i / v] - t[i / v]) * k1[i];
+        evaluate(call, memory, count, 3, (Rows[]){{half, 1}, {y, v}, {u, m}}, 1, &(Rows){k2, v});
+        for (int i = 0; i < count * v; i++)
+            y[i] = x[i] + 0.5 * (after[i / v] - t[i / v]) * k2[i];
+        evaluate(call, memory, count, 3, (Rows[]){{half, 1}, {y, v}, {u, m}}, 1, &(Rows){k3, v});
+        for (int i = 0; i < count * v; i++)
+            y[i] = x[i] + (after[i / v] - t[i / v]) * k3[i];
+        evaluate(call, memory, count, 3, (Rows[]){{after, 1}, {y, v}, {u, m}}, 1, &(Rows){k4, v});
+        for (int i = 0; i < count * v; i++)
+            next[i] = x[i] + (after[i / v] - t[i / v]) / 6.0 * (k1[i] + 2.0 * k2[i] + 2.0 * k3[i] + k4[i]);
+    }
 }
 
+/* Inputs t (N + 1, G), u (N, G, m); outputs x (N + 1, G, v), whose first row is there, and its rates (N, G, v). */
 static PyObject *simulate(PyObject *self, PyObject *arguments)
 {
-    Py_buffer code, numbers, targets, template, inputs[MOST], outputs[MOST];
-    PyObject *inside, *outside;
-    int registers, good = 0;
-    if (!PyArg_ParseTuple(
-            arguments, "y*y*iy*y*O!O!", &code, &numbers, &registers, &targets, &template, &PyTuple_Type, &inside,
-            &PyTuple_Type, &outside
-        ))
-        return NULL;
-    int ins = take(inside, inputs, PyBUF_C_CONTIGUOUS), outs = take(outside, outputs, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
-    if (ins == 2 && outs == 2) { /* t (N + 1, G), u (N, G, m); x (N + 1, G, v) from its first row on, slopes (N, G, v) */
-        const Py_ssize_t N = inputs[1].shape[0], G = inputs[1].shape[1], m = inputs[1].shape[2], v = outputs[0].shape[2];
-        const Py_ssize_t constants = numbers.len / sizeof(double), block = BLOCK * v;
-        double *memory = calloc((size_t)registers * BLOCK + 4 * block + 2 * BLOCK, sizeof(double));
-        if (memory) {
-            good = 1;
-            Py_BEGIN_ALLOW_THREADS
-            const Rates rates = {
-                code.buf, targets.buf, code.len / (5 * sizeof(int32_t)), targets.len / (3 * sizeof(int32_t)),
-                template.buf, memory, v, m
-            };
-            double *k2 = memory + (size_t)registers * BLOCK, *k3 = k2 + block, *k4 = k3 + block, *y = k4 + block;
-            double *half = y + block;
-            for (Py_ssize_t k = 0; k < constants; k++)
-                for (int i = 0; i < BLOCK; i++)
-                    memory[(registers - constants + k) * BLOCK + i] = ((double *)numbers.buf)[k];
-            for (Py_ssize_t first = 0; first < G; first += BLOCK) {
-                const int count = G - first < BLOCK ? (int)(G - first) : BLOCK;
-                for (Py_ssize_t n = 0; n < N; n++) { /* classical Runge–Kutta */
-                    const double *t = (double *)inputs[0].buf + n * G + first, *after = t + G;
-                    const double *u = (double *)inputs[1].buf + (n * G + first) * m;
-                    double *x = (double *)outputs[0].buf + (n * G + first) * v, *next = x + G * v;
-                    double *k1 = (double *)outputs[1].buf + (n * G + first) * v;
-                    for (int i = 0; i < count; i++)
-                        half[i] = 0.5 * (t[i] + after[i]);
-                    rate(&rates, count, t, x, u, k1);
-                    for (int i = 0; i < count * v; i++)
-                        y[i] = x[i] + 0.5 * (after[i / v] - t[i / v]) * k1[i];
-                    rate(&rates, count, half, y, u, k2);
-                    for (int i = 0; i < count * v; i++)
-                        y[i] = x[i] + 0.5 * (after[i / v] - t[i / v]) * k2[i];
-                    rate(&rates, count, half, y, u, k3);
-                    for (int i = 0; i < count * v; i++)
-                        y[i] = x[i] + (after[i / v] - t[i / v]) * k3[i];
-                    rate(&rates, count, after, y, u, k4);
-                    for (int i = 0; i < count * v; i++)
-                        next[i] = x[i] + (after[i / v] - t[i / v]) / 6.0 * (k1[i] + 2.0 * k2[i] + 2.0 * k3[i] + k4[i]);
-                }
-            }
-            Py_END_ALLOW_THREADS
-            free(memory);
-        } else
-            PyErr_NoMemory();
-    } else if (ins >= 0 && outs >= 0)
+    Call call;
+    int parsed, good = enter(arguments, &call, &parsed);
+    double *memory = NULL;
+    if (good && (call.ins != 2 || call.outs != 2))
         PyErr_SetString(PyExc_ValueError, "two arrays of inputs and two of outputs");
-    release(inputs, ins < 0 ? -1 - ins : ins), release(outputs, outs < 0 ? -1 - outs : outs);
-    PyBuffer_Release(&code), PyBuffer_Release(&numbers), PyBuffer_Release(&targets), PyBuffer_Release(&template);
-    if (!good)
+    else if (good && (memory = memory_of(&call, (4 * (size_t)call.outputs[0].shape[2] + 1) * BLOCK))) {
+        const Py_ssize_t G = call.inputs[1].shape[1];
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t first = 0; first < G; first += BLOCK) {
+            const int count = G - first < BLOCK ? (int)(G - first) : BLOCK;
+            integrate(&call, memory, memory + (size_t)call.registers * BLOCK, first, count);
+        }
+        Py_END_ALLOW_THREADS
+    }
+    if (parsed)
+        leave(&call);
+    if (!memory)
         return NULL;
+    free(memory);
     Py_RETURN_NONE;
 }
 

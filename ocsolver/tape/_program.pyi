@@ -9,12 +9,5 @@ def run(
     inputs: tuple[Any, ...],
     outputs: tuple[Any, ...],
 ) -> None: ...
-def simulate(
-    code: Any,
-    numbers: Any,
-    registers: int,
-    targets: Any,
-    template: Any,
-    inputs: tuple[Any, ...],
-    outputs: tuple[Any, ...],
-) -> None: ...
+
+simulate = run
