@@ -8,9 +8,11 @@ PIP := PIP_USE_PEP517=1 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/py
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 # compiled by the installation, where there is a compiler
-SOURCES_C := $(wildcard ocsolver/*/*.c)
+SOURCES_C := $(wildcard ocsolver/*/*.[ch])
 
 OMP_NUM_THREADS ?= 1
+# processes that share the tests
+WORKERS ?= 2
 export OMP_NUM_THREADS
 export MPLBACKEND := Agg
 
@@ -44,7 +46,7 @@ demo: $(CORE)  ## solve one problem and show the result (core dependencies only)
 	$(BIN)/python scripts/demo.py
 
 test: $(DEV)  ## run the tests, without the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(DEV)  ## run the slow tests
 	$(BIN)/python -m pytest -m slow

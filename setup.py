@@ -3,6 +3,8 @@
 Without a compiler it is left out, and NumPy does the same, several times slower.
 """
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 PARTS = ("collocation._measures", "collocation._newton", "tape._program")
@@ -13,6 +15,7 @@ setup(
             f"ocsolver.{part}",
             [f"ocsolver/{part.replace('.', '/')}.c"],
             extra_compile_args=["-O3"],
+            depends=glob("ocsolver/collocation/*.h"),
             optional=True,
         )
         for part in PARTS

@@ -137,6 +137,11 @@ static inline double give(double c, double nu, double rho, double mu)
 
 static inline double larger(double a, double b) { return b > a || isnan(b) ? b : a; }
 
+/* Groups that are summed side by side: those at one point are neighbours in memory. */
+#define BLOCK 16
+#define BLOCKS(first, last) \
+    for (int first = 0, last = G < BLOCK ? G : BLOCK; first < G; first = last, last = G < last + BLOCK ? G : last + BLOCK)
+
 /* ------------------------------------------------------------------------------------------------------- residual */
 
 static void measure(const Frame *y, double **values, double **end, double **out)
@@ -308,57 +313,65 @@ static void worst(const Frame *y, double **own, double **out)
     const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, D = y->D, e = y->e, k = y->k, rows = y->v + 1 + y->e;
     double *const *c = y->constants, *const *q = y->point;
     const size_t points = (size_t)N * s * G;
-    for (int g = 0; g < G; g++) {
-        const double size = c[SIZE][g], duration = c[DURATION][g], mu = y->mu[g], mu_end = mu * duration;
-        double dual_u = 0.0, dual_x = 0.0, primal = 0.0, gap = 0.0, gap_end = 0.0;
+    BLOCKS(begin, end) {
+        double dual_u[BLOCK] = {0.0}, dual_x[BLOCK] = {0.0}, primal[BLOCK] = {0.0}, gap[BLOCK] = {0.0};
         for (int n = 0; n < N; n++) {
-            const double h = c[H][n * G + g];
-            for (int i = 0; i < s; i++) {
-                const size_t at = ((size_t)n * s + i) * G + g;
-                for (int r = 0; r < D; r++) {
-                    double value = own[OWN_SLOPE][at * D + r];
-                    for (int j = 0; j < e; j++)
-                        value += q[Y][at * e + j] * own[OWN_JACOBIAN][(at * rows + v + 1 + j) * D + r];
-                    if (r < v) {
-                        value = h * value + own[OWN_COSTATE][at * v + r];
-                        dual_x = larger(dual_x, fabs(value * c[SCALE_X][g * v + r]));
-                        primal = larger(primal, fabs(own[OWN_STAGE][at * v + r] / c[SCALE_X][g * v + r]));
-                    } else {
-                        const size_t place = at * m + r - v;
-                        const Sides u = sides(q[CONTROLS], q[Z_CONTROLS], place, points * m, q[U][place]);
-                        value += (u.upper ? u.high : 0.0) - (u.lower ? u.low : 0.0);
-                        dual_u = larger(dual_u, fabs(value * c[SCALE_Z][g * D + r]));
-                        gap = larger(gap, complementarity(u, mu));
+            for (int i = 0; i < s; i++)
+                for (int g = begin, l = 0; g < end; g++, l++) {
+                    const size_t at = ((size_t)n * s + i) * G + g;
+                    const double h = c[H][n * G + g], mu = y->mu[g];
+                    for (int r = 0; r < D; r++) {
+                        double value = own[OWN_SLOPE][at * D + r];
+                        for (int j = 0; j < e; j++)
+                            value += q[Y][at * e + j] * own[OWN_JACOBIAN][(at * rows + v + 1 + j) * D + r];
+                        if (r < v) {
+                            const double scale = c[SCALE_X][g * v + r];
+                            value = h * value + own[OWN_COSTATE][at * v + r];
+                            dual_x[l] = larger(dual_x[l], fabs(value * scale));
+                            primal[l] = larger(primal[l], fabs(own[OWN_STAGE][at * v + r] / scale));
+                        } else {
+                            const size_t place = at * m + r - v;
+                            const Sides u = sides(q[CONTROLS], q[Z_CONTROLS], place, points * m, q[U][place]);
+                            value += (u.upper ? u.high : 0.0) - (u.lower ? u.low : 0.0);
+                            dual_u[l] = larger(dual_u[l], fabs(value * c[SCALE_Z][g * D + r]));
+                            gap[l] = larger(gap[l], complementarity(u, mu));
+                        }
+                    }
+                    for (int r = 0; r < e; r++) {
+                        const size_t place = at * e + r;
+                        const double left = own[OWN_PATH][place] - relation(q[Y][place], c[RHO_PATH][at], mu);
+                        const Sides slack = sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]);
+                        primal[l] = larger(primal[l], fabs(left));
+                        gap[l] = larger(gap[l], complementarity(slack, mu));
                     }
                 }
-                for (int r = 0; r < e; r++) {
-                    const size_t place = at * e + r;
-                    const double left = own[OWN_PATH][place] - relation(q[Y][place], c[RHO_PATH][at], mu);
-                    primal = larger(primal, fabs(left));
-                    gap = larger(gap, complementarity(sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]), mu));
-                }
+            for (int g = begin, l = 0; g < end; g++, l++)
+                for (int r = 0; r < v; r++)
+                    primal[l] = larger(primal[l], fabs(own[OWN_GAP][((size_t)n * G + g) * v + r] / c[SCALE_X][g * v + r]));
+        }
+        for (int g = begin, l = 0; g < end; g++, l++) {
+            const double size = c[SIZE][g], duration = c[DURATION][g], mu_end = y->mu[g] * duration;
+            double gap_end = 0.0;
+            for (int r = 0; r < v; r++) {
+                const size_t place = (size_t)g * v + r;
+                double value = q[COSTATES][((size_t)N * G + g) * v + r] + own[OWN_END_SLOPE][place];
+                for (int j = 0; j < k; j++)
+                    value += q[NU][g * k + j] * own[OWN_END_JACOBIAN][((size_t)g * k + j) * v + r];
+                dual_x[l] = larger(dual_x[l], fabs(value * c[SCALE_X][place]));
+                const Sides start = sides(q[STARTS], q[Z_STARTS], place, (size_t)G * v, q[NODES][place]);
+                gap_end = larger(gap_end, complementarity(start, mu_end));
             }
-            for (int r = 0; r < v; r++)
-                primal = larger(primal, fabs(own[OWN_GAP][((size_t)n * G + g) * v + r] / c[SCALE_X][g * v + r]));
+            for (int r = 0; r < k; r++) {
+                const size_t place = (size_t)g * k + r;
+                const double left = own[OWN_TERMINAL][place] - relation(q[NU][place], c[RHO_END][g], mu_end);
+                const Sides slack = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
+                primal[l] = larger(primal[l], fabs(left));
+                gap_end = larger(gap_end, complementarity(slack, mu_end));
+            }
+            out[0][g] = larger(dual_u[l] * duration, dual_x[l]) / size;
+            out[1][g] = primal[l];
+            out[2][g] = larger(gap[l] * duration, gap_end) / size;
         }
-        for (int r = 0; r < v; r++) {
-            const size_t place = (size_t)g * v + r;
-            double value = q[COSTATES][((size_t)N * G + g) * v + r] + own[OWN_END_SLOPE][place];
-            for (int j = 0; j < k; j++)
-                value += q[NU][g * k + j] * own[OWN_END_JACOBIAN][((size_t)g * k + j) * v + r];
-            dual_x = larger(dual_x, fabs(value * c[SCALE_X][place]));
-            const Sides start = sides(q[STARTS], q[Z_STARTS], place, (size_t)G * v, q[NODES][place]);
-            gap_end = larger(gap_end, complementarity(start, mu_end));
-        }
-        for (int r = 0; r < k; r++) {
-            const size_t place = (size_t)g * k + r;
-            primal = larger(primal, fabs(own[OWN_TERMINAL][place] - relation(q[NU][place], c[RHO_END][g], mu_end)));
-            const Sides end = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
-            gap_end = larger(gap_end, complementarity(end, mu_end));
-        }
-        out[0][g] = larger(dual_u * duration, dual_x) / size;
-        out[1][g] = primal;
-        out[2][g] = larger(gap * duration, gap_end) / size;
     }
 }
 
@@ -387,13 +400,13 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
     const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, D = y->D, e = y->e, k = y->k, rows = y->v + 1 + y->e;
     double *const *c = y->constants, *const *q = y->point;
     const size_t points = (size_t)N * s * G;
-    for (int g = 0; g < G; g++) {
-        const double mu = y->mu[g], mu_end = mu * c[DURATION][g];
-        const double *first = d[DNODES] + (size_t)g * v, *last = d[DNODES] + ((size_t)N * G + g) * v;
-        double derivative = 0.0, bend = 0.0, length = 0.0, reach = 0.0;
-        for (int n = 0; n < N; n++)
-            for (int i = 0; i < s; i++) {
-                const size_t at = ((size_t)n * s + i) * G + g;
+    BLOCKS(begin, stop) {
+        double derivatives[BLOCK] = {0.0}, bends[BLOCK] = {0.0}, lengths[BLOCK] = {0.0}, reaches[BLOCK] = {0.0};
+        for (int point = 0; point < N * s; point++)
+            for (int g = begin, l = 0; g < stop; g++, l++) {
+                const size_t at = (size_t)point * G + g;
+                const double mu = y->mu[g], h = c[H][(size_t)(point / s) * G + g];
+                double derivative = 0.0, reach = 0.0;
                 const double w = c[WEIGHTS][at], *dx = d[DX] + at * v, *du = d[DU] + at * m;
                 const double *W = own[M_HESSIAN] + at * D * D, *gradient = own[M_GRADIENT] + at * D;
                 double bent = 0.0, size = 0.0;
@@ -408,8 +421,8 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
                     size += da * da / (scale * scale);
                     derivative += gradient[a] * da;
                 }
-                bend += w * bent;
-                length += w * size;
+                bends[l] += w * bent;
+                lengths[l] += w * size;
                 for (int r = 0; r < v; r++) {
                     const double *rate = own[M_JACOBIAN] + (at * rows + r) * D;
                     double change = 0.0;
@@ -417,7 +430,7 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
                         change += fabs(rate[b] * dx[b]);
                     for (int b = 0; b < m; b++)
                         change += fabs(rate[v + b] * du[b]);
-                    reach += c[H][n * G + g] * change / c[SCALE_X][g * v + r];
+                    reach += h * change / c[SCALE_X][g * v + r];
                 }
                 for (int r = 0; r < e; r++) {
                     const size_t place = at * e + r;
@@ -434,32 +447,38 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
                     out[STEP_Y][place] = nu - q[Y][place];
                     derivative += w * (force * move + multiplier(own[M_PATH][place], rho, mu) * (image - move));
                 }
+                derivatives[l] += derivative, reaches[l] += reach;
             }
-        for (int a = 0; a < v; a++) {
-            double value = 0.0;
-            for (int b = 0; b < v; b++)
-                value += own[M_END_HESSIAN][((size_t)g * v + a) * v + b] * last[b];
-            bend += value * last[a];
-            derivative += own[M_END_SLOPE][(size_t)g * v + a] * last[a];
-            const size_t place = (size_t)g * v + a;
-            const Sides start = sides(q[STARTS], q[Z_STARTS], place, (size_t)G * v, q[NODES][place]);
-            derivative += push(start, mu_end) * first[a];
-            bend += curvature(start) * first[a] * first[a];
+        for (int g = begin, l = 0; g < stop; g++, l++) {
+            const double mu_end = y->mu[g] * c[DURATION][g];
+            const double *first = d[DNODES] + (size_t)g * v, *last = d[DNODES] + ((size_t)N * G + g) * v;
+            double derivative = derivatives[l], bend = bends[l];
+            for (int a = 0; a < v; a++) {
+                double value = 0.0;
+                for (int b = 0; b < v; b++)
+                    value += own[M_END_HESSIAN][((size_t)g * v + a) * v + b] * last[b];
+                bend += value * last[a];
+                derivative += own[M_END_SLOPE][(size_t)g * v + a] * last[a];
+                const size_t place = (size_t)g * v + a;
+                const Sides start = sides(q[STARTS], q[Z_STARTS], place, (size_t)G * v, q[NODES][place]);
+                derivative += push(start, mu_end) * first[a];
+                bend += curvature(start) * first[a] * first[a];
+            }
+            for (int r = 0; r < k; r++) {
+                const size_t place = (size_t)g * k + r;
+                double image = 0.0;
+                for (int b = 0; b < v; b++)
+                    image += own[M_END_JACOBIAN][place * v + b] * last[b];
+                const Sides end = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
+                const double force = push(end, mu_end), nu = q[NU][place] + d[DMULTIPLIERS][place];
+                const double move = loose(end, c[END_FIXED][r]) * (nu - force);
+                out[STEP_END][place] = move;
+                derivative += multiplier(own[M_TERMINAL][place], c[RHO_END][g], mu_end) * (image - move) + force * move;
+                bend += curvature(end) * move * move;
+            }
+            out[DERIVATIVE][g] = derivative, out[BEND][g] = bend;
+            out[LENGTH][g] = lengths[l] / c[DURATION][g], out[REACH][g] = reaches[l];
         }
-        for (int r = 0; r < k; r++) {
-            const size_t place = (size_t)g * k + r;
-            double image = 0.0;
-            for (int b = 0; b < v; b++)
-                image += own[M_END_JACOBIAN][place * v + b] * last[b];
-            const Sides end = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
-            const double force = push(end, mu_end), nu = q[NU][place] + d[DMULTIPLIERS][place];
-            const double move = loose(end, c[END_FIXED][r]) * (nu - force);
-            out[STEP_END][place] = move;
-            derivative += multiplier(own[M_TERMINAL][place], c[RHO_END][g], mu_end) * (image - move) + force * move;
-            bend += curvature(end) * move * move;
-        }
-        out[DERIVATIVE][g] = derivative, out[BEND][g] = bend;
-        out[LENGTH][g] = length / c[DURATION][g], out[REACH][g] = reach;
     }
 }
 

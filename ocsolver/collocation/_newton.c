@@ -1,168 +1,156 @@
 /* The Newton system of the collocated maximum principle, group by group: the same as `kkt.newton_direction` in NumPy.
 
-   Dense elimination with row pivoting does both parts: the stages of an interval as functions of dx_k and dq_{k+1},
-   and then the nodes as an almost block diagonal system. After interval k, v equations are left on (dx_{k+1}, dq_{k+1}).
+   First the stages of an interval as functions of dx_k and dq_{k+1} (`_stages.h`), then the nodes as an almost block
+   diagonal system, by dense elimination with row exchanges: after interval k, v equations are left on (dx_{k+1}, dq_{k+1}).
 */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-/* Eliminate the first `columns` columns of a (rows, width); 0 if a pivot vanishes or is no number. */
-static int reduce(double *a, int rows, int width, int columns)
+#include "_stages.h"
+
+/* Rows [r, E, F] and [t, Q, R] of dx_{k+1} = r + E dx_k + F dq_{k+1} and dq_k = t + Q dx_k + R dq_{k+1}, gaps left out:
+   link (2v, 1 + 2v). */
+WIDE static void connect(const System *y, const lanes *found, lanes *link)
 {
-    for (int c = 0; c < columns; c++) {
-        int best = c;
-        double size = fabs(a[c * width + c]);
-        for (int r = c + 1; r < rows; r++)
-            if (fabs(a[r * width + c]) > size) {
-                size = fabs(a[r * width + c]);
-                best = r;
-            }
-        if (!(size > 0.0 && isfinite(size)))
-            return 0;
-        double *restrict pivot = a + c * width;
-        if (best != c) {
-            double *other = a + best * width;
-            for (int j = c; j < width; j++) {
-                double swap = pivot[j];
-                pivot[j] = other[j];
-                other[j] = swap;
-            }
-        }
-        double inverse = 1.0 / pivot[c];
-        for (int r = c + 1; r < rows; r++) {
-            double *restrict row = a + r * width, factor = row[c] * inverse;
-            if (factor != 0.0)
-                for (int j = c + 1; j < width; j++)
-                    row[j] -= factor * pivot[j];
-        }
-    }
-    return 1;
-}
-
-/* Solve the triangular system that `reduce` left in the first n rows and columns; the columns after them are overwritten. */
-static void substitute(double *a, int n, int width)
-{
-    for (int i = n - 1; i >= 0; i--) {
-        double *restrict row = a + i * width;
-        for (int l = i + 1; l < n; l++) {
-            const double *restrict known = a + l * width;
-            double factor = row[l];
-            if (factor != 0.0)
-                for (int j = n; j < width; j++)
-                    row[j] -= factor * known[j];
-        }
-        double inverse = 1.0 / row[i];
-        for (int j = n; j < width; j++)
-            row[j] *= inverse;
-    }
-}
-
-enum { ALPHA, ADJOINT, ROW, D_, B_, TABLES };
-enum { H, HESSIAN, RATES, RIGHT_Z, RIGHT_P, GAP_X, GAP_Q, INSIDE };
-enum { START_X, START_Q, START_RIGHT, END_HESSIAN, JACOBIAN, SLACK, END_RIGHT, CONSTRAINT_RIGHT, ENDS };
-enum { X, U, P, NODES, COSTATES, MULTIPLIERS, RESULTS };
-
-typedef struct {
-    Py_buffer tables[TABLES], inside[INSIDE], ends[ENDS], results[RESULTS];
-    int N, s, G, v, m, e;
-} System;
-
-static double *at(const Py_buffer *b, Py_ssize_t i, Py_ssize_t j, Py_ssize_t k)
-{
-    char *place = (char *)b->buf + i * b->strides[0] + j * b->strides[1];
-    return (double *)(b->ndim > 2 ? place + k * b->strides[2] : place);
-}
-
-/* Stages of interval k: rows (S, S + 1 + 2v) of [matrix | right-hand side, dx_k, dq_{k+1}]. */
-static void stages(const System *y, int k, int g, double *a)
-{
-    const int s = y->s, v = y->v, D = y->v + y->m, split = s * D, S = s * (D + v), width = S + 1 + 2 * v;
-    const double *alpha = y->tables[ALPHA].buf, *adjoint = y->tables[ADJOINT].buf, *row = y->tables[ROW].buf;
-    const double *d = y->tables[D_].buf, *b = y->tables[B_].buf;
-    const double h = *at(&y->inside[H], k, g, 0);
-    memset(a, 0, sizeof(double) * S * width);
-    for (int i = 0; i < s; i++) {
-        const double *W = at(&y->inside[HESSIAN], k, i, g), *f = at(&y->inside[RATES], k, i, g);
-        const double *rz = at(&y->inside[RIGHT_Z], k, i, g), *rp = at(&y->inside[RIGHT_P], k, i, g);
-        for (int r = 0; r < D; r++) {
-            double *line = a + (i * D + r) * width;
-            for (int c = 0; c < D; c++)
-                line[i * D + c] = h * W[r * D + c];
-            for (int c = 0; c < v; c++)
-                line[split + i * v + c] = -h * f[c * D + r];
-            line[S] = rz[r];
-        }
-        for (int r = 0; r < v; r++) {
-            double *upper = a + (i * D + r) * width, *lower = a + (split + i * v + r) * width;
-            for (int j = 0; j < s; j++) {
-                upper[split + j * v + r] += adjoint[i * s + j];
-                lower[j * D + r] += alpha[i * s + j];
-            }
-            for (int c = 0; c < D; c++)
-                lower[i * D + c] -= h * f[r * D + c];
-            upper[S + 1 + v + r] = d[i] / b[i];
-            lower[S + 1 + r] = row[i];
-            lower[S] = rp[r];
-        }
-    }
-}
-
-static int solve_group(const System *y, int g, double *local, double *found, double *block, double *pivots)
-{
-    const int N = y->N, s = y->s, v = y->v, D = y->v + y->m, e = y->e, two = 2 * v;
-    const int split = s * D, S = s * (D + v), inputs = 1 + two, wide = S + inputs, width = 4 * v + 1;
+    const int s = y->s, v = y->v, D = v + y->m, split = s * D, inputs = 1 + 2 * v;
     const double *d = y->tables[D_].buf, *b = y->tables[B_].buf, *row = y->tables[ROW].buf;
     double rest = 1.0;
     for (int i = 0; i < s; i++)
         rest -= d[i];
-
-    memset(block, 0, sizeof(double) * 3 * v * width);
     for (int i = 0; i < v; i++) {
-        block[i * width + i] = at(&y->ends[START_X], g, i, 0)[0];
-        block[i * width + v + i] = at(&y->ends[START_Q], g, i, 0)[0];
-        block[i * width + 4 * v] = at(&y->ends[START_RIGHT], g, i, 0)[0];
-    }
-    for (int k = 0; k < N; k++) {
-        stages(y, k, g, local);
-        if (!reduce(local, S, wide, S))
-            return 0;
-        substitute(local, S, wide);
-        double *solved = found + (size_t)k * S * inputs;
-        for (int r = 0; r < S; r++)
-            memcpy(solved + r * inputs, local + r * wide + S, sizeof(double) * inputs);
-        /* dx_{k+1} − E dx_k − F dq_{k+1} = r, dq_k − Q dx_k − R dq_{k+1} = t, below what the intervals before left */
-        memset(block + v * width, 0, sizeof(double) * two * width);
-        for (int i = 0; i < v; i++) {
-            double *ahead = block + (v + i) * width, *back = block + (two + i) * width;
-            ahead[two + i] = back[v + i] = 1.0;
-            ahead[i] = back[3 * v + i] = -rest;
-            ahead[4 * v] = at(&y->inside[GAP_X], k, g, 0)[i];
-            back[4 * v] = at(&y->inside[GAP_Q], k, g, 0)[i];
-            for (int j = 0; j < s; j++) {
-                const double *x = solved + (j * D + i) * inputs, *p = solved + (split + j * v + i) * inputs;
-                const double weight = b[j] * row[j];
-                for (int c = 0; c < v; c++) {
-                    ahead[c] -= d[j] * x[1 + c];
-                    ahead[3 * v + c] -= d[j] * x[1 + v + c];
-                    back[c] -= weight * p[1 + c];
-                    back[3 * v + c] -= weight * p[1 + v + c];
-                }
-                ahead[4 * v] += d[j] * x[0];
-                back[4 * v] += weight * p[0];
+        lanes *ahead = link + i * inputs, *back = link + (v + i) * inputs;
+        for (int c = 0; c < inputs; c++)
+            ahead[c] = back[c] = SPREAD(0.0);
+        ahead[1 + i] = back[1 + v + i] = SPREAD(rest);
+        for (int j = 0; j < s; j++) {
+            const lanes *x = found + (j * D + i) * inputs, *p = found + (split + j * v + i) * inputs;
+            const double weight = b[j] * row[j];
+            for (int c = 0; c < inputs; c++) {
+                ahead[c] += d[j] * x[c];
+                back[c] += weight * p[c];
             }
         }
-        if (!reduce(block, 3 * v, width, two))
-            return 0;
-        memcpy(pivots + (size_t)k * two * width, block, sizeof(double) * two * width);
-        for (int i = 0; i < v; i++) { /* what is left becomes the first rows, on (dx_{k+1}, dq_{k+1}) */
-            double *left = block + (two + i) * width, *first = block + i * width;
-            memmove(first, left + two, sizeof(double) * two);
-            memset(first + two, 0, sizeof(double) * two);
-            first[4 * v] = left[4 * v];
+    }
+}
+
+/* Stages of four intervals from the nodes: found (S, 1 + 2v) times (1, dx_k, dq_{k+1}). */
+WIDE static void apply(const lanes *found, int S, int inputs, const lanes *input, lanes *values)
+{
+    for (int r = 0; r < S; r++) {
+        lanes value = found[r * inputs];
+        for (int c = 1; c < inputs; c++)
+            value += found[r * inputs + c] * input[c];
+        values[r] = value;
+    }
+}
+
+typedef struct {
+    lanes *found, *work, *link;
+    double *dense, *left, *rows, *nodes;
+} Memory;
+
+/* What is left on (dx_k, dq_k), (v, 1 + 2v) with the right-hand sides first, and interval k, lane l of the links, leave
+   the rows that determine (dx_k, dq_k), (2v, 1 + 3v), and what is left on (dx_{k+1}, dq_{k+1}); 0 if they are singular. */
+static int advance(const System *y, int k, int g, int l, const Memory *memory)
+{
+    const int v = y->v, inputs = 1 + 2 * v, width = 1 + 3 * v;
+    double *left = memory->left, *rows = memory->rows + (size_t)k * 2 * v * width, *q = rows + v * width;
+    double *work = memory->dense; /* columns of dx_k, dx_{k+1}, dq_{k+1}, and the right-hand side */
+    const lanes *link = memory->link;
+    for (int i = 0; i < v; i++) {
+        const lanes *to_q = link + (v + i) * inputs, *to_x = link + i * inputs;
+        double *back = q + i * inputs, *ahead = work + (v + i) * width;
+        for (int c = 0; c < inputs; c++)
+            back[c] = to_q[c][l];
+        back[0] += at(&y->inside[GAP_Q], k, g, 0)[i];
+        for (int c = 0; c < v; c++) {
+            ahead[c] = -to_x[1 + c][l];
+            ahead[v + c] = c == i;
+            ahead[2 * v + c] = -to_x[1 + v + c][l];
         }
+        ahead[3 * v] = to_x[0][l] + at(&y->inside[GAP_X], k, g, 0)[i];
+    }
+    for (int i = 0; i < v; i++) { /* dq_k is put into what is left, whose rows keep the scale of dx: so this is stable */
+        const double *from = left + i * inputs;
+        double *row = work + i * width;
+        for (int c = 0; c < v; c++) {
+            row[c] = from[1 + c];
+            row[v + c] = row[2 * v + c] = 0.0;
+        }
+        row[3 * v] = from[0];
+        for (int j = 0; j < v; j++) {
+            const double scale = from[1 + v + j], *back = q + j * inputs;
+            for (int c = 0; c < v; c++) {
+                row[c] += scale * back[1 + c];
+                row[2 * v + c] += scale * back[1 + v + c];
+            }
+            row[3 * v] -= scale * back[0];
+        }
+    }
+    if (!reduce(work, 2 * v, width, v))
+        return 0;
+    memcpy(rows, work, sizeof(double) * v * width);
+    for (int i = 0; i < v; i++) {
+        const double *row = work + (v + i) * width;
+        double *to = left + i * inputs;
+        memcpy(to + 1, row + v, sizeof(double) * 2 * v);
+        to[0] = row[3 * v];
+    }
+    return 1;
+}
+
+/* (dx_k, dq_k) from the rows that `advance` left and (dx_{k+1}, dq_{k+1}). */
+static void retreat(const double *rows, int v, double *now, const double *next)
+{
+    const int width = 1 + 3 * v;
+    for (int i = v - 1; i >= 0; i--) {
+        const double *row = rows + i * width;
+        double value = row[3 * v];
+        for (int c = 0; c < 2 * v; c++)
+            value -= row[v + c] * next[c];
+        for (int c = i + 1; c < v; c++)
+            value -= row[c] * now[c];
+        now[i] = value / row[i];
+    }
+    for (int i = 0; i < v; i++) {
+        const double *row = rows + v * width + i * (1 + 2 * v);
+        double value = row[0];
+        for (int c = 0; c < v; c++)
+            value += row[1 + c] * now[c] + row[1 + v + c] * next[v + c];
+        now[v + i] = value;
+    }
+}
+
+static int solve_group(const System *y, int g, const Memory *memory)
+{
+    const int N = y->N, s = y->s, v = y->v, m = y->m, D = v + m, e = y->e, two = 2 * v;
+    const int split = s * D, S = s * (D + v), inputs = 1 + two, width = 1 + 3 * v;
+    double *local = memory->dense, *left = memory->left, *nodes = memory->nodes;
+
+    memset(left, 0, sizeof(double) * v * inputs);
+    for (int i = 0; i < v; i++) {
+        left[i * inputs] = at(&y->ends[START_RIGHT], g, i, 0)[0];
+        left[i * inputs + 1 + i] = at(&y->ends[START_X], g, i, 0)[0];
+        left[i * inputs + 1 + v + i] = at(&y->ends[START_Q], g, i, 0)[0];
+    }
+    for (int first = 0; first < N; first += LANES) {
+        lanes *found = memory->found + (size_t)first / LANES * S * inputs;
+        const int count = N - first < LANES ? N - first : LANES;
+        int trusted[LANES];
+        condense(y, first, g, memory->work, found, trusted);
+        for (int l = 0; l < count; l++)
+            if (!trusted[l]) {
+                double *full = local + S * (S + inputs);
+                if (!eliminate(y, first + l, g, local, full))
+                    return 0;
+                for (int r = 0; r < S * inputs; r++)
+                    found[r][l] = full[r];
+            }
+        connect(y, found, memory->link);
+        for (int l = 0; l < count; l++)
+            if (!advance(y, first + l, g, l, memory))
+                return 0;
     }
 
     const int size = two + e, last = size + 1; /* the end: unknowns dx_N, dq_N, dν */
@@ -170,8 +158,8 @@ static int solve_group(const System *y, int g, double *local, double *found, dou
     const double *H_end = at(&y->ends[END_HESSIAN], g, 0, 0), *J = at(&y->ends[JACOBIAN], g, 0, 0);
     for (int i = 0; i < v; i++) {
         double *upper = local + i * last, *lower = local + (v + i) * last;
-        memcpy(upper, block + i * width, sizeof(double) * two);
-        upper[size] = block[i * width + 4 * v];
+        memcpy(upper, left + i * inputs + 1, sizeof(double) * two);
+        upper[size] = left[i * inputs];
         memcpy(lower, H_end + i * v, sizeof(double) * v);
         lower[v + i] = 1.0;
         for (int c = 0; c < e; c++)
@@ -188,41 +176,79 @@ static int solve_group(const System *y, int g, double *local, double *found, dou
         return 0;
     substitute(local, size, last);
 
-    double *now = block, *next = block + two, total = 0.0; /* (dx_k, dq_k) and (dx_{k+1}, dq_{k+1}) */
     for (int i = 0; i < two; i++)
-        next[i] = local[i * last + size];
+        nodes[N * two + i] = local[i * last + size];
     for (int c = 0; c < e; c++)
         at(&y->results[MULTIPLIERS], g, c, 0)[0] = local[(two + c) * last + size];
-    memcpy(at(&y->results[NODES], N, g, 0), next, sizeof(double) * v);
-    memcpy(at(&y->results[COSTATES], N, g, 0), next + v, sizeof(double) * v);
-    for (int k = N - 1; k >= 0; k--) {
-        const double *rows = pivots + (size_t)k * two * width;
-        for (int i = two - 1; i >= 0; i--) {
-            double value = rows[i * width + 4 * v];
-            for (int c = 0; c < two; c++)
-                value -= rows[i * width + two + c] * next[c];
-            for (int c = i + 1; c < two; c++)
-                value -= rows[i * width + c] * now[c];
-            now[i] = value / rows[i * width + i];
-        }
-        memcpy(at(&y->results[NODES], k, g, 0), now, sizeof(double) * v);
-        memcpy(at(&y->results[COSTATES], k, g, 0), now + v, sizeof(double) * v);
-        const double *solved = found + (size_t)k * S * inputs;
-        for (int r = 0; r < S; r++) {
-            double value = solved[r * inputs];
-            for (int c = 0; c < v; c++)
-                value += solved[r * inputs + 1 + c] * now[c] + solved[r * inputs + 1 + v + c] * next[v + c];
-            total += value;
-            if (r >= split)
-                at(&y->results[P], k, (r - split) / v, g)[(r - split) % v] = value;
-            else if (r % D < v)
-                at(&y->results[X], k, r / D, g)[r % D] = value;
-            else
-                at(&y->results[U], k, r / D, g)[r % D - v] = value;
-        }
-        memcpy(next, now, sizeof(double) * two);
+    for (int k = N - 1; k >= 0; k--)
+        retreat(memory->rows + (size_t)k * two * width, v, nodes + k * two, nodes + (k + 1) * two);
+    for (int k = 0; k <= N; k++) {
+        memcpy(at(&y->results[NODES], k, g, 0), nodes + k * two, sizeof(double) * v);
+        memcpy(at(&y->results[COSTATES], k, g, 0), nodes + k * two + v, sizeof(double) * v);
     }
-    return isfinite(total);
+    lanes *input = memory->link, *values = memory->work, total = SPREAD(0.0);
+    for (int first = 0; first < N; first += LANES) {
+        const int count = N - first < LANES ? N - first : LANES;
+        for (int l = 0; l < LANES; l++) {
+            const double *now = nodes + (first + (l < count ? l : 0)) * two;
+            for (int c = 0; c < v; c++) {
+                input[1 + c][l] = now[c];
+                input[1 + v + c][l] = now[two + v + c];
+            }
+        }
+        apply(memory->found + (size_t)first / LANES * S * inputs, S, inputs, input, values);
+        for (int l = 0; l < count; l++)
+            for (int i = 0; i < s; i++) {
+                double *x = at(&y->results[X], first + l, i, g), *u = at(&y->results[U], first + l, i, g);
+                double *p = at(&y->results[P], first + l, i, g);
+                for (int r = 0; r < v; r++) {
+                    x[r] = values[i * D + r][l];
+                    p[r] = values[split + i * v + r][l];
+                    total[l] += x[r] + p[r];
+                }
+                for (int r = 0; r < m; r++) {
+                    u[r] = values[i * D + v + r][l];
+                    total[l] += u[r];
+                }
+            }
+    }
+    return isfinite(total[0] + total[1] + total[2] + total[3]);
+}
+
+/* Whether the equations of a group are numbers. */
+static int has_numbers(const System *y, int g)
+{
+    const int v = y->v, D = v + y->m, e = y->e, rows[INSIDE] = {1, D * D, v * D, D, v, v, v};
+    const int counts[ENDS] = {v, v, v, v * v, e * v, e, v, e};
+    double total = 0.0;
+    for (int part = 0; part < INSIDE; part++) {
+        const int points = y->inside[part].ndim > 3 ? y->s : 1;
+        for (int k = 0; k < y->N; k++)
+            for (int i = 0; i < points; i++) {
+                const double *values = points > 1 ? at(&y->inside[part], k, i, g) : at(&y->inside[part], k, g, 0);
+                for (int c = 0; c < rows[part]; c++)
+                    total += 0.0 * values[c];
+            }
+    }
+    for (int part = 0; part < ENDS; part++)
+        for (int c = 0; c < counts[part]; c++)
+            total += 0.0 * at(&y->ends[part], g, 0, 0)[c];
+    return total == 0.0;
+}
+
+/* No step for a group. */
+static void rest(const System *y, int g)
+{
+    for (int k = 0; k <= y->N; k++) {
+        memset(at(&y->results[NODES], k, g, 0), 0, sizeof(double) * y->v);
+        memset(at(&y->results[COSTATES], k, g, 0), 0, sizeof(double) * y->v);
+        for (int i = 0; k < y->N && i < y->s; i++) {
+            memset(at(&y->results[X], k, i, g), 0, sizeof(double) * y->v);
+            memset(at(&y->results[U], k, i, g), 0, sizeof(double) * y->m);
+            memset(at(&y->results[P], k, i, g), 0, sizeof(double) * y->v);
+        }
+    }
+    memset(at(&y->results[MULTIPLIERS], g, 0, 0), 0, sizeof(double) * y->e);
 }
 
 static int get(PyObject *tuple, Py_buffer *buffers, int count, int flags)
@@ -245,20 +271,21 @@ static void release(Py_buffer *buffers, int count)
 static PyObject *solve(PyObject *module, PyObject *arguments)
 {
     PyObject *tables, *inside, *ends, *results;
+    Py_buffer active;
     System y;
     if (!PyArg_ParseTuple(
-            arguments, "O!O!O!O!", &PyTuple_Type, &tables, &PyTuple_Type, &inside, &PyTuple_Type, &ends, &PyTuple_Type,
-            &results
+            arguments, "O!O!O!y*O!", &PyTuple_Type, &tables, &PyTuple_Type, &inside, &PyTuple_Type, &ends, &active,
+            &PyTuple_Type, &results
         ))
         return NULL;
+    int good = -1;
     if (PyTuple_Size(tables) != TABLES || PyTuple_Size(inside) != INSIDE || PyTuple_Size(ends) != ENDS ||
         PyTuple_Size(results) != RESULTS) {
         PyErr_SetString(PyExc_TypeError, "wrong number of arrays");
-        return NULL;
+        goto without_tables;
     }
-    int good = -1;
     if (!get(tables, y.tables, TABLES, PyBUF_STRIDES))
-        return NULL;
+        goto without_tables;
     if (!get(inside, y.inside, INSIDE, PyBUF_STRIDES))
         goto without_inside;
     if (!get(ends, y.ends, ENDS, PyBUF_STRIDES))
@@ -270,19 +297,35 @@ static PyObject *solve(PyObject *module, PyObject *arguments)
     y.e = (int)y.ends[SLACK].shape[1];
     const int v = y.v, S = y.s * (2 * v + y.m), size = 2 * v + y.e;
     const size_t rows = (size_t)(S > size ? S : size);
-    double *local = malloc(sizeof(double) * rows * (rows + 1 + 2 * v));
-    double *found = malloc(sizeof(double) * y.N * S * (1 + 2 * v));
-    double *block = malloc(sizeof(double) * 3 * v * (4 * v + 1));
-    double *pivots = malloc(sizeof(double) * y.N * 2 * v * (4 * v + 1));
-    if (local && found && block && pivots) {
+    const int n = y.s * v, q = y.s * y.m, inputs = 1 + 2 * v, known = 1 + v + q;
+    const size_t groups = (size_t)(y.N + LANES - 1) / LANES, one = sizeof(double), four = sizeof(lanes);
+    const Memory memory = {
+        .found = malloc(four * groups * S * inputs),
+        .work = malloc(four * (n * (n + 2 * known + inputs) + q * (q + inputs) + S)),
+        .link = malloc(four * 2 * v * inputs),
+        .dense = malloc(one * rows * (rows + 2 * inputs)),
+        .left = malloc(one * v * inputs),
+        .rows = malloc(one * y.N * 2 * v * (1 + 3 * v)),
+        .nodes = malloc(one * (y.N + 1) * 2 * v),
+    };
+    if (memory.found && memory.work && memory.link && memory.dense && memory.left && memory.rows && memory.nodes) {
         Py_BEGIN_ALLOW_THREADS
+        const char *wanted = active.buf;
+        int solved = 0;
         good = 1;
         for (int g = 0; g < y.G && good; g++)
-            good = solve_group(&y, g, local, found, block, pivots);
+            if (wanted[g] && solve_group(&y, g, &memory))
+                solved++;
+            else if (wanted[g] && has_numbers(&y, g))
+                good = 0;
+            else
+                rest(&y, g);
+        good = good && solved;
         Py_END_ALLOW_THREADS
     } else
         PyErr_NoMemory();
-    free(local), free(found), free(block), free(pivots);
+    free(memory.found), free(memory.work), free(memory.link), free(memory.dense), free(memory.left);
+    free(memory.rows), free(memory.nodes);
     release(y.results, RESULTS);
 without_results:
     release(y.ends, ENDS);
@@ -290,11 +333,14 @@ without_ends:
     release(y.inside, INSIDE);
 without_inside:
     release(y.tables, TABLES);
+without_tables:
+    PyBuffer_Release(&active);
     return good < 0 ? NULL : PyBool_FromLong(good);
 }
 
 static PyMethodDef methods[] = {
-    {"solve", solve, METH_VARARGS, "solve(tables, inside, ends, results) -> bool: fill the results; False if singular."},
+    {"solve", solve, METH_VARARGS, "solve(tables, inside, ends, active, results) -> bool: fill the results, with zeros for groups that are not active\n"
+     "or no numbers; False if one is singular, or none is left."},
     {NULL, NULL, 0, NULL},
 };
 

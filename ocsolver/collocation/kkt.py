@@ -66,16 +66,16 @@ class Linearized(NamedTuple):
 
 def directions(active: Array, tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
     """`newton_direction` of the groups that are active (G,) and finite, zero for the others; None if there is none."""
+    if compiled is not None:
+        return _in_c(tableau, inside, ends, active)
     G = len(active)
-    if G == 1:
-        return newton_direction(tableau, inside, ends) if active[0] else None
     finite = np.isfinite(sum(part.sum((0, 1, *range(3, part.ndim))) for part in inside[1:5]))
     rows = np.flatnonzero(active & finite & np.isfinite(ends.end_right.sum(-1)))
     if len(rows) == G:
-        return newton_direction(tableau, inside, ends)
+        return _in_numpy(tableau, inside, ends)
     if not len(rows):
         return None
-    found = newton_direction(tableau, inside.of(rows), Ends(*(part[rows] for part in ends)))
+    found = _in_numpy(tableau, inside.of(rows), Ends(*(part[rows] for part in ends)))
     if found is None:
         return None
     whole = []
@@ -113,10 +113,10 @@ def newton_direction(tableau: Tableau, inside: Linearized, ends: Ends) -> Direct
     -----
     The part in C, where it was compiled, does the same with less overhead.
     """
-    return _in_numpy(tableau, inside, ends) if compiled is None else _in_c(tableau, inside, ends)
+    return directions(np.ones(inside.h.shape[1], dtype=bool), tableau, inside, ends)
 
 
-def _in_c(tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
+def _in_c(tableau: Tableau, inside: Linearized, ends: Ends, active: Array) -> Direction | None:
     """The solution by `_newton.c`."""
     (N, s, G, v, D), e = inside.rates.shape, ends.slack.shape[-1]
     found = Direction(
@@ -131,6 +131,7 @@ def _in_c(tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
         (tableau.alpha, tableau.adjoint, tableau.row, tableau.d, tableau.b),
         tuple(_packed(part, 2 if part.ndim == 5 else 1) for part in inside),
         tuple(_packed(part, part.ndim - 1) for part in ends),
+        np.ascontiguousarray(active),
         tuple(found),
     )
     return found if solved else None
