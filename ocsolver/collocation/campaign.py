@@ -33,6 +33,7 @@ FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
 SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
+TOUCHING = 0.1  # the same relative to the square of the accuracy of controls
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
@@ -213,8 +214,12 @@ class Campaign:
 
     @property
     def _final(self) -> float:
-        """Last μ, relative to the size of J; kinks cannot be rounded as sharply as bounds can be approached."""
-        return max(LAST * self.stop.goal, SHARPEST_KINK if self.stacked.kinked else 0.0)
+        """Last μ, relative to the size of J; kinks cannot be rounded as sharply as bounds can be approached.
+
+        A control that just touches a bound is kept off it by about √μ.
+        """
+        last = min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2)
+        return max(last, SHARPEST_KINK if self.stacked.kinked else 0.0)
 
     @property
     def _first_barrier(self) -> float:
