@@ -23,7 +23,7 @@ from ocsolver.collocation.campaign import Campaign, Stop
 from ocsolver.collocation.compiled import CompiledSystem
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope
 from ocsolver.collocation.kinks import Rounded, Watch
-from ocsolver.collocation.kkt import Direction, Ends, Linearized, newton_direction
+from ocsolver.collocation.kkt import Direction, Ends, Linearized, directions, newton_direction
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.system import System as CollocationSystem
 from ocsolver.collocation.tableau import gauss
@@ -197,6 +197,11 @@ def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("fixed_start", [True, False])
 def test_newton_direction_is_the_dense_solution(e: int, fixed_start: bool) -> None:
     system = System(e, fixed_start)
+    assert_dense_solution(system)
+
+
+def assert_dense_solution(system: System) -> None:
+    """The direction solves the system as it stands in the formulas."""
     found = system.solve()
     assert found is not None
     right = system.right_side()
@@ -204,6 +209,42 @@ def test_newton_direction_is_the_dense_solution(e: int, fixed_start: bool) -> No
     dense = system.unflatten(np.linalg.solve(matrix, right))
     for got, expected in zip(found, dense, strict=True):
         np.testing.assert_allclose(got, expected, rtol=0.0, atol=1e-9 * max(1.0, np.abs(right).max()))
+
+
+@pytest.mark.usefixtures("_either_way")
+@pytest.mark.parametrize("k", [0, 5])
+def test_state_equations_of_an_interval_may_be_singular(k: int) -> None:
+    """Growth at a pole of the method: α − h A cannot be inverted there, the whole system can."""
+    system = System(2, True)
+    poles = np.linalg.eigvals(system.tableau.alpha)
+    pole = float(poles[np.abs(poles.imag) < 1e-12].real[0])
+    system.rates[k, :, 0, :, :4] = np.diag([pole / system.h[k, 0], 0.0, 0.0, 0.0])
+    assert_dense_solution(system)
+
+
+@pytest.mark.usefixtures("_either_way")
+@pytest.mark.parametrize("curvature", [-5.0, 0.0, 1e-9, 1e9])
+def test_hessian_by_the_control_may_have_any_sign_and_size(curvature: float) -> None:
+    system = System(2, False)
+    system.hessian[1::2, :, :, 4, 4] = curvature
+    assert_dense_solution(system)
+
+
+@pytest.mark.usefixtures("_either_way")
+def test_groups_that_are_not_active_or_no_numbers_rest() -> None:
+    system = System(2, True)
+    whole = system.solve()
+    assert whole is not None
+    for spoiled in (False, True):
+        inside = Linearized(system.h, system.hessian, system.rates.copy(), *system.right, *system.gaps)
+        if spoiled:
+            inside.rates[3, 1, 1, 0, 0] = np.nan
+        found = directions(np.array([True, spoiled]), system.tableau, inside, system.ends)
+        assert found is not None
+        for part, expected in zip(found, whole, strict=True):
+            np.testing.assert_array_equal(part[..., 0, :], expected[..., 0, :])
+            assert not part[..., 1, :].any()
+    assert directions(np.array([False, True]), system.tableau, inside, system.ends) is None
 
 
 @pytest.mark.usefixtures("_either_way")
