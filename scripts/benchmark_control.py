@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def batches(count: int, *, ours: bool, casadi: bool, stored: dict[str, Any]) -> dict[str, Any]:
     """Many Van der Pol problems: a loop over prebuilt CasADi solvers, and one batch of ours."""
-    batch = {"problems": count, **stored}
+    batch = stored | {"problems": count}
     if casadi:
         batch["CasADi"] = loop_over_casadi(count)
     if ours:
