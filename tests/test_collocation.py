@@ -14,6 +14,7 @@ from helpers import CONTROLS, B, cubic_growth, mild_problem, regulator, solve_qu
 from torch import Tensor
 
 import ocsolver as oc
+from ocsolver.collocation import campaign
 from problems import (
     bryson_denham,
     free_time_regulator,
@@ -461,6 +462,15 @@ def test_a_solution_is_a_start_on_another_mesh(mesh: Any) -> None:
     cold = oc.solve(bounded(), oc.Collocation())
     warm = oc.solve(bounded(), oc.Collocation(), mesh=mesh, initial_control=cold)
     assert float(warm.cost) == pytest.approx(float(cold.cost), abs=1e-7)
+
+
+def test_a_mesh_that_was_not_solved_is_not_refined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No iteration would follow on the finer mesh: it only looks worse."""
+    monkeypatch.setattr(campaign, "PATIENCE", 3)
+    solution = solve_quietly(bounded(), oc.Collocation(), mesh=13)
+    assert not bool(solution.success)
+    assert len(solution.t) == 14
+    assert bool(torch.isfinite(solution.cost))
 
 
 def test_a_solution_of_sweeps_is_a_start() -> None:

@@ -162,6 +162,8 @@ class Campaign:
                 finished |= good
             if finished.all() or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
                 break
+            if not solved.any():
+                break  # a finer mesh would not be iterated on, and look worse
             switches = find_switches(
                 self.stacked, self.limits, self.mesh, self.point, self.system.size, switches, violation * (hat <= final)
             )
