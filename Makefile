@@ -11,10 +11,10 @@ DEV := $(VENV)/.dev
 SOURCES_C := $(wildcard ocsolver/*/*.[ch])
 
 OMP_NUM_THREADS ?= 1
-# processes that share the tests
-WORKERS ?= 2
 export OMP_NUM_THREADS
 export MPLBACKEND := Agg
+# processes that share the tests
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow coverage check docs format clean

@@ -1,4 +1,4 @@
-/* The Newton system of the collocated maximum principle, group by group: the same as `kkt.newton_direction` in NumPy.
+/* The Newton system of the collocated maximum principle, group by group: the same as `kkt.directions` in NumPy.
 
    First the stages of an interval as functions of dx_k and dq_{k+1} (`_stages.h`), then the nodes as an almost block
    diagonal system, by dense elimination with row exchanges: after interval k, v equations are left on (dx_{k+1}, dq_{k+1}).
@@ -222,10 +222,10 @@ static int has_numbers(const System *y, int g)
     const int counts[ENDS] = {v, v, v, v * v, e * v, e, v, e};
     double total = 0.0;
     for (int part = 0; part < INSIDE; part++) {
-        const int points = y->inside[part].ndim > 3 ? y->s : 1;
+        const int staged = y->inside[part].ndim > 3;
         for (int k = 0; k < y->N; k++)
-            for (int i = 0; i < points; i++) {
-                const double *values = points > 1 ? at(&y->inside[part], k, i, g) : at(&y->inside[part], k, g, 0);
+            for (int i = 0; i < (staged ? y->s : 1); i++) {
+                const double *values = staged ? at(&y->inside[part], k, i, g) : at(&y->inside[part], k, g, 0);
                 for (int c = 0; c < rows[part]; c++)
                     total += 0.0 * values[c];
             }

@@ -6,6 +6,7 @@
    dynamics and this Hessian is positive definite, or no factor is large; elsewhere one dense system is eliminated.
 */
 #include <Python.h>
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -146,8 +147,7 @@ static const double CANCELLED = 1e-6; /* pivot relative to the largest entry of 
 /* b = max(b, |a|) */
 INLINE void raise_to(lanes *b, const lanes *a)
 {
-    const masks sign = {~0LL ^ (1LL << 63), ~0LL ^ (1LL << 63), ~0LL ^ (1LL << 63), ~0LL ^ (1LL << 63)};
-    const lanes size = (lanes)((masks)*a & sign);
+    const lanes size = (lanes)((masks)*a & LLONG_MAX); /* without the sign bit */
     const masks more = size > *b;
     *b = (lanes)((more & (masks)size) | (~more & (masks)*b));
 }

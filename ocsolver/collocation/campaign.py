@@ -163,7 +163,7 @@ class Campaign:
             if finished.all() or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
                 break
             if not solved.any():
-                break  # a finer mesh would not be iterated on, and look worse
+                break  # nobody would iterate on a finer mesh, which would only look worse
             switches = find_switches(
                 self.stacked, self.limits, self.mesh, self.point, self.system.size, switches, violation * (hat <= final)
             )
@@ -190,7 +190,7 @@ class Campaign:
                 self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
                 self._move(plan.nodes)
                 now = self._follow(hat, solved, finished)
-            if not now.any() and solved.any():
+            if not now.any():
                 break  # the coarser mesh is the answer
             base, solved = plan.base, now
         _, self._state, solved = best

@@ -15,7 +15,7 @@ try:
 except ImportError:  # there was no compiler
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["Direction", "Ends", "Linearized", "directions", "newton_direction"]
+__all__ = ["Direction", "Ends", "Linearized", "directions"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -65,7 +65,34 @@ class Linearized(NamedTuple):
 
 
 def directions(active: Array, tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
-    """`newton_direction` of the groups that are active (G,) and finite, zero for the others; None if there is none."""
+    """Solve the Newton systems of the active groups; the others, and those that are no numbers, get a step of zero.
+
+    With W the Hessian by z = (x, u), the rows of an interval are
+
+    * h (W dZ − f_zᵀ dP) + (Σ β_ij dP_j − (d_i/b_i) dq⁺, 0) = right_z,
+    * Σ α_ij (dX_j − dx) − h f_z dZ = right_p,
+    * dx⁺ − (1 − Σd) dx − Σ d_j dX_j = gap_x,  dq − (1 − Σd) dq⁺ − Σ b_i α_i dP_i = gap_q.
+
+    Parameters
+    ----------
+    active : Array
+        Which groups are wanted (G,).
+    tableau : Tableau
+        Coefficients.
+    inside : Linearized
+        Equations of the intervals.
+    ends : Ends
+        Boundary conditions.
+
+    Returns
+    -------
+    Direction or None
+        The steps; None if a system is singular, or no group is left.
+
+    Notes
+    -----
+    The part in C, where it was compiled, does the same with less overhead.
+    """
     if compiled is not None:
         return _in_c(tableau, inside, ends, active)
     G = len(active)
@@ -84,36 +111,6 @@ def directions(active: Array, tableau: Tableau, inside: Linearized, ends: Ends) 
         full[..., rows, :] = part
         whole.append(full)
     return Direction(*whole)
-
-
-def newton_direction(tableau: Tableau, inside: Linearized, ends: Ends) -> Direction | None:
-    """Solve the Newton system; None if it is singular.
-
-    With W the Hessian by z = (x, u), the rows of an interval are
-
-    * h (W dZ − f_zᵀ dP) + (Σ β_ij dP_j − (d_i/b_i) dq⁺, 0) = right_z,
-    * Σ α_ij (dX_j − dx) − h f_z dZ = right_p,
-    * dx⁺ − (1 − Σd) dx − Σ d_j dX_j = gap_x,  dq − (1 − Σd) dq⁺ − Σ b_i α_i dP_i = gap_q.
-
-    Parameters
-    ----------
-    tableau : Tableau
-        Coefficients.
-    inside : Linearized
-        Equations of the intervals.
-    ends : Ends
-        Boundary conditions.
-
-    Returns
-    -------
-    Direction or None
-        The step.
-
-    Notes
-    -----
-    The part in C, where it was compiled, does the same with less overhead.
-    """
-    return directions(np.ones(inside.h.shape[1], dtype=bool), tableau, inside, ends)
 
 
 def _in_c(tableau: Tableau, inside: Linearized, ends: Ends, active: Array) -> Direction | None:
