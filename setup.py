@@ -7,7 +7,7 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-PARTS = ("collocation._measures", "collocation._newton", "tape._program")
+PARTS = ("collocation._measures", "collocation._moves", "collocation._newton", "tape._program")
 
 setup(
     ext_modules=[

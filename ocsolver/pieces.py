@@ -7,6 +7,7 @@ its length. The values are given at the s Gauss–Legendre points of every inter
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -22,17 +23,22 @@ __all__ = ["Pieces", "Samples", "checked_times", "gauss", "lagrange", "locate", 
 
 def gauss(s: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Points and weights (s,) of Gauss–Legendre quadrature on [0, 1], with the dtype and device of `like`."""
+    return _gauss(s, like.dtype, like.device)
+
+
+@cache
+def _gauss(s: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     points, weights = legendre(s)
-    return like.new_tensor(points), like.new_tensor(weights)
+    with torch.inference_mode(mode=False):
+        return torch.tensor(points, dtype=dtype, device=device), torch.tensor(weights, dtype=dtype, device=device)
 
 
 def lagrange(points: Tensor, sigma: Tensor) -> Tensor:
     """Values at σ (*b) of the polynomials that are one at one of the points (s,), zero at the others: (*b, s)."""
-    s = points.numel()
-    if s == 1:
-        return torch.ones_like(sigma)[..., None]
-    others = torch.stack([torch.cat((points[:i], points[i + 1 :])) for i in range(s)])  # (s, s − 1)
-    return ((sigma[..., None, None] - others) / (points[:, None] - others)).prod(-1)
+    own = torch.eye(points.numel(), dtype=torch.bool, device=points.device)
+    below = (points[:, None] - points).masked_fill_(own, 1.0)
+    above = (sigma[..., None] - points)[..., None, :].masked_fill(own, 1.0)  # (*b, s, s)
+    return (above / below).prod(-1)
 
 
 def locate(t: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,14 +243,24 @@ class Pieces:
         return None if self.path_multipliers is None else self._inside(self.path_multipliers, k, sigma)
 
     def _inside(self, values: Tensor, k: Tensor, sigma: Tensor, ends: Tensor | None = None) -> Tensor:
-        points = gauss(self.stages, values)[0]
-        if ends is not None:
-            points = torch.cat((points.new_zeros(1), points, points.new_ones(1)))
-            values = torch.cat((ends[:-1, None], values, ends[1:, None]), 1)
+        points, values = self._values(values, ends)
         rows = values.shape[2]
         basis = lagrange(points, sigma)[..., None]  # (T, G, s, 1)
         picked = values[k.expand(-1, rows), :, torch.arange(rows, device=k.device)]  # (T, rows, s, d)
         return (basis * picked).sum(-2)
+
+    def _everywhere(self, values: Tensor, sigma: Tensor, ends: Tensor | None = None) -> Tensor:
+        """The same at fractions σ (Q,) of all intervals: (N, Q, B, d)."""
+        points, values = self._values(values, ends)
+        return torch.einsum("qs,nsbd->nqbd", lagrange(points, sigma), values)
+
+    def _values(self, values: Tensor, ends: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Points (s,) and values there (N, s, B, d), with both ends of the intervals if values there are given."""
+        points = gauss(self.stages, values)[0]
+        if ends is None:
+            return points, values
+        around = torch.cat((points.new_zeros(1), points, points.new_ones(1)))
+        return around, torch.cat((ends[:-1, None], values, ends[1:, None]), 1)
 
     def samples(self, problem: OptimalControlProblem, t: Tensor, x: Tensor, p: Tensor, sigma: Tensor) -> Samples:
         """The trajectory at fractions of every interval.
@@ -265,15 +281,10 @@ class Pieces:
         Samples
             Each (N, Q, …).
         """
-        N, Q, G = t.shape[0] - 1, sigma.numel(), t.shape[1]
-        k = torch.arange(N, device=t.device).repeat_interleave(Q)[:, None].expand(-1, G)  # (N Q, G)
-        fractions = sigma.repeat(N)[:, None].expand(-1, G)
-        nu = self.multipliers(k, fractions)
-        u = problem.control_set.project(self.controls(k, fractions))
-        values = (self.states(x, k, fractions), self.costates(p, k, fractions), u)
-        states, costates, u = (value.reshape(N, Q, *value.shape[1:]) for value in values)
+        u = problem.control_set.project(self._everywhere(self.control, sigma))
+        nu = None if self.path_multipliers is None else self._everywhere(self.path_multipliers, sigma)
         times = t[:-1, None] + t.diff(dim=0)[:, None] * sigma[:, None]
-        return Samples(times, states, costates, u, None if nu is None else nu.reshape(N, Q, *nu.shape[1:]))
+        return Samples(times, self._everywhere(self.state, sigma, x), self._everywhere(self.costate, sigma, p), u, nu)
 
     def mean_control(self, problem: OptimalControlProblem) -> Tensor:
         """Mean of the projected control over each interval: what a solution shows as `u`.
@@ -289,8 +300,7 @@ class Pieces:
             Means, in U where U is convex.
         """
         points, weights = gauss(self.stages + 2, self.control)
-        basis = lagrange(gauss(self.stages, self.control)[0], points)  # (Q, s)
-        u = problem.control_set.project(torch.einsum("qs,nsgm->nqgm", basis, self.control))
+        u = problem.control_set.project(self._everywhere(self.control, points))
         return torch.einsum("q,nqgm->ngm", weights, u)
 
 

@@ -704,6 +704,16 @@ def test_measures_in_c_are_those_of_numpy() -> None:
         steps = [other.direction(point, mu, again[0], np.array([0.0, 0.1]), mu > 0) for other in (plain, system)]
         for entry in fields(Step):
             close(*(getattr(step, entry.name) for step in steps if entry.name != "d"))
+        share, alpha = np.array([0.99, 0.9]), np.array([0.5, 0.0])
+        step = steps[0]
+        close(*(other.room(point, step, share) for other in (plain, system)))
+        moved = [other.moved(point, mu, step, step.moves, share, alpha) for other in (plain, system)]
+        for pair in zip(*(part.arrays for part in moved), strict=True):
+            close(*(np.where(np.isfinite(array), array, 0.0) for array in pair))
+        residual = system.at(moved[0], mu)
+        corrected = [other.direction(point, mu, again[0], np.zeros(2), mu > 0, residual) for other in (plain, system)]
+        for entry in fields(Step):
+            close(*(getattr(step, entry.name) for step in corrected if entry.name != "d"))
 
 
 def close(*pair: Array) -> None:

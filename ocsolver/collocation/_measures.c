@@ -1,141 +1,14 @@
 /* What `system.System` computes at a point of an iteration, in one pass over the mesh: residuals and the measures of the
    filter, the quadratic model, the errors, and what a Newton step means for slacks and multipliers.
-
-   All arrays are contiguous and of doubles. N intervals, s Gauss points, G groups, v states, m controls, D = v + m, e path
-   and k terminal constraints; formulas are those of the NumPy methods of the same names.
 */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <float.h>
-#include <math.h>
-#include <string.h>
+#include "_frame.h"
 
-enum { ALPHA, ADJOINT, ROW, D_, B_, H, WEIGHTS, SCALE_X, SCALE_Z, SIZE, DURATION, RHO_PATH, RHO_END, PATH_FIXED, END_FIXED, CONSTANTS };
-enum { X, U, P, NODES, COSTATES, SLACK, Y, END_SLACK, NU, CONTROLS, Z_CONTROLS, PATHS, Z_PATHS, ENDS, Z_ENDS, STARTS, Z_STARTS, POINT };
 enum { F, RUNNING, C, JACOBIAN, HESSIAN, VALUES };
 enum { END_COST, END_C, END_SLOPE, END_JACOBIAN, END_HESSIAN, END };
 enum { STAGE, GAP, PATH, TERMINAL, THETA, PHI, RESIDUAL };
 enum { BENT, SLOPE, COSTATE, RIGHT, BACK, GRADIENT, PULL, AIM, MODEL };
 enum { DX, DU, DNODES, DMULTIPLIERS, DIRECTION };
 enum { STEP_PATH, STEP_Y, STEP_END, DERIVATIVE, BEND, LENGTH, REACH, STEP };
-
-typedef struct {
-    Py_buffer buffers[64];
-    int count, N, s, G, v, m, D, e, k;
-    double *constants[CONSTANTS], *point[POINT], *mu;
-} Frame;
-
-/* The arrays of a tuple; 0 if there is an error. */
-static int take(Frame *frame, PyObject *tuple, double **arrays, int count)
-{
-    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count) {
-        PyErr_Format(PyExc_TypeError, "expected a tuple of %d arrays", count);
-        return 0;
-    }
-    for (int i = 0; i < count; i++) {
-        Py_buffer *buffer = &frame->buffers[frame->count];
-        if (PyObject_GetBuffer(PyTuple_GetItem(tuple, i), buffer, PyBUF_C_CONTIGUOUS) < 0)
-            return 0;
-        frame->count++;
-        if (buffer->itemsize != sizeof(double)) {
-            PyErr_SetString(PyExc_TypeError, "expected doubles");
-            return 0;
-        }
-        arrays[i] = buffer->buf;
-    }
-    return 1;
-}
-
-static PyObject *leave(Frame *frame, int good)
-{
-    for (int i = 0; i < frame->count; i++)
-        PyBuffer_Release(&frame->buffers[i]);
-    if (!good)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static int enter(Frame *frame, PyObject *constants, PyObject *point, PyObject *mu)
-{
-    frame->count = 0;
-    if (!take(frame, constants, frame->constants, CONSTANTS) || !take(frame, point, frame->point, POINT))
-        return 0;
-    const Py_buffer *x = &frame->buffers[CONSTANTS + X];
-    frame->N = (int)x->shape[0], frame->s = (int)x->shape[1], frame->G = (int)x->shape[2], frame->v = (int)x->shape[3];
-    frame->m = (int)frame->buffers[CONSTANTS + U].shape[3];
-    frame->D = frame->v + frame->m;
-    frame->e = (int)frame->buffers[CONSTANTS + SLACK].shape[3];
-    frame->k = (int)frame->buffers[CONSTANTS + END_SLACK].shape[1];
-    PyObject *alone = PyTuple_Pack(1, mu);
-    int good = alone && take(frame, alone, &frame->mu, 1);
-    Py_XDECREF(alone);
-    return good;
-}
-
-/* ------------------------------------------------------------------------------------------- barriers and prices */
-
-/* One variable between bounds: place i of arrays of `count` lower and then `count` upper entries. */
-typedef struct {
-    double below, above, low, high;
-    int lower, upper;
-} Sides;
-
-static inline Sides sides(const double *bounds, const double *z, size_t i, size_t count, double value)
-{
-    const double lower = bounds[i], upper = bounds[count + i];
-    Sides y = {value - lower, upper - value, z[i], z[count + i], isfinite(lower), isfinite(upper)};
-    return y;
-}
-
-static inline double room(double slack) { return slack > DBL_MIN ? slack : DBL_MIN; }
-
-static inline double curvature(Sides y)
-{
-    return (y.lower ? y.low / room(y.below) : 0.0) + (y.upper ? y.high / room(y.above) : 0.0);
-}
-
-static inline double push(Sides y, double mu)
-{
-    return (y.upper ? mu / room(y.above) : 0.0) - (y.lower ? mu / room(y.below) : 0.0);
-}
-
-static inline double logarithm(Sides y) { return (y.lower ? log(y.below) : 0.0) + (y.upper ? log(y.above) : 0.0); }
-
-static inline double complementarity(Sides y, double mu)
-{
-    const double a = y.lower ? fabs(y.low * room(y.below) - mu) : 0.0;
-    const double b = y.upper ? fabs(y.high * room(y.above) - mu) : 0.0;
-    return a > b || isnan(a) ? a : b;
-}
-
-/* 1/Σ of a slack; zero where an equality leaves none. */
-static inline double loose(Sides y, double fixed)
-{
-    const double free = 1.0 / curvature(y);
-    return fixed != 0.0 ? 0.0 : free < 1e30 ? free : isnan(free) ? free : 1e30;
-}
-
-static inline double price(double c, double rho, double mu)
-{
-    const double root = sqrt(mu * mu + c * rho * c * rho);
-    return root - mu - mu * log((mu + root) / (2.0 * mu));
-}
-
-static inline double multiplier(double c, double rho, double mu)
-{
-    const double most = (1.0 - 1e-14) * rho, own = c * rho * rho / (mu + sqrt(mu * mu + c * rho * c * rho));
-    return own > most ? most : own < -most ? -most : own;
-}
-
-static inline double relation(double nu, double rho, double mu) { return 2.0 * mu * nu / (rho * rho - nu * nu); }
-
-static inline double give(double c, double nu, double rho, double mu)
-{
-    const double own = multiplier(c, rho, mu);
-    return mu / ((rho - own) * (rho - nu)) + mu / ((rho + own) * (rho + nu));
-}
-
-static inline double larger(double a, double b) { return b > a || isnan(b) ? b : a; }
 
 /* Groups that are summed side by side: those at one point are neighbours in memory. */
 #define BLOCK 16
@@ -299,6 +172,74 @@ static PyObject *model(PyObject *self, PyObject *arguments)
     if (good) {
         Py_BEGIN_ALLOW_THREADS
         quadratic(&y, q, gaps[0], out);
+        Py_END_ALLOW_THREADS
+    }
+    return leave(&y, good);
+}
+
+/* ------------------------------------------------------------------------------------------------------ equations */
+
+enum { N_JACOBIAN, N_RIGHT, N_PULL, N_AIM, N_PATH, N_END_SLOPE, N_END_JACOBIAN, N_CORRECTED_PATH, N_TERMINAL, N_ALL };
+enum { E_AIM, E_RIGHT, E_START_X, E_START_Q, E_START_RIGHT, E_SLACK, E_END_RIGHT, E_CONSTRAINT, EQUATIONS };
+
+/* What the Newton system has on its right, and at its ends. */
+static void arrange(const Frame *y, double **own, double **out)
+{
+    const int N = y->N, s = y->s, G = y->G, v = y->v, D = y->D, e = y->e, k = y->k, rows = y->v + 1 + y->e;
+    double *const *c = y->constants, *const *q = y->point;
+    for (int point = 0; e && point < N * s; point++)
+        for (int g = 0; g < G; g++) {
+            const size_t at = (size_t)point * G + g;
+            const double h = c[H][(size_t)(point / s) * G + g];
+            double *right = out[E_RIGHT] + at * D;
+            memcpy(right, own[N_RIGHT] + at * D, sizeof(double) * D);
+            for (int r = 0; r < e; r++) {
+                const size_t place = at * e + r;
+                const double *cz = own[N_JACOBIAN] + (at * rows + v + 1 + r) * D;
+                const double rest = own[N_CORRECTED_PATH][place] - own[N_PATH][place];
+                const double aim = own[N_AIM][place] + (rest != 0.0 ? own[N_PULL][place] * rest : 0.0);
+                out[E_AIM][place] = aim;
+                for (int a = 0; a < D; a++)
+                    right[a] -= h * aim * cz[a];
+            }
+        }
+    for (int g = 0; g < G; g++) {
+        const double mu = y->mu[g] * c[DURATION][g];
+        for (int a = 0; a < v; a++) {
+            const size_t place = (size_t)g * v + a;
+            const double x0 = q[NODES][place];
+            const Sides start = sides(q[STARTS], q[Z_STARTS], place, (size_t)G * v, x0);
+            const int fixed = c[START_FIXED][place] != 0.0;
+            out[E_START_X][place] = fixed ? 1.0 : curvature(start);
+            out[E_START_Q][place] = fixed ? 0.0 : -1.0;
+            out[E_START_RIGHT][place] = fixed ? c[START_LOWER][place] - x0 : q[COSTATES][place] - push(start, mu);
+            double value = -(q[COSTATES][((size_t)N * G + g) * v + a] + own[N_END_SLOPE][place]);
+            for (int r = 0; r < k; r++)
+                value -= q[NU][g * k + r] * own[N_END_JACOBIAN][((size_t)g * k + r) * v + a];
+            out[E_END_RIGHT][place] = value;
+        }
+        for (int r = 0; r < k; r++) {
+            const size_t place = (size_t)g * k + r;
+            const double gap = own[N_TERMINAL][place], nu = q[NU][place], rho = c[RHO_END][g];
+            const Sides end = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
+            const double slip = loose(end, c[END_FIXED][r]);
+            out[E_SLACK][place] = give(gap, nu, rho, mu) + slip;
+            out[E_CONSTRAINT][place] = relation(nu, rho, mu) - gap + (slip ? slip * (nu - push(end, mu)) : 0.0);
+        }
+    }
+}
+
+static PyObject *equations(PyObject *self, PyObject *arguments)
+{
+    PyObject *constants, *point, *mu, *model, *results;
+    double *own[N_ALL], *out[EQUATIONS];
+    Frame y;
+    if (!PyArg_ParseTuple(arguments, "OOOOO", &constants, &point, &mu, &model, &results))
+        return NULL;
+    int good = enter(&y, constants, point, mu) && take(&y, model, own, N_ALL) && take(&y, results, out, EQUATIONS);
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        arrange(&y, own, out);
         Py_END_ALLOW_THREADS
     }
     return leave(&y, good);
@@ -502,6 +443,7 @@ static PyObject *complete(PyObject *self, PyObject *arguments)
 static PyMethodDef methods[] = {
     {"residual", residual, METH_VARARGS, "residual(constants, point, mu, values, end, results)"},
     {"model", model, METH_VARARGS, "model(constants, point, mu, values, path, results)"},
+    {"equations", equations, METH_VARARGS, "equations(constants, point, mu, model, results)"},
     {"errors", errors, METH_VARARGS, "errors(constants, point, mu, model, results)"},
     {"complete", complete, METH_VARARGS, "complete(constants, point, mu, model, direction, results)"},
     {NULL, NULL, 0, NULL},

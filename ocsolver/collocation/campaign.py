@@ -104,6 +104,7 @@ class Campaign:
     status: list[Status] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    _iterated: tuple[System, Point, Model, Array] | None = None  # where the last iteration has led
     _estimated: tuple[Point, float, Errors] | None = None  # errors of a point, and the rounding of kinks they saw
     careful: bool = False  # how far steps may leave the linearization
     system: System = field(init=False)
@@ -128,8 +129,9 @@ class Campaign:
             try:
                 solved = self._run(nodes, control, warm)
             except (KeyboardInterrupt, Stopped) as reason:
-                if not hasattr(self, "model"):
+                if self._iterated is None:
                     raise
+                self._state = self._iterated  # what came after is not whole
                 self.ending = Status.INTERRUPTED if isinstance(reason, KeyboardInterrupt) else Status.STOPPED
                 solved = np.zeros(self.stacked.groups, dtype=bool)
             self._judge(solved)
@@ -407,7 +409,7 @@ class Campaign:
         try:
             descend(crew, patience, watch)
         finally:
-            self._state = crew.state
+            self._state = self._iterated = crew.state
         return crew.converged
 
     def _count(self) -> None:

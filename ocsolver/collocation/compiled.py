@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ocsolver.collocation.kkt import Direction
+from ocsolver.collocation.barrier import Barrier
+from ocsolver.collocation.kkt import Direction, Ends
 from ocsolver.collocation.points import EndPoint, PointValues
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Model, Point, Residual, Step
 
 try:
     from ocsolver.collocation import _measures as compiled
+    from ocsolver.collocation import _moves as moves_in_c
 except ImportError:  # there was no compiler
     compiled = None  # type: ignore[assignment]
 
@@ -37,7 +40,8 @@ class CompiledSystem(System):
         fixed = limits.path_fixed.astype(float), limits.end_fixed.astype(float)
         parts = (tab.alpha, tab.adjoint, tab.row, tab.d, tab.b, mesh.h, mesh.weights, self.scale_x, self.scale_z)
         prices = self.rho_path, self.rho_end
-        return _contiguous(*parts, self.size, self.duration, *prices, *fixed)
+        start = limits.start_fixed.astype(float), np.asarray(limits.start_lower, float)
+        return _contiguous(*parts, self.size, self.duration, *prices, *fixed, *start)
 
     def residual(self, point: Point, mu: Array, values: PointValues, end: EndPoint | None = None) -> Residual:
         end = self.last(point) if end is None else end
@@ -50,43 +54,97 @@ class CompiledSystem(System):
             np.empty(len(mu)),
             np.empty(len(mu)),
         )
-        inside = _contiguous(values.f, values.running, values.c)
-        compiled.residual(self._constants, point.arrays, mu, inside, _contiguous(end.cost, end.c), results)
+        inside = (values.f, values.running, values.c)
+        _called(compiled.residual, self._constants, point.arrays, mu, inside, (end.cost, end.c), results)
         return Residual(values, end, *results)
 
-    def _model(self, point: Point, mu: Array, values: PointValues, end: EndPoint) -> Model:
+    def model(self, point: Point, mu: Array, now: Residual) -> Model:
         if self.limits.control_fixed.any():
-            return super()._model(point, mu, values, end)
-        now = self.residual(point, mu, values, end)
+            return super().model(point, mu, now)
+        values = now.values
         assert values.jacobian is not None
         assert values.hessian is not None
-        jacobian, x, c = np.ascontiguousarray(values.jacobian), point.x.shape, point.slack.shape
+        jacobian, x, c = values.jacobian, point.x.shape, point.slack.shape
         z = jacobian.shape[:-2] + jacobian.shape[-1:]
         shapes = ((*z, z[-1]), z, x, z, (x[0], *x[2:]), z, c, c)
         results = tuple(np.empty(shape) for shape in shapes)
-        inside = _contiguous(values.f, values.running, values.c, jacobian, values.hessian)
-        compiled.model(self._constants, point.arrays, mu, inside, (now.path,), results)
+        inside = (values.f, values.running, values.c, jacobian, values.hessian)
+        _called(compiled.model, self._constants, point.arrays, mu, inside, (now.path,), results)
         hessian, slope, adjoint, *rest = results
         return Model(now, jacobian, hessian, slope, adjoint, *rest)
+
+    def _equations(self, point: Point, mu: Array, model: Model, now: Residual) -> tuple[Array, Array, Ends]:
+        end, x0, nu = model.now.end, point.nodes[0].shape, point.nu.shape
+        right = np.empty(model.right.shape) if model.aim.size else model.right
+        results = (
+            np.empty(model.aim.shape),
+            right,
+            np.empty(x0),
+            np.empty(x0),
+            np.empty(x0),
+            np.empty(nu),
+            np.empty(x0),
+            np.empty(nu),
+        )
+        inside = (model.jacobian, model.right, model.pull, model.aim, model.now.path)
+        own = (*inside, end.slope, end.jacobian, now.path, now.terminal)
+        _called(compiled.equations, self._constants, point.arrays, mu, own, results)
+        aim, right, start_x, start_q, start_right, slack, end_right, constraint = results
+        ends = Ends(start_x, start_q, start_right, end.hessian, end.jacobian, slack, end_right, constraint)
+        return aim, right, ends
 
     def _completed(self, point: Point, mu: Array, model: Model, d: Direction, aim: Array, hessian: Array) -> Step:
         now, end = model.now, model.now.end
         inside = (model.jacobian, hessian, model.gradient, model.pull, aim, now.path, now.terminal)
-        own = _contiguous(*inside, end.slope, end.jacobian, end.hessian)
+        own = (*inside, end.slope, end.jacobian, end.hessian)
         c, k, G = point.slack.shape, point.end_slack.shape, len(mu)
         path, y, last, derivative, bend, length, reach = (np.empty(shape) for shape in (c, c, k, G, G, G, G))
         results = (path, y, last, derivative, bend, length, reach)
-        moved = _contiguous(d.x, d.u, d.nodes, d.multipliers)
-        compiled.complete(self._constants, point.arrays, mu, own, moved, results)
+        moved = (d.x, d.u, d.nodes, d.multipliers)
+        _called(compiled.complete, self._constants, point.arrays, mu, own, moved, results)
         return Step(d, *results)
 
     def errors(self, point: Point, mu: Array, model: Model) -> tuple[Array, Array, Array]:
         now, end = model.now, model.now.end
         inside = (model.slope, model.adjoint, model.jacobian, now.stage, now.gap, now.path, now.terminal)
-        own = _contiguous(*inside, end.slope, end.jacobian)
+        own = (*inside, end.slope, end.jacobian)
         results = np.empty(len(mu)), np.empty(len(mu)), np.empty(len(mu))
-        compiled.errors(self._constants, point.arrays, mu, own, results)
+        _called(compiled.errors, self._constants, point.arrays, mu, own, results)
         return results
+
+    def room(self, point: Point, step: Step, share: Array) -> Array:
+        result = np.empty(len(share))
+        _called(moves_in_c.room, self._constants, point.arrays, share, step.moves, (result,))
+        return result
+
+    def shifted(self, point: Point, step: Step, alpha: Array) -> Point:
+        d = step.d
+        x, u, nodes, slack, end_slack = results = tuple(
+            np.empty(old.shape) for old in (point.x, point.u, point.nodes, point.slack, point.end_slack)
+        )
+        steps = (d.x, d.u, d.nodes, step.path, step.end)
+        _called(moves_in_c.shift, self._constants, point.arrays, alpha, steps, results)
+        return point.primal(x, u, nodes, slack, end_slack)
+
+    def moved(self, point: Point, mu: Array, step: Step, moves: tuple[Array, ...], share: Array, alpha: Array) -> Point:
+        new, d = self.shifted(point, step, alpha), step.d
+        barriers = (point.controls, point.paths, point.ends, point.starts)
+        olds = (point.p, point.costates, point.y, point.nu, *(barrier.z for barrier in barriers))
+        p, costates, y, nu, *z = results = tuple(np.empty(old.shape) for old in olds)
+        values = (new.u, new.slack, new.end_slack, new.nodes[0])
+        duals = (d.p, d.costates, step.y, d.multipliers)
+        lengths = (share, alpha)
+        _called(moves_in_c.multipliers, self._constants, point.arrays, mu, moves, values, duals, lengths, results)
+        held: list[Barrier] = [barrier.held(own) for barrier, own in zip(barriers, z, strict=True)]
+        return new.dual(p, costates, y, nu, *held)
+
+
+def _called(function: Callable[..., None], *parts: Any) -> None:
+    """Call a function in C, with copies of arrays if some have gaps in memory; those of results have none."""
+    try:
+        function(*parts)
+    except ValueError:
+        function(*(_contiguous(*part) if isinstance(part, tuple) else np.ascontiguousarray(part) for part in parts))
 
 
 def _contiguous(*arrays: Array | None) -> tuple[Array, ...]:

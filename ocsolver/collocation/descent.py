@@ -86,7 +86,12 @@ class Crew:
         """Errors (G,), and which groups are still at work (G,); prices of violations are raised where these pay."""
         parts = self.system.errors(self.point, self.mu, self.model)
         error = np.maximum(np.maximum(parts[0], parts[1]), parts[2])
-        settled = ~self._raise_prices(error, accuracy) & (self.mu <= 1.0001 * self.mu_end)
+        dearer = self._raise_prices(error, accuracy)
+        settled = self.mu <= 1.0001 * self.mu_end
+        if not settled.any():
+            self.nearly, self.converged = np.zeros_like(self.nearly), np.zeros_like(settled)
+            return error, ~self.failed
+        settled &= ~dearer
         done = settled & (parts[0] <= accuracy) & (parts[1] <= accuracy)
         done &= parts[2] <= KAPPA * self.mu / self.system.unit
         fair = settled & (parts[0] <= FAIR) & (parts[1] <= accuracy**0.5)
@@ -97,9 +102,9 @@ class Crew:
     def _raise_prices(self, error: Array, accuracy: float) -> Array:
         """A higher price of violations that pay: which groups (G,)."""
         system, hat = self.system, self.mu / self.system.unit
-        raised = ~(self.failed | self.hopeless) & ((error <= _solved(hat)) | (self.fails > STUCK // 2))
+        raised = (error <= _solved(hat)) | (self.fails > STUCK // 2)
         if raised.any():
-            raised &= self.model.now.violation > accuracy + VIOLATION + 10 * hat
+            raised &= ~(self.failed | self.hopeless) & (self.model.now.violation > accuracy + VIOLATION + 10 * hat)
         if raised.any():
             same = raised & self._unmoved()
             self.hopeless = self.hopeless | same | (raised & (system.rho_end[:, 0] >= HIGHEST_PRICE * system.size))
@@ -132,13 +137,14 @@ class Crew:
         """Lower the barrier where it is time, and take a step."""
         self._lower_barrier(error, active)
         walk = self.walk
-        self.point, moved = walk.step(self.point, self.mu, self.model, active)
+        self.point, moved, now = walk.step(self.point, self.mu, self.model, active)
         stuck = active & ~moved
         self.fails = np.where(stuck, self.fails + 1, 0)
         self.failed = self.failed | (self.fails > STUCK)
         walk.last_delta = np.where(stuck, np.maximum(1e-4, 10 * walk.last_delta), walk.last_delta)
         walk.delta = np.where(stuck, walk.last_delta, 0.0)
-        self.model = self.system.linearize(self.point, self.mu)
+        now = self.system.at(self.point, self.mu, whole=True) if now is None else now
+        self.model = self.system.model(self.point, self.mu, now)
 
     def _lower_barrier(self, error: Array, active: Array) -> None:
         unit = self.system.unit

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["gap", "give", "multiplier", "price"]
+__all__ = ["gap", "give", "multiplier", "price", "room"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,3 +39,12 @@ def price(c: Array, rho: Array, mu: Array) -> Array:
     """Smooth ρ|c|: the least ρ (a + b) − μ log(ab) with a − b = c, shifted to be zero at c = 0."""
     root = np.sqrt(mu**2 + (c * rho) ** 2)
     return np.asarray((root - mu) - mu * np.log((mu + root) / (2.0 * mu)))
+
+
+def room(nu: Array, move: Array, rho: Array, share: Array) -> Array:
+    """Largest α ≤ 1 per group that keeps multipliers (*b, G, d) inside (−ρ, ρ): (G,)."""
+    if not nu.size:
+        return np.ones_like(share)
+    ratio = np.maximum(move / (rho - nu), -move / (rho + nu))
+    worst = ratio.reshape(-1, *ratio.shape[-2:]).max((0, 2), initial=0.0)
+    return np.asarray(np.minimum(1.0, np.where(worst > 0, share / worst, 1.0)))

@@ -7,6 +7,7 @@ of second order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ FINE = 6  # Gauss points per interval for the estimates
 RISING = 1e-4  # slope of H, relative to 1 + |L|, that counts as rising
 LARGE = 100.0  # size of a control from which its errors are relative
 CONCENTRATED = 10.0  # ratio of a multiplier to what it is an interval before, that means that it is a mass
+AT_ONCE = 20_000  # points at which controls are compared in one evaluation
 CONVEX = 1e-9  # curvature of H, relative to the largest, that counts as convex
 
 
@@ -86,8 +88,8 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
     defect = (w * excess).sum(1) - (mesh.weights * stages).sum(1)
     better = _better_control(stacked, limits, at, q)
     best = gain(stacked, at, q, better)
-    for u in _others(stacked, limits, at.u):  # in case H is not concave
-        best = np.fmax(best, gain(stacked, at, q, u))
+    for some in _others(stacked, limits, at.u):  # in case H is not concave
+        best = np.fmax(best, _largest_gain(stacked, at, q, some))
     best = np.where(_unbounded(stacked, limits, at, q), np.inf, best)
     lower, upper = limits.control_lower, limits.control_upper
     inside = ((at.u > lower) & (at.u < upper) & (better > lower) & (better < upper)).all((1, 3))
@@ -117,18 +119,19 @@ def _violation(limits: Bounds, c: Array) -> Array:
     return np.asarray(np.nan_to_num(worst, nan=0.0).max((1, 3), initial=0.0))
 
 
-def _others(stacked: Stacked, limits: Bounds, u: Array) -> Iterator[Array]:
-    """Controls to compare with: a grid where the set is compact, else its bounds."""
-    if stacked.candidates is not None:
-        for point in stacked.candidates:
-            yield np.array(np.broadcast_to(point, u.shape))
+def _others(stacked: Stacked, limits: Bounds, u: Array) -> Iterator[list[Array]]:
+    """Controls to compare with, some at a time: a grid where the set is compact, else its bounds."""
+    grid = stacked.candidates
+    if grid is not None:
+        for some in np.array_split(grid, math.ceil(len(grid) * u[..., 0].size / AT_ONCE)):
+            yield [np.broadcast_to(point, u.shape) for point in some]
         return
     for j in range(u.shape[-1]):
         for bound in (limits.control_lower[j], limits.control_upper[j]):
             if np.isfinite(bound):
                 other = u.copy()
                 other[..., j] = bound
-                yield other
+                yield [other]
 
 
 def _unbounded(stacked: Stacked, limits: Bounds, at: Fine, q: PointValues) -> Array:
@@ -147,8 +150,20 @@ def _unbounded(stacked: Stacked, limits: Bounds, at: Fine, q: PointValues) -> Ar
 
 def gain(stacked: Stacked, at: Fine, q: PointValues, u: Array) -> Array:
     """H(u) − H of the own control (N, q, G)."""
-    other = stacked.values(at.t, at.x, u)
-    return np.asarray((at.p * (other.f - q.f)).sum(-1) - (other.running - q.running) - (at.y * (other.c - q.c)).sum(-1))
+    return _largest_gain(stacked, at, q, [u])
+
+
+def _largest_gain(stacked: Stacked, at: Fine, q: PointValues, controls: list[Array]) -> Array:
+    """The largest gain of some controls (N, q, G), all in one evaluation; what is no number is ignored."""
+    k = len(controls)
+
+    def repeated(values: Array) -> Array:
+        return np.concatenate([values] * k) if k > 1 else values
+
+    other = stacked.values(repeated(at.t), repeated(at.x), np.concatenate(controls))
+    parts = [part.reshape(k, *own.shape) for part, own in zip(other[:3], q[:3], strict=True)]
+    gains = (at.p * (parts[0] - q.f)).sum(-1) - (parts[1] - q.running) - (at.y * (parts[2] - q.c)).sum(-1)
+    return np.asarray(np.fmax.reduce(gains))
 
 
 def improved(stacked: Stacked, limits: Bounds, at: Fine) -> Array:
@@ -164,14 +179,16 @@ def _better_control(stacked: Stacked, limits: Bounds, at: Fine, q: Any) -> Array
     curvature = -q.hessian[..., v:, v:]
     lower, upper = limits.control_lower, limits.control_upper
     held = ((at.u <= lower) & (slope < 0)) | ((at.u >= upper) & (slope > 0))
-    m = slope.shape[-1]
-    eye = np.eye(m)
+    eye = np.eye(slope.shape[-1])
     free = ~held
     matrix = np.where(free[..., :, None] & free[..., None, :], -curvature, eye)
     matrix = matrix + 1e-14 * np.abs(bend).max(-1, initial=0.0)[..., None, None] * eye
-    concave = np.linalg.eigvalsh(matrix)[..., :1] > 1e-12 * np.maximum(np.abs(matrix).max((-1, -2)), 1e-300)[..., None]
+    alone = len(eye) == 1
+    least = matrix[..., 0] if alone else np.linalg.eigvalsh(matrix)[..., :1]
+    concave = least > 1e-12 * np.maximum(np.abs(matrix).max((-1, -2)), 1e-300)[..., None]
+    matrix, right = np.where(concave[..., None], matrix, eye), np.where(held, 0.0, slope)
     with np.errstate(all="ignore"):
-        step = np.linalg.solve(np.where(concave[..., None], matrix, eye), np.where(held, 0.0, slope)[..., None])[..., 0]
+        step = right / matrix[..., 0] if alone else np.linalg.solve(matrix, right[..., None])[..., 0]
     newton = np.clip(at.u + step, lower, upper)
     target = np.where(slope > 0, upper, lower)
     bang = np.where(np.isfinite(target) & (slope != 0), target, at.u)

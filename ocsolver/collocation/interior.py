@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Model, Point, Residual, Step
 
@@ -52,7 +51,7 @@ class Walk:
         self.system, self.clocked, self.careful = system, clocked, careful
         self.delta = np.zeros(groups)
         self.last_delta = np.zeros(groups)
-        self.filter: list[tuple[Array, Array]] = []  # corners (θ, φ) of all groups, inf where a group has none
+        self.filter = np.empty((2, 0, groups))  # corners (θ, φ) of all groups, inf where a group has none
         self.theta_max = np.full(groups, np.inf)
         self.steps = 0
 
@@ -60,45 +59,31 @@ class Walk:
         """The walk of some groups; `system` is theirs."""
         walk = Walk(system, clocked=self.clocked, careful=self.careful)
         walk.delta, walk.last_delta, walk.steps = self.delta[rows], self.last_delta[rows], self.steps
-        walk.filter = [(theta[rows], phi[rows]) for theta, phi in self.filter]
+        walk.filter = self.filter[:, :, rows]
         walk.theta_max = self.theta_max[rows]
         return walk
 
-    def step(self, point: Point, mu: Array, model: Model, active: Array) -> tuple[Point, Array]:
-        """One iteration of the active groups: the next point, and which groups moved."""
+    def step(self, point: Point, mu: Array, model: Model, active: Array) -> tuple[Point, Array, Residual | None]:
+        """One iteration of the active groups: the next point, which groups moved, and the residuals if known whole."""
         step = self._regular_direction(point, mu, model, active)
         if step is None:
-            return point, np.zeros_like(active)
+            return point, np.zeros_like(active), None
         share = np.maximum(BOUNDARY, 1.0 - mu * self.system.duration / self.system.size)
         alpha = self._room(point, step, share)
         step, alpha = self._longer(point, mu, model, step, alpha, share, active)
-        moves = step  # that of the multipliers of bounds
-        moved, alpha, step = self._search(point, mu, model, step, alpha, share, active)
-        alpha = np.where(moved, alpha, 0.0)
-        new = point.shifted(step, alpha)
-        barriers = self._moved_barriers(point, new, mu, moves, share, moved)
-        below = np.minimum(
-            _room_below(point.y, step.y, self.system.rho_path, share),
-            _room_below(point.nu, step.d.multipliers, self.system.rho_end, share),
-        )
-        return new.with_duals(step, alpha, np.minimum(alpha, below), *barriers), moved
-
-    def _moved_barriers(
-        self, point: Point, new: Point, mu: Array, step: Step, share: Array, moved: Array
-    ) -> list[Barrier]:
-        """Barriers of controls, path constraints, end constraints and starts after a step of their multipliers."""
-        m, mu_end = mu[:, None], (mu * self.system.duration)[:, None]
-        weights = (m, m, mu_end, mu_end)
-        changes = [
-            barrier.step(value, move, weight)
-            for (barrier, value), move, weight in zip(point.bounded, step.moves, weights, strict=True)
-        ]
-        alpha = np.min([b.dual_room(dz, share) for (b, _), dz in zip(point.bounded, changes, strict=True)], axis=0)
-        a = np.where(moved, alpha, 0.0)[:, None]
-        return [
-            barrier.moved(change, a, value, weight)
-            for (barrier, value), change, weight in zip(new.bounded, changes, weights, strict=True)
-        ]
+        moves = step.moves  # those of the multipliers of bounds
+        if self.system.stacked.tape is not None:  # derivatives cost little: the first trial is made as if it were good
+            first = np.where(active, alpha, 0.0)
+            guess = self.system.moved(point, mu, step, moves, np.where(active, share, 0.0), first)
+            tried = self.system.at(guess, mu, whole=True)
+        else:
+            guess = self.system.shifted(point, step, alpha)
+            tried = self.system.at(guess, mu)
+        moved, taken, found = self._search(point, mu, model, step, alpha, share, active, tried)
+        if tried.values.jacobian is not None and found is step and (moved == active).all() and (taken == first).all():
+            return guess, moved, tried
+        taken, share = np.where(moved, taken, 0.0), np.where(moved, share, 0.0)
+        return self.system.moved(point, mu, found, moves, share, taken), moved, None
 
     def _longer(
         self, point: Point, mu: Array, model: Model, step: Step, alpha: Array, share: Array, active: Array
@@ -126,8 +111,7 @@ class Walk:
 
     def _room(self, point: Point, step: Step, share: Array) -> Array:
         """Largest primal step that stays inside (G,)."""
-        pairs = zip(point.bounded, step.moves, strict=True)
-        result: Array = np.min([barrier.room(value, move, share) for (barrier, value), move in pairs], axis=0)
+        result = self.system.room(point, step, share)
         if self.clocked:
             T, dT = point.nodes[0, :, -1], step.d.nodes[0, :, -1]
             result = np.minimum(result, 1.0 / np.maximum(1.0, np.maximum(-dT / (SHRINK * T), dT / (GROW * T))))
@@ -148,9 +132,20 @@ class Walk:
         return None
 
     def _search(
-        self, point: Point, mu: Array, model: Model, step: Step, alpha: Array, share: Array, active: Array
+        self,
+        point: Point,
+        mu: Array,
+        model: Model,
+        step: Step,
+        alpha: Array,
+        share: Array,
+        active: Array,
+        tried: Residual,
     ) -> tuple[Array, Array, Step]:
-        """Filter line search with one second-order correction: who moved, how far, along which step."""
+        """Filter line search with one second-order correction: who moved, how far, along which step.
+
+        `tried` is what the first trial has given.
+        """
         now = model.now
         self.steps += 1
         straight = CAREFUL if self.careful or self.steps <= FIRST_STEPS else NONLINEAR
@@ -159,29 +154,22 @@ class Walk:
         moved, waiting = np.zeros_like(active), active.copy()
         taken, trial_alpha = np.zeros_like(alpha), alpha.copy()
         for halving in range(HALVINGS):
-            trial = point.shifted(step, np.where(waiting, trial_alpha, taken))
-            tried = self.system.at(trial, mu)
+            if halving:
+                trial = self.system.shifted(point, step, np.where(waiting, trial_alpha, taken))
+                tried = self.system.at(trial, mu)
             good, armijo = self._acceptable(now, tried, step.slope, trial_alpha, theta_min)
             good &= waiting & (
                 tried.feasibility <= (1 - trial_alpha) * now.feasibility + straight * trial_alpha * reach + 1e-12
             )
-            if (
-                halving == 0
-                and not good[waiting].all()
-                and (tried.feasibility > now.feasibility)[waiting & ~good].any()
-            ):
-                corrected = self._correct(point, mu, model, tried, trial_alpha, share, waiting & ~good)
+            left = waiting & ~good
+            if halving == 0 and left.any() and (left & (tried.feasibility > now.feasibility)).any():
+                corrected = self._correct(point, mu, model, tried, trial_alpha, share, left)
                 if corrected is not None:
                     other, beta = corrected
-                    trial2 = point.shifted(other, beta)
+                    trial2 = self.system.shifted(point, other, beta)
                     tried2 = self.system.at(trial2, mu)
                     good2, armijo2 = self._acceptable(now, tried2, step.slope, trial_alpha, theta_min)
-                    use = (
-                        waiting
-                        & ~good
-                        & good2
-                        & (tried2.feasibility <= now.feasibility + straight * trial_alpha * reach)
-                    )
+                    use = left & good2 & (tried2.feasibility <= now.feasibility + straight * trial_alpha * reach)
                     if use.any():
                         step = step.merged(other, use)
                         trial_alpha = np.where(use, beta, trial_alpha)
@@ -189,7 +177,8 @@ class Walk:
             fresh = good & ~armijo
             if fresh.any():
                 theta, phi = (1 - FILTER_SHRINK) * now.feasibility, now.barrier - FILTER_SHRINK * now.feasibility
-                self.filter.append((np.where(fresh, theta, np.inf), np.where(fresh, phi, np.inf)))
+                corner = np.where(fresh, np.stack((theta, phi)), np.inf)
+                self.filter = np.concatenate((self.filter, corner[:, None]), 1)
             taken = np.where(good, trial_alpha, taken)
             moved |= good
             waiting &= ~good
@@ -204,19 +193,18 @@ class Walk:
         """Which trials pass the filter, and which of those by the Armijo rule."""
         theta, phi = tried.feasibility, tried.barrier
         noise = 1e-13 * (np.abs(now.barrier) + self.system.size)
-        finite = np.isfinite(theta) & np.isfinite(phi)
-        descends = (slope < 0) & (alpha * (-slope / self.system.size) ** 2.3 > now.feasibility**1.1)
-        switching = descends & (now.feasibility <= theta_min)
-        armijo = phi <= now.barrier + ARMIJO * alpha * slope + noise
-        better = (theta <= (1 - FILTER_SHRINK) * now.feasibility) | (
-            phi <= now.barrier - FILTER_SHRINK * now.feasibility + noise
-        )
-        dominated = np.zeros_like(finite)
-        for corner_theta, corner_phi in self.filter:
-            dominated |= (theta >= corner_theta) & (phi >= corner_phi)
-        tiny = (theta <= 1e-12) & (now.feasibility <= 1e-12) & (phi <= now.barrier + noise)
-        passed = finite & (theta <= self.theta_max) & ~dominated & (np.where(switching, armijo, better) | tiny)
-        return passed, switching & armijo
+        shrunk = FILTER_SHRINK * now.feasibility
+        better = (theta <= now.feasibility - shrunk) | (phi <= now.barrier - shrunk + noise)
+        switching = armijo = now.feasibility <= theta_min
+        if switching.any():
+            switching &= (slope < 0) & (alpha * (-slope / self.system.size) ** 2.3 > now.feasibility**1.1)
+            armijo = switching & (phi <= now.barrier + ARMIJO * alpha * slope + noise)
+            tiny = (theta <= 1e-12) & (now.feasibility <= 1e-12) & (phi <= now.barrier + noise)
+            better = np.where(switching, armijo, better) | tiny
+        passed = better & np.isfinite(theta + phi) & (theta <= self.theta_max)
+        if self.filter.shape[1]:
+            passed &= ~((theta >= self.filter[0]) & (phi >= self.filter[1])).any(0)
+        return passed, armijo
 
     def _correct(
         self, point: Point, mu: Array, model: Model, tried: Residual, alpha: Array, share: Array, active: Array
@@ -236,15 +224,5 @@ class Walk:
 
     def reset(self, now: Residual) -> None:
         """Empty filter: the barrier parameter has changed."""
-        self.filter = []
+        self.filter = self.filter[:, :0]
         self.theta_max = np.maximum(1e4 * np.maximum(1.0, now.feasibility), 1.0)
-
-
-def _room_below(value: Array, move: Array, rho: Array, share: Array) -> Array:
-    """Largest α ≤ 1 per group that keeps multipliers inside (−ρ, ρ) (G,)."""
-    if not value.size:
-        return np.ones_like(share)
-    ratio = np.maximum(move / (rho - value), -move / (rho + value))
-    worst = ratio.reshape(-1, *ratio.shape[-2:]).max((0, 2), initial=0.0)
-    result: Array = np.minimum(1.0, np.where(worst > 0, share / worst, 1.0))
-    return result

@@ -136,6 +136,8 @@ def _in_c(tableau: Tableau, inside: Linearized, ends: Ends, active: Array) -> Di
 
 def _packed(array: Array, inner: int) -> Array:
     """An array whose last axes stand in memory without gaps."""
+    if array.flags.c_contiguous:
+        return array
     size = array.itemsize
     for axis in range(1, inner + 1):
         if array.strides[-axis] != size and array.shape[-axis] > 1:

@@ -75,9 +75,13 @@ class System:
         """Quadrature weights (N, s, G, 1)."""
         return self.mesh.weights[..., None]
 
-    def at(self, point: Point, mu: Array) -> Residual:
-        """Residuals of a trial."""
-        return self.residual(point, mu, self.stacked.values(self.mesh.points, point.x, point.u))
+    def at(self, point: Point, mu: Array, *, whole: bool = False) -> Residual:
+        """Residuals at a point; of the `whole`, with the derivatives a model needs."""
+        stacked, mesh = self.stacked, self.mesh
+        if not whole:
+            return self.residual(point, mu, stacked.values(mesh.points, point.x, point.u))
+        values = stacked.expand(mesh.points, point.x, point.u, point.p, point.y, iterate=True)
+        return self.residual(point, mu, values, stacked.end(point.nodes[-1], point.nu))
 
     def residual(self, point: Point, mu: Array, values: PointValues, end: EndPoint | None = None) -> Residual:
         """Residuals and the two measures of the filter."""
@@ -129,17 +133,16 @@ class System:
 
     def linearize(self, point: Point, mu: Array) -> Model:
         """Derivatives at a point, and what the barriers make of them."""
-        mesh = self.mesh
-        values = self.stacked.expand(mesh.points, point.x, point.u, point.p, point.y, iterate=True)
-        return self._model(point, mu, values, self.stacked.end(point.nodes[-1], point.nu))
+        return self.model(point, mu, self.at(point, mu, whole=True))
 
     def remodel(self, point: Point, mu: Array, *, model: Model) -> Model:
         """The model for another barrier parameter."""
-        return self._model(point, mu, model.now.values, model.now.end)
+        return self.model(point, mu, self.residual(point, mu, model.now.values, model.now.end))
 
-    def _model(self, point: Point, mu: Array, values: PointValues, end: EndPoint) -> Model:
+    def model(self, point: Point, mu: Array, now: Residual) -> Model:
+        """What the barriers make of the derivatives at a point."""
         v, tab, controls = self.stacked.v, self.mesh.tableau, point.controls
-        now = self.residual(point, mu, values, end)
+        values = now.values
         jacobian, hessian = values.jacobian, values.hessian
         assert jacobian is not None
         assert hessian is not None
@@ -200,21 +203,27 @@ class System:
 
         The residuals of `now` take the place of the model's own: a second-order correction.
         """
-        mesh, v = self.mesh, self.stacked.v
-        aim, right, hessian = model.aim, model.right, model.hessian
-        if aim.shape[-1]:
-            if now is not None:
-                aim = aim + model.pull * (now.path - model.now.path)
-            right = right - mesh.lengths * np.einsum("...c,...ci->...i", aim, model.jacobian[..., v + 1 :, :])
+        v, hessian = self.stacked.v, model.hessian
         now = model.now if now is None else now
+        aim, right, ends = self._equations(point, mu, model, now)
         if delta.any():
             hessian = hessian.copy()
             diagonal = np.einsum("...ii->...i", hessian)
             diagonal += (delta * self.size / self.duration)[:, None] / self.scale_z**2
-        inside = Linearized(mesh.h, hessian, model.jacobian[..., :v, :], right, -now.stage, -now.gap, model.back)
-        ends = self._ends(point, (mu * self.duration)[:, None], model.now.end, now.terminal)
-        found = directions(active, mesh.tableau, inside, ends)
+        rates = model.jacobian[..., :v, :]
+        inside = Linearized(self.mesh.h, hessian, rates, right, -now.stage, -now.gap, model.back)
+        found = directions(active, self.mesh.tableau, inside, ends)
         return None if found is None else self._completed(point, mu, model, found, aim, hessian)
+
+    def _equations(self, point: Point, mu: Array, model: Model, now: Residual) -> tuple[Array, Array, Ends]:
+        """What the path multipliers aim at, the right-hand side of the stages, and the boundary conditions."""
+        aim, right = model.aim, model.right
+        if aim.shape[-1]:
+            if now is not model.now:
+                aim = aim + model.pull * (now.path - model.now.path)
+            cz = model.jacobian[..., self.stacked.v + 1 :, :]
+            right = right - self.mesh.lengths * np.einsum("...c,...ci->...i", aim, cz)
+        return aim, right, self._ends(point, (mu * self.duration)[:, None], model.now.end, now.terminal)
 
     def _ends(self, point: Point, mu_end: Array, end: EndPoint, terminal: Array) -> Ends:
         x0, q0 = point.nodes[0], point.costates[0]
@@ -270,6 +279,41 @@ class System:
             slope = slope + (point.starts.slope(point.nodes[0], mu_end) * first).sum(-1)
             bend = bend + (point.starts.curvature(point.nodes[0]) * first**2).sum(-1)
         return Step(d, path, y, end, slope, bend, length, reach)
+
+    # -------------------------------------------------------------------- moves
+
+    def room(self, point: Point, step: Step, share: Array) -> Array:
+        """Largest α ≤ 1 that leaves 1 − share of all distances to bounds (G,)."""
+        pairs = zip(point.bounded, step.moves, strict=True)
+        result: Array = np.min([barrier.room(value, move, share) for (barrier, value), move in pairs], axis=0)
+        return result
+
+    def shifted(self, point: Point, step: Step, alpha: Array) -> Point:
+        """Primal variables after a step; α (G,)."""
+        return point.shifted(step, alpha)
+
+    def moved(self, point: Point, mu: Array, step: Step, moves: tuple[Array, ...], share: Array, alpha: Array) -> Point:
+        """The point after a step of length α (G,); multipliers keep 1 − share of what they have.
+
+        The multipliers of bounds follow `moves`, those that `Step.moves` were before corrections.
+        """
+        new, m, mu_end = self.shifted(point, step, alpha), mu[:, None], (mu * self.duration)[:, None]
+        weights = (m, m, mu_end, mu_end)
+        changes = [
+            barrier.step(value, move, weight)
+            for (barrier, value), move, weight in zip(point.bounded, moves, weights, strict=True)
+        ]
+        rooms = [b.dual_room(change, share) for (b, _), change in zip(point.bounded, changes, strict=True)]
+        a = np.min(rooms, axis=0)[:, None]
+        barriers = [
+            barrier.moved(change, a, value, weight)
+            for (barrier, value), change, weight in zip(new.bounded, changes, weights, strict=True)
+        ]
+        below = np.minimum(
+            elastic.room(point.y, step.y, self.rho_path, share),
+            elastic.room(point.nu, step.d.multipliers, self.rho_end, share),
+        )
+        return new.with_duals(step, alpha, np.minimum(alpha, below), *barriers)
 
     # ------------------------------------------------------------------ errors
 

@@ -130,7 +130,7 @@ def _traced(graph: Graph, function: Callable[..., Tensor], *inputs: tuple[list[f
 
 def _hessian(graph: Graph, output: int, variables: list[int]) -> list[list[int]]:
     """Second derivatives, the lower half shown twice."""
-    half = jacobian(graph, gradient(graph, output, variables), variables)
+    half = jacobian(graph, gradient(graph, output, variables), variables, lower=True)
     return [[half[max(i, j)][min(i, j)] for j in range(len(variables))] for i in range(len(variables))]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -67,11 +67,11 @@ class Point:
 
     @cached_property
     def arrays(self) -> tuple[Array, ...]:
-        """All arrays, contiguous, in the order in which they stand here; barriers as bounds and multipliers."""
-        parts = (self.x, self.u, self.p, self.nodes, self.costates, self.slack, self.y, self.end_slack, self.nu)
-        barriers = (self.controls, self.paths, self.ends, self.starts)
-        return tuple(
-            np.ascontiguousarray(part) for part in (*parts, *(side for b in barriers for side in (b.bounds, b.z)))
+        """All arrays in the order in which they stand here; barriers as bounds and multipliers."""
+        one, two, three, four = self.controls, self.paths, self.ends, self.starts
+        return (
+            *(self.x, self.u, self.p, self.nodes, self.costates, self.slack, self.y, self.end_slack, self.nu),
+            *(one.bounds, one.z, two.bounds, two.z, three.bounds, three.z, four.bounds, four.z),
         )
 
     @property
@@ -112,45 +112,23 @@ class Point:
     def shifted(self, step: Step, alpha: Array) -> Point:
         """Primal variables after a step; α (G,)."""
         a, d = alpha[:, None], step.d
-        return Point(
-            x=self.x + a * d.x,
-            u=self.u + a * d.u,
-            p=self.p,
-            nodes=self.nodes + a * d.nodes,
-            costates=self.costates,
-            slack=self.slack + a * step.path if self.slack.size else self.slack,
-            y=self.y,
-            end_slack=self.end_slack + a * step.end if self.end_slack.size else self.end_slack,
-            nu=self.nu,
-            controls=self.controls,
-            paths=self.paths,
-            ends=self.ends,
-            starts=self.starts,
-        )
+        slack, end_slack = self.slack + a * step.path, self.end_slack + a * step.end
+        return self.primal(self.x + a * d.x, self.u + a * d.u, self.nodes + a * d.nodes, slack, end_slack)
 
-    def with_duals(
-        self,
-        step: Step,
-        alpha: Array,
-        elastic: Array,
-        controls: Barrier,
-        paths: Barrier,
-        ends: Barrier,
-        starts: Barrier,
-    ) -> Point:
+    def with_duals(self, step: Step, alpha: Array, elastic: Array, *barriers: Barrier) -> Point:
         """Multipliers after a step; α (G,), that of the elastic constraints, and the barriers as they are then."""
         a, e, d = alpha[:, None], elastic[:, None], step.d
-        return replace(
-            self,
-            p=self.p + a * d.p,
-            costates=self.costates + a * d.costates,
-            y=self.y + e * step.y if self.y.size else self.y,
-            nu=self.nu + e * d.multipliers if self.nu.size else self.nu,
-            controls=controls,
-            paths=paths,
-            ends=ends,
-            starts=starts,
-        )
+        p, costates = self.p + a * d.p, self.costates + a * d.costates
+        return self.dual(p, costates, self.y + e * step.y, self.nu + e * d.multipliers, *barriers)
+
+    def primal(self, x: Array, u: Array, nodes: Array, slack: Array, end_slack: Array) -> Point:
+        """Other primal variables."""
+        barriers = self.controls, self.paths, self.ends, self.starts
+        return Point(x, u, self.p, nodes, self.costates, slack, self.y, end_slack, self.nu, *barriers)
+
+    def dual(self, p: Array, costates: Array, y: Array, nu: Array, *barriers: Barrier) -> Point:
+        """Other multipliers; barriers of controls, path, end and start."""
+        return Point(self.x, self.u, p, self.nodes, costates, self.slack, y, self.end_slack, nu, *barriers)
 
 
 @dataclass(frozen=True, eq=False)

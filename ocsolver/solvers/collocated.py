@@ -202,9 +202,10 @@ def warm_start(
     like = solution.x
     times = shifted((t0 + (t1 - t0) * torch.as_tensor(np.concatenate((nodes, inner.ravel())))).to(like), old)
     count = len(nodes)
-    order = times.argsort()
-    back = order.argsort()
-    at = [function(times[order])[back] for function in (solution.state, solution.costate, solution.control)]
+    k, sigma = locate(old, times)
+    curves = solution.curves
+    u_at = problem.control_set.project(curves.controls(k, sigma))
+    at = curves.states(solution.x, k, sigma), curves.costates(solution.p, k, sigma), u_at
     state, costate, control = (_array(part) for part in at)
     stacked = Stacked(unit)
     G, members = stacked.groups, stacked.members
@@ -225,11 +226,9 @@ def warm_start(
         nu = _array(solution.multipliers["terminal_constraint"]).reshape(G, -1) / members
     pieces, rows, y = solution.pieces, None, None
     if problem.path_constraint is not None and pieces is not None and pieces.path_multipliers is not None:
-        rows = pieces.multipliers(*locate(old, times[order]))
-        assert rows is not None
-        rows = rows[back]  # (T, B, c)
+        rows = pieces.multipliers(k, sigma)  # (T, B, c)
     if rows is not None or problem.path_constraint is None:
-        rows = _with_the_set(problem, times, at[0], at[1], at[2], rows)
+        rows = _with_the_set(problem, times, *at, rows)
         duration = t1 - t0 if unit.n > problem.n else 1.0
         y = inside(_array(rows).reshape(len(rows), G, -1)) * duration / members
     return Warm(fractions, Start(inside(x), inside(u), inside(p), x[:count], p[:count], y, nu))

@@ -21,23 +21,41 @@ def gradient(graph: Graph, output: int, variables: Sequence[int]) -> list[int]:
     return [bars.get(variable, graph.zero) for variable in variables]
 
 
-def jacobian(graph: Graph, outputs: Iterable[int], variables: Sequence[int]) -> list[list[int]]:
-    """Derivatives of nodes by some variables, in forward mode, zeros left out on the way."""
+def jacobian(graph: Graph, outputs: Iterable[int], variables: Sequence[int], *, lower: bool = False) -> list[list[int]]:
+    """Derivatives of nodes by some variables, in forward mode, zeros left out on the way.
+
+    Of a symmetric one the `lower` half is enough: what stands above the diagonal is not computed then.
+    """
     outputs = list(outputs)
+    order = graph.needed(outputs)
+    last = _last_columns(graph, outputs, order) if lower else None
     dots: dict[int, dict[int, int]] = {}
     place = {variable: j for j, variable in enumerate(variables)}
-    for node in graph.needed(outputs):
+    for node in order:
         if node in place:
             dots[node] = {place[node]: graph.one}
             continue
         dot: dict[int, int] = {}
         for argument, slope in partials(graph, node, of=dots):
             for j, inner in dots[argument].items():
-                term = graph.binary("mul", slope, inner)
-                dot[j] = graph.binary("add", dot[j], term) if j in dot else term
+                if last is None or j <= last[node]:
+                    term = graph.binary("mul", slope, inner)
+                    dot[j] = graph.binary("add", dot[j], term) if j in dot else term
         if dot:
             dots[node] = dot
     return [[dots.get(node, {}).get(j, graph.zero) for j in range(len(variables))] for node in outputs]
+
+
+def _last_columns(graph: Graph, outputs: Sequence[int], order: Sequence[int]) -> dict[int, int]:
+    """Per node the last of the outputs that depend on it: up to there its derivatives are needed."""
+    last = dict.fromkeys(order, -1)
+    last.update((node, i) for i, node in enumerate(outputs))  # of equal nodes the last one counts
+    for node in reversed(order):
+        name, *arguments = graph.code[node]
+        if name not in ("input", "constant"):
+            for argument in arguments:
+                last[argument] = max(last[argument], last[node])
+    return last
 
 
 def partials(graph: Graph, node: int, of: dict[int, dict[int, int]] | None = None) -> list[tuple[int, int]]:

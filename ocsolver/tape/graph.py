@@ -65,6 +65,7 @@ class Graph:
     def __init__(self) -> None:
         self.code: list[Key] = []
         self._known: dict[Key, int] = {}
+        self._special = {"add": self._add, "sub": self._sub, "mul": self._mul, "div": self._div, "pow": self._pow}
         self.zero, self.one = self.constant(0.0), self.constant(1.0)
 
     def node(self, *key: Any) -> int:
@@ -105,10 +106,8 @@ class Graph:
 
     def binary(self, name: str, a: int, b: int) -> int:
         """A function of two arguments."""
-        special = getattr(self, f"_{name}", None)
-        if special is not None:
-            return int(special(a, b))
-        return self._folded(name, a, b)
+        special = self._special.get(name)
+        return self._folded(name, a, b) if special is None else special(a, b)
 
     def _folded(self, name: str, a: int, b: int) -> int:
         x, y = self.value(a), self.value(b)
@@ -139,16 +138,18 @@ class Graph:
         return self._folded("sub", a, b)
 
     def _mul(self, a: int, b: int) -> int:
-        a, b = min(a, b), max(a, b)  # zero and one are the first nodes
+        if a > b:
+            a, b = b, a  # zero and one are the first nodes
         if a == self.zero:
             return self.zero
         if a == self.one:
             return b
         for one, other in ((a, b), (b, a)):
-            if self.value(one) == -1.0:
+            key = self.code[one]
+            if key[0] == "neg":
+                return self.unary("neg", self._mul(int(key[1]), other))
+            if key[0] == "constant" and key[1] == -1.0:
                 return self.unary("neg", other)
-            if self.code[one][0] == "neg":
-                return self.unary("neg", self._mul(int(self.code[one][1]), other))
         return self._folded("mul", a, b)
 
     def _div(self, a: int, b: int) -> int:

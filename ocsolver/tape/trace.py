@@ -78,6 +78,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name, mutable, random = _known_as(func)
         if random:
             raise Untraceable(name)
+        if name in ELEMENTWISE and not mutable and not kwargs:
+            result = func(*args)
+            if result.numel() == 1 and not result.is_complex():  # most operations by far are those of numbers
+                self.write_number(result, name, args)
+                return result
+            return self.noted(func, name, args, kwargs, result)
         flat = [a for a in _flat((*args, *kwargs.values())) if isinstance(a, Tensor)]
         traced = any(self.known(a) for a in flat)
         if traced and mutable:
@@ -87,9 +93,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = func(*args, **kwargs)
             self.write(args[0], nodes)
             return result
-        result = func(*args, **kwargs)
+        return self.noted(func, name, args, kwargs, func(*args, **kwargs))
+
+    def noted(self, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> Any:
+        """A result, its nodes kept if it depends on what is traced."""
         parts = _flat((result,))
         self.alive += [part for part in parts if isinstance(part, Tensor)]
+        traced = any(self.known(a) for a in _flat((*args, *kwargs.values())) if isinstance(a, Tensor))
         if not traced or name in SHAPES or all(isinstance(part, Tensor) and self.known(part) for part in parts):
             return result  # constants, and views
         if not isinstance(result, Tensor):
@@ -98,6 +108,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise Untraceable("too large")
         self.write(result, self.result(func, name, args, kwargs))
         return result
+
+    def write_number(self, result: Tensor, name: str, args: Sequence[Any]) -> None:
+        """Keep the node of an operation on tensors of one element and numbers, if one of them is traced."""
+        self.alive.append(result)
+        nodes = [self.nodes.get(a.untyped_storage()._cdata) if isinstance(a, Tensor) else None for a in args]
+        if any(known is not None for known in nodes):
+            constant = self.graph.constant
+            parts = [
+                constant(float(a)) if known is None else int(known[a.storage_offset()])
+                for a, known in zip(args, nodes, strict=True)
+            ]
+            node = ELEMENTWISE[name](self.graph, *parts)
+            self.nodes[result.untyped_storage()._cdata] = np.array([node])
 
     # ----------------------------------------------------------------- nodes
 
