@@ -17,7 +17,7 @@ from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.collocation import compiled as measures
-from ocsolver.collocation import elastic, kkt
+from ocsolver.collocation import elastic, errors, kkt
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.campaign import Campaign, Stop
 from ocsolver.collocation.compiled import CompiledSystem
@@ -714,6 +714,26 @@ def test_measures_in_c_are_those_of_numpy() -> None:
         corrected = [other.direction(point, mu, again[0], np.zeros(2), mu > 0, residual) for other in (plain, system)]
         for entry in fields(Step):
             close(*(getattr(step, entry.name) for step in corrected if entry.name != "d"))
+
+
+@pytest.mark.parametrize("most", [1, 400])
+def test_controls_are_compared_all_at_once_or_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """The gap of an interval is that of the best control of the grid, however they are evaluated."""
+    stacked = Stacked(nonlinear_problem())
+    assert stacked.candidates is not None
+    campaign = Campaign(stacked, limits_of(stacked), 3, 100, Stop(2, None, 1e-6, 0.0), False)
+    campaign.run(np.repeat(np.linspace(0.0, 1.0, 4)[:, None], stacked.groups, 1))
+    parts = stacked, campaign.limits, campaign.mesh, campaign.point
+    fine = errors.between(*parts, gauss(errors.FINE).c)
+    q = stacked.expand(fine.t, fine.x, fine.u, fine.p, fine.y)
+    gains = [
+        errors.gain(stacked, fine, q, np.array(np.broadcast_to(u, fine.u.shape))) for u in stacked.candidates
+    ]
+    weights = campaign.mesh.h[:, None] * gauss(errors.FINE).b[:, None]
+    own = errors.improved(stacked, campaign.limits, fine)
+    best = np.maximum(0.0, np.max([*gains, errors.gain(stacked, fine, q, own)], axis=0))
+    monkeypatch.setattr(errors, "AT_ONCE", most)
+    np.testing.assert_allclose(errors.estimate(*parts).gap, (weights * best).sum(1), atol=1e-12)
 
 
 def close(*pair: Array) -> None:

@@ -109,6 +109,8 @@ def check(function: Function) -> None:
     graph, variables, outputs = traced(function)
     weighted = graph.total(graph.binary("mul", graph.constant(k + 1), node) for k, node in enumerate(outputs))
     second = jacobian(graph, gradient(graph, weighted, variables), variables)
+    half = jacobian(graph, gradient(graph, weighted, variables), variables, lower=True)
+    assert [row[: i + 1] for i, row in enumerate(half)] == [row[: i + 1] for i, row in enumerate(second)]
     rows = jacobian(graph, outputs, variables)
     groups = [outputs, [node for row in rows for node in row], [node for row in second for node in row]]
     values, first, hessian = Program(graph, variables, groups).run(POINTS)

@@ -111,6 +111,7 @@ class Campaign:
     point: Point = field(init=False)
     model: Model = field(init=False)
     mu: Array = field(init=False)
+    unfinished: Array = field(init=False)  # whether the last iterations ended before they had an end (G,)
     cost: Array = field(init=False)
     residual: Array = field(init=False)
     error: Array = field(init=False)  # estimated distance of J from its minimum (G,)
@@ -410,6 +411,7 @@ class Campaign:
             descend(crew, patience, watch)
         finally:
             self._state = self._iterated = crew.state
+            self.unfinished = wanted & ~(crew.converged | crew.failed)
         return crew.converged
 
     def _count(self) -> None:
@@ -449,7 +451,8 @@ class Campaign:
         if self.counts["iterations"] >= self.stop.max_iterations:
             return Status.MAX_ITERATIONS, ""
         if not admissible:
-            return Status.INFEASIBLE, self._infeasible(g)
+            cut = f"the iterations on a mesh ended early, {self._infeasible(g)}"
+            return (Status.STALLED, cut) if self.unfinished[g] else (Status.INFEASIBLE, self._infeasible(g))
         note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
         if np.isinf(self.error[g]):
             note = "∂H/∂u = 0 along the control, but H has no finite maximum there"

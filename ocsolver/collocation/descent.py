@@ -102,9 +102,12 @@ class Crew:
     def _raise_prices(self, error: Array, accuracy: float) -> Array:
         """A higher price of violations that pay: which groups (G,)."""
         system, hat = self.system, self.mu / self.system.unit
-        raised = (error <= _solved(hat)) | (self.fails > STUCK // 2)
+        solved, stuck = error <= _solved(hat), self.fails > STUCK // 2
+        raised = solved | stuck
         if raised.any():
-            raised &= ~(self.failed | self.hopeless) & (self.model.now.violation > accuracy + VIOLATION + 10 * hat)
+            most = accuracy + VIOLATION + 10 * hat
+            bought = solved & (system.bought(self.point, self.mu) > most)
+            raised = (bought | (stuck & (self.model.now.violation > most))) & ~(self.failed | self.hopeless)
         if raised.any():
             same = raised & self._unmoved()
             self.hopeless = self.hopeless | same | (raised & (system.rho_end[:, 0] >= HIGHEST_PRICE * system.size))

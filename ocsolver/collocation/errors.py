@@ -7,7 +7,6 @@ of second order.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -123,8 +122,9 @@ def _others(stacked: Stacked, limits: Bounds, u: Array) -> Iterator[list[Array]]
     """Controls to compare with, some at a time: a grid where the set is compact, else its bounds."""
     grid = stacked.candidates
     if grid is not None:
-        for some in np.array_split(grid, math.ceil(len(grid) * u[..., 0].size / AT_ONCE)):
-            yield [np.broadcast_to(point, u.shape) for point in some]
+        at_once = max(1, AT_ONCE // u[..., 0].size)
+        for first in range(0, len(grid), at_once):
+            yield [np.broadcast_to(point, u.shape) for point in grid[first : first + at_once]]
         return
     for j in range(u.shape[-1]):
         for bound in (limits.control_lower[j], limits.control_upper[j]):

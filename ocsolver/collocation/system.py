@@ -280,6 +280,13 @@ class System:
             bend = bend + (point.starts.curvature(point.nodes[0]) * first**2).sum(-1)
         return Step(d, path, y, end, slope, bend, length, reach)
 
+    def bought(self, point: Point, mu: Array) -> Array:
+        """Largest violation that the prices leave worth its while, at the multipliers as they are (G,)."""
+        path = np.abs(elastic.gap(point.y, self.rho_path, mu[:, None])).max((0, 1, 3), initial=0.0)
+        ends = np.abs(elastic.gap(point.nu, self.rho_end, (mu * self.duration)[:, None]))
+        result: Array = np.maximum(path, ends.max(-1, initial=0.0))
+        return result
+
     # -------------------------------------------------------------------- moves
 
     def room(self, point: Point, step: Step, share: Array) -> Array:
