@@ -21,13 +21,13 @@ from ocsolver.collocation import elastic, errors, kkt
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.campaign import Campaign, Stop
 from ocsolver.collocation.compiled import CompiledSystem
-from ocsolver.collocation.dense import control_basis, state_basis, state_slope
+from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
 from ocsolver.collocation.kinks import Rounded, Watch
 from ocsolver.collocation.kkt import Direction, Ends, Linearized, directions
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.system import System as CollocationSystem
-from ocsolver.collocation.tableau import gauss
-from ocsolver.collocation.unknowns import Model, Residual, Step
+from ocsolver.collocation.tableau import Tableau, gauss, radau
+from ocsolver.collocation.unknowns import Mesh, Model, Point, Residual, Step
 from ocsolver.solvers.collocated import limits_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -80,23 +80,68 @@ def test_costates_are_stepped_by_the_same_method_backwards(s: int) -> None:
     np.testing.assert_allclose(tableau.d / tableau.b, tableau.adjoint.sum(1), rtol=1e-10)
 
 
-# ---------------------------------------------------------------------------------------------------- polynomials
+@every_stage
+def test_radau_meets_its_order_conditions(s: int) -> None:
+    tableau = radau(s)
+    b, c, a = tableau.b, tableau.c, np.linalg.inv(tableau.alpha)
+    assert tableau.closed
+    assert not gauss(s).closed
+    assert c[-1] == 1.0
+    assert ((c[:-1] > 0) & (c[:-1] < 1)).all()
+    for k in range(1, 2 * s):  # B(2s − 1): quadrature
+        assert b @ c ** (k - 1) == pytest.approx(1.0 / k, abs=1e-13)
+    assert abs(b @ c ** (2 * s - 1) - 1.0 / (2 * s)) > 1e-8  # and no more
+    for k in range(1, s + 1):  # C(s)
+        np.testing.assert_allclose(a @ c ** (k - 1), c**k / k, atol=1e-12)
+    for k in range(1, s):  # D(s − 1)
+        np.testing.assert_allclose((b * c ** (k - 1)) @ a, b * (1.0 - c**k) / k, atol=1e-12)
+    np.testing.assert_allclose(tableau.d, np.eye(s)[-1], atol=1e-12)  # the step ends at the last point
 
 
 @every_stage
-def test_bases_reproduce_polynomials_up_to_their_degree(s: int) -> None:
-    sigma, c = np.array([0.0, 0.07, 0.31, 0.5, 0.93, 1.0]), gauss(s).c
-    points = np.concatenate(([0.0], c, [1.0]))
-    with np.errstate(divide="ignore", invalid="ignore"):  # SciPy's weights of a single point
-        basis = control_basis(s, sigma)
+def test_radau_damps_what_gauss_reflects(s: int) -> None:
+    """On ẋ = z x with z → −∞ Radau's steps go to zero, those of Gauss to ±1."""
+    for tableau, limit in ((gauss(s), (-1.0) ** s), (radau(s), 0.0)):
+        stages = np.linalg.solve(tableau.alpha + 1e9 * np.eye(s), tableau.row)
+        assert (1.0 - tableau.d.sum()) + tableau.d @ stages == pytest.approx(limit, abs=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------- polynomials
+
+
+@pytest.mark.parametrize("method", [gauss, radau])
+@every_stage
+def test_bases_reproduce_polynomials_up_to_their_degree(method: Callable[[int], Tableau], s: int) -> None:
+    tableau, sigma = method(s), np.array([0.0, 0.07, 0.31, 0.5, 0.93, 1.0])
+    basis, whole, slopes = (function(tableau, sigma) for function in (control_basis, state_basis, state_slope))
+    c = tableau.c
+    nodes = np.array([0.0, 1.0])
     for degree in range(s):
         np.testing.assert_allclose(basis @ c**degree, sigma**degree, atol=1e-11)
-    for degree in range(s + 2):
-        np.testing.assert_allclose(state_basis(s, sigma) @ points**degree, sigma**degree, atol=1e-11)
-        slope = degree * sigma ** max(degree - 1, 0)
-        np.testing.assert_allclose(state_slope(s, sigma) @ points**degree, slope, atol=1e-9)
+    for degree in range(whole.shape[1]):
+        values = (nodes**degree)[:, None, None], (c**degree)[None, :, None, None]
+        points = with_ends(tableau, *values)[0, :, 0, 0]
+        np.testing.assert_allclose(whole @ points, sigma**degree, atol=1e-11)
+        np.testing.assert_allclose(slopes @ points, degree * sigma ** max(degree - 1, 0), atol=1e-9)
     assert basis.shape == (6, s)
-    assert state_basis(s, sigma).shape == state_slope(s, sigma).shape == (6, s + 2)
+    assert whole.shape == slopes.shape == (6, s + 2 - tableau.closed)
+
+
+def test_swinging_costates_are_noticed() -> None:
+    """Node values that alternate around the values between them; errors of one sign, or few of them, are none."""
+    N, s = 20, 3
+    mesh = Mesh(np.linspace(0.0, 1.0, N + 1)[:, None].repeat(4, 1), gauss(s))
+    smooth = np.sin(mesh.points)[..., None]
+    nodes = np.sin(mesh.t)[..., None]
+    swings = 1e-3 * (-1.0) ** np.arange(N + 1)
+    nodes[:, 1, 0] += swings
+    nodes[:, 2, 0] += np.abs(swings)
+    nodes[:6, 3, 0] += swings[:6]
+    empty = np.zeros((N, s, 4, 0))
+    none = Barrier.start(-math.inf, math.inf, empty.shape)
+    ends = np.zeros((4, 0))
+    point = Point(smooth, empty, smooth, nodes, nodes, empty, empty, ends, ends, none, none, none, none)
+    assert errors.swinging(mesh, point).tolist() == [False, True, False, False]
 
 
 # -------------------------------------------------------------------------------------------------- Newton systems
@@ -719,16 +764,15 @@ def test_measures_in_c_are_those_of_numpy() -> None:
 @pytest.mark.parametrize("most", [1, 400])
 def test_controls_are_compared_all_at_once_or_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """The gap of an interval is that of the best control of the grid, however they are evaluated."""
-    stacked = Stacked(nonlinear_problem())
+    problem = nonlinear_problem(True, control_set=oc.Box([-1.0, -0.5], [1.0, 0.5]))
+    stacked = Stacked(problem)
     assert stacked.candidates is not None
     campaign = Campaign(stacked, limits_of(stacked), 3, 100, Stop(2, None, 1e-6, 0.0), False)
-    campaign.run(np.repeat(np.linspace(0.0, 1.0, 4)[:, None], stacked.groups, 1))
+    campaign.run(np.repeat(np.linspace(*problem.horizon, 4)[:, None], stacked.groups, 1))
     parts = stacked, campaign.limits, campaign.mesh, campaign.point
     fine = errors.between(*parts, gauss(errors.FINE).c)
     q = stacked.expand(fine.t, fine.x, fine.u, fine.p, fine.y)
-    gains = [
-        errors.gain(stacked, fine, q, np.array(np.broadcast_to(u, fine.u.shape))) for u in stacked.candidates
-    ]
+    gains = [errors.gain(stacked, fine, q, np.array(np.broadcast_to(u, fine.u.shape))) for u in stacked.candidates]
     weights = campaign.mesh.h[:, None] * gauss(errors.FINE).b[:, None]
     own = errors.improved(stacked, campaign.limits, fine)
     best = np.maximum(0.0, np.max([*gains, errors.gain(stacked, fine, q, own)], axis=0))

@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import ocsolver as oc
+from ocsolver.collocation import campaign
 from ocsolver.collocation.switches import beyond_the_points
 from problems import van_der_pol_bounded
 
@@ -141,3 +142,64 @@ def test_controls_are_followed_beyond_the_points_of_the_outermost_intervals(sign
     assert beyond_the_points(times, u - 0.1, free, 0.0, 0.95, bounds) == []
     assert beyond_the_points(times, np.array([1.0, 0.8, 0.6]), np.array([1, 0, 0]), 0.0, 1.05, bounds) == []
     assert beyond_the_points(times, u, free, 0.0, 1.05, (-np.inf, np.inf)) == []
+
+
+def test_speed_limits_are_followed_without_swinging() -> None:
+    """From rest to rest in least time below a speed limit: on the limit Gauss's costates swing, Radau's do not."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0]), -1),
+        lambda t, x, u: torch.ones_like(x[..., 0]),
+        initial_state=[0.0, 0.0],
+        horizon=(0.0, oc.FreeTime(3.0, 0.5, 20.0)),
+        control_set=oc.Box(-1.0, 1.0),
+        terminal_constraint=oc.Constraint(lambda x: x - torch.tensor([1.0, 0.0])),
+        path_constraint=oc.Constraint(lambda t, x: x[..., 1:], -math.inf, 0.5),
+    )
+    solution = solve_quietly(problem, None)
+    assert solution.success.all()
+    assert solution.stats.iterations <= 300
+    assert solution.t.shape[0] <= 100
+    assert float(solution.cost) == pytest.approx(2.5, abs=1e-7)
+    times = torch.linspace(0.0, 2.5, 251, dtype=torch.float64)
+    exact = torch.where(times < 0.5, 1.0, torch.where(times < 2.0, 0.0, -1.0))
+    away = ((times - 0.5).abs() > 1e-3) & ((times - 2.0).abs() > 1e-3)
+    inside = times[away].clamp_max(float(solution.t[-1, 0]))
+    assert float((solution.control(inside)[:, 0, 0] - exact[away]).abs().max()) <= 1e-3
+    # p₂ = 1 − 2t, zero on the limit, then 4 − 2t
+    slope = torch.where(times < 0.5, 1.0 - 2.0 * times, torch.where(times < 2.0, 0.0, 4.0 - 2.0 * times))
+    assert float((solution.costate(inside)[:, 0, 1] - slope[away]).abs().max()) <= 1e-3
+
+
+def test_prices_stay_low_along_curved_constraints() -> None:
+    """Around a circle with least energy: dear violations would cut all steps."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 2], x[..., 3], u[..., 0], u[..., 1]), -1),
+        lambda t, x, u: (u**2).sum(-1),
+        initial_state=[0.0, 0.0, 0.0, 0.0],
+        horizon=(0.0, 4.0),
+        control_set=oc.Box([-3.0, -3.0], [3.0, 3.0]),
+        terminal_constraint=oc.Constraint(lambda x: x - torch.tensor([4.0, 1.0, 0.0, 0.0])),
+        path_constraint=oc.Constraint(
+            lambda t, x: ((x[..., 0] - 2.0) ** 2 + (x[..., 1] - 0.4) ** 2)[..., None], 0.49, math.inf
+        ),
+    )
+    solution = solve_quietly(problem, None)
+    assert solution.success.all()
+    assert solution.stats.iterations <= 120
+    assert float(solution.violations["path_constraint"].max()) <= 1e-6
+
+
+def test_runs_that_are_cut_short_are_not_called_infeasible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "PATIENCE", 1)
+    monkeypatch.setattr(campaign, "LATER", 1)
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0] - torch.sin(x[..., 0])), -1),
+        lambda t, x, u: u[..., 0] ** 2,
+        initial_state=[0.0, 0.0],
+        horizon=(0.0, 3.0),
+        control_set=oc.Box(-5.0, 5.0),
+        terminal_constraint=oc.Constraint(lambda x: x - torch.tensor([math.pi, 0.0])),
+    )
+    solution = solve_quietly(problem, oc.Collocation())
+    assert solution.status == [Status.STALLED]
+    assert "the iterations on a mesh ended early, terminal_constraint component 0 is missed by" in solution.message

@@ -11,14 +11,14 @@ import torch
 
 from ocsolver.collocation.compiled import fastest_system
 from ocsolver.collocation.descent import Crew, Patience, descend
-from ocsolver.collocation.errors import VIOLATION, Errors, estimate
+from ocsolver.collocation.errors import VIOLATION, Errors, estimate, swinging
 from ocsolver.collocation.guess import first_point, guesses, warm_point
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
 from ocsolver.collocation.settle import settled
 from ocsolver.collocation.switches import Switch, find_switches
 from ocsolver.collocation.system import System
-from ocsolver.collocation.tableau import gauss
+from ocsolver.collocation.tableau import gauss, radau
 from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point
 from ocsolver.status import Status
 
@@ -99,6 +99,7 @@ class Campaign:
     clocked: bool
     callback: Any = None
     of_the_set: int = 0  # path constraints, the last ones, that describe the control set
+    damps: bool = False  # whether Radau's method takes the place of Gauss's where costates swing
     history: list[tuple[Array, Array]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
     status: list[Status] = field(default_factory=list)
@@ -120,6 +121,13 @@ class Campaign:
     def mesh(self) -> Mesh:
         """Current mesh."""
         return self.system.mesh
+
+    def again(self) -> Campaign:
+        """Another campaign for the same problem by Gauss's method alone, whose history goes on."""
+        counts, history = {**self.counts, "meshes": 0}, list(self.history)
+        return replace(
+            self, damps=False, history=history, counts=counts, status=[], notes=[], _iterated=None, _estimated=None
+        )
 
     # -------------------------------------------------------------------- run
 
@@ -163,7 +171,7 @@ class Campaign:
                 wasted += 1
             if hat <= final:
                 finished |= good
-            if finished.all() or wasted >= PATIENT_LEVELS or not self._time_left() or level == LEVELS - 1:
+            if finished.all() or wasted >= PATIENT_LEVELS or not self.time_left() or level == LEVELS - 1:
                 break
             if not solved.any():
                 break  # nobody would iterate on a finer mesh, which would only look worse
@@ -172,6 +180,8 @@ class Campaign:
             )
             floor = 4.0 * self.mu * self.limits.control_lower.size
             goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
+            damped = self.mesh.tableau.closed or (self.damps and bool((swinging(self.mesh, self.point) & solved).any()))
+            tableau = radau(self.stages) if damped else self.mesh.tableau
             plan = refined_nodes(
                 self.mesh,
                 base,
@@ -181,17 +191,18 @@ class Campaign:
                 goal,
                 self.stop.fineness,
                 floor,
-                2 * self.stages,
+                2 * self.stages - tableau.closed,
                 self.max_intervals,
             )
             hat = final if good.all() or FINER * hat < 3.0 * final else FINER * hat
             before = self._state
-            self._move(plan.nodes)
+            mesh = Mesh(plan.nodes, tableau)
+            self._move(mesh)
             now = self._follow(hat, solved, finished)
-            if not (now | ~solved).all() and self._time_left():  # too near the bounds to move: from further inside
+            if not (now | ~solved).all() and self.time_left():  # too near the bounds to move: from further inside
                 self._state = before
                 self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
-                self._move(plan.nodes)
+                self._move(mesh)
                 now = self._follow(hat, solved, finished)
             if not now.any():
                 break  # the coarser mesh is the answer
@@ -249,7 +260,8 @@ class Campaign:
         """Violation up to which a solution counts as admissible."""
         return 10 * max(VIOLATION, self.accuracy)
 
-    def _time_left(self) -> bool:
+    def time_left(self) -> bool:
+        """Whether iterations and seconds are left."""
         return self.counts["iterations"] < self.stop.max_iterations and not self.stop.late()
 
     def scale(self) -> Array:
@@ -305,7 +317,7 @@ class Campaign:
                 if before is not None:
                     self._keep(before, ~better)
                 solved, rank = np.where(better, now, solved), np.maximum(rank, reached)
-                if (rank == SOUND).all() or not self._time_left():
+                if (rank == SOUND).all() or not self.time_left():
                     return solved
                 if not (better & (rank == MET)).any():
                     break
@@ -367,10 +379,9 @@ class Campaign:
         parts = (warm.x, warm.u, warm.p, y, warm.nodes, warm.costates)
         self.point = warm_point(self.system, replace(self.point, nu=nu), parts, self.mu)
 
-    def _move(self, nodes: Array) -> None:
+    def _move(self, mesh: Mesh) -> None:
         """Go on from the current solution on another mesh."""
-        x, u, p, y, at_nodes, costates = resampled(self.mesh, self.limits, self.point, nodes)
-        mesh = Mesh(nodes, self.mesh.tableau)
+        x, u, p, y, at_nodes, costates = resampled(self.mesh, self.limits, self.point, mesh)
         y = self._massive(y, mesh)
         rho_path = np.maximum(self.system.rho_path.max((0, 1)), SAFE * np.abs(y).max(-1, initial=0.0, keepdims=True))
         self.system = replace(self.system, mesh=mesh, rho_path=rho_path)
@@ -397,7 +408,7 @@ class Campaign:
         exact = hat <= self._final or self.limits.path_lower.size > 0
         accuracy = self.accuracy if exact else max(self.accuracy, LOOSE * hat)
         iterations = PATIENCE if self.counts["meshes"] == 0 else LATER
-        patience = Patience(iterations, accuracy, self.callback is not None, self._time_left, self._count)
+        patience = Patience(iterations, accuracy, self.callback is not None, self.time_left, self._count)
 
         def watch(cost: Array, error: Array) -> None:
             self.cost, self.residual = cost, error

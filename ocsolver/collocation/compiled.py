@@ -133,7 +133,7 @@ class CompiledSystem(System):
         p, costates, y, nu, *z = results = tuple(np.empty(old.shape) for old in olds)
         values = (new.u, new.slack, new.end_slack, new.nodes[0])
         duals = (d.p, d.costates, step.y, d.multipliers)
-        lengths = (share, alpha)
+        lengths = (share, np.minimum(alpha, 1.0))
         _called(moves_in_c.multipliers, self._constants, point.arrays, mu, moves, values, duals, lengths, results)
         held: list[Barrier] = [barrier.held(own) for barrier, own in zip(barriers, z, strict=True)]
         return new.dual(p, costates, y, nu, *held)

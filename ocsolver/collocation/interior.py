@@ -30,6 +30,7 @@ SHRINK, GROW = 0.5, 1.0  # largest relative changes of the duration in one step
 FILTER_SHRINK = 1e-5
 ARMIJO = 1e-4
 HALVINGS = 12
+LONGEST = 16.0  # of steps of a shifted Hessian
 BOUNDARY = 0.99  # share of the way to a bound
 
 
@@ -80,10 +81,35 @@ class Walk:
             guess = self.system.shifted(point, step, alpha)
             tried = self.system.at(guess, mu)
         moved, taken, found = self._search(point, mu, model, step, alpha, share, active, tried)
+        taken = self._stretched(point, mu, model.now, found, share, moved, taken, tried)
         if tried.values.jacobian is not None and found is step and (moved == active).all() and (taken == first).all():
             return guess, moved, tried
         taken, share = np.where(moved, taken, 0.0), np.where(moved, share, 0.0)
         return self.system.moved(point, mu, found, moves, share, taken), moved, None
+
+    def _stretched(
+        self,
+        point: Point,
+        mu: Array,
+        now: Residual,
+        step: Step,
+        share: Array,
+        moved: Array,
+        taken: Array,
+        tried: Residual,
+    ) -> Array:
+        """Lengths (G,) of full steps of a shifted Hessian, doubled while φ falls: saddle points are left faster."""
+        longer, phi = moved & (self.delta > 0) & (taken >= 1.0), tried.barrier
+        theta_min, theta_max = _small(now), np.maximum(now.feasibility, NONLINEAR * step.reach) + 1e-12
+        while longer.any() and taken.max() < LONGEST:
+            alpha = np.where(longer, 2.0 * taken, taken)
+            longer &= self._room(point, step.scaled(alpha), share) >= 1.0
+            alpha = np.where(longer, alpha, taken)
+            other = self.system.at(self.system.shifted(point, step, alpha), mu)
+            good, _ = self._acceptable(now, other, step.slope, alpha, theta_min)
+            longer &= good & (other.barrier < phi) & (other.feasibility <= theta_max)
+            taken, phi = np.where(longer, alpha, taken), np.where(longer, other.barrier, phi)
+        return taken
 
     def _longer(
         self, point: Point, mu: Array, model: Model, step: Step, alpha: Array, share: Array, active: Array
@@ -149,7 +175,7 @@ class Walk:
         now = model.now
         self.steps += 1
         straight = CAREFUL if self.careful or self.steps <= FIRST_STEPS else NONLINEAR
-        theta_min = 1e-4 * np.maximum(1.0, now.feasibility)
+        theta_min = _small(now)
         reach = step.reach
         moved, waiting = np.zeros_like(active), active.copy()
         taken, trial_alpha = np.zeros_like(alpha), alpha.copy()
@@ -226,3 +252,9 @@ class Walk:
         """Empty filter: the barrier parameter has changed."""
         self.filter = self.filter[:, :0]
         self.theta_max = np.maximum(1e4 * np.maximum(1.0, now.feasibility), 1.0)
+
+
+def _small(now: Residual) -> Array:
+    """Infeasibility below which φ alone counts (G,)."""
+    result: Array = 1e-4 * np.maximum(1.0, now.feasibility)
+    return result

@@ -129,20 +129,30 @@ def _padded(nodes: Array, count: int) -> Array:
     return nodes
 
 
-def resampled(mesh: Mesh, limits: Bounds, point: Point, t: Array) -> tuple[Array, ...]:
-    """A solution on the mesh t (N + 1, G): x, u, p, y at its Gauss points, states and costates at its nodes."""
-    new, s, G = Mesh(t, mesh.tableau), mesh.tableau.s, t.shape[1]
+def resampled(mesh: Mesh, limits: Bounds, point: Point, new: Mesh) -> tuple[Array, ...]:
+    """A solution on another mesh: x, u, p, y at its points, states and costates at its nodes.
+
+    If the method changes, costates at nodes are not trusted.
+    """
+    t, s, G = new.t, mesh.tableau.s, new.t.shape[1]
     times = np.concatenate((new.points.reshape(-1, G), t))  # (N s + N + 1, G)
     k = np.stack([np.searchsorted(mesh.t[:, g], times[:, g], side="right") for g in range(G)], 1)
+    if new.tableau.closed:  # the last point of an interval has its values from the left
+        last = slice(s - 1, s * len(new.h), s)
+        k[last] = np.stack([np.searchsorted(mesh.t[:, g], times[last, g]) for g in range(G)], 1)
     k = np.clip(k - 1, 0, mesh.h.shape[0] - 1)
     groups = np.arange(G)
     sigma = ((times - mesh.t[k, groups]) / mesh.h[k, groups]).ravel()
-    ends, inner = (basis(s, sigma).reshape(*k.shape, -1) for basis in (state_basis, control_basis))
+    ends, inner = (basis(mesh.tableau, sigma).reshape(*k.shape, -1) for basis in (state_basis, control_basis))
 
     def values(basis: Array, stages: Array) -> Array:
         return np.asarray(np.einsum("kgj,kgjd->kgd", basis, stages.swapaxes(1, 2)[k, groups]))
 
-    x, p = values(ends, with_ends(point.nodes, point.x)), values(ends, with_ends(point.costates, point.p))
+    x = values(ends, with_ends(mesh.tableau, point.nodes, point.x))
+    if new.tableau is mesh.tableau:
+        p = values(ends, with_ends(mesh.tableau, point.costates, point.p))
+    else:
+        p = values(inner, point.p)
     u, y = values(inner, point.u), values(inner, point.y)
     inside = new.h.shape[0] * s
     at_points = (

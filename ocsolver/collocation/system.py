@@ -300,7 +300,7 @@ class System:
         return point.shifted(step, alpha)
 
     def moved(self, point: Point, mu: Array, step: Step, moves: tuple[Array, ...], share: Array, alpha: Array) -> Point:
-        """The point after a step of length α (G,); multipliers keep 1 − share of what they have.
+        """The point after a step of length α (G,), of multipliers at most 1; they keep 1 − share of what they have.
 
         The multipliers of bounds follow `moves`, those that `Step.moves` were before corrections.
         """
@@ -320,6 +320,7 @@ class System:
             elastic.room(point.y, step.y, self.rho_path, share),
             elastic.room(point.nu, step.d.multipliers, self.rho_end, share),
         )
+        alpha = np.minimum(alpha, 1.0)
         return new.with_duals(step, alpha, np.minimum(alpha, below), *barriers)
 
     # ------------------------------------------------------------------ errors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -219,6 +219,12 @@ class Step:
     def moves(self) -> tuple[Array, ...]:
         """Steps of what `Point.bounded` holds."""
         return self.d.u, self.path, self.end, self.d.nodes[0]
+
+    def scaled(self, alpha: Array) -> Step:
+        """What has bounds, with the steps of each group multiplied by α (G,)."""
+        a = alpha[:, None]
+        d = self.d._replace(u=a * self.d.u, nodes=a * self.d.nodes)
+        return replace(self, d=d, path=a * self.path, end=a * self.end)
 
     def merged(self, other: Step, use: Array) -> Step:
         """Other groups' steps where `use` (G,)."""

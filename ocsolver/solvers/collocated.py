@@ -14,6 +14,7 @@ from torch import Tensor
 from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import group_mean
 from ocsolver.collocation.campaign import Campaign, Start
+from ocsolver.collocation.dense import control_basis, state_basis, with_ends
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds
@@ -130,13 +131,14 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
     view, point = _View(problem, campaign), campaign.point
     duration, times = view.duration, view.tensor(view.times)
     multipliers, y = {}, None
+    inner_x, inner_p, u, inner_y = at_gauss_points(campaign.mesh, point)
     if problem.path_constraint is not None:
-        y = view.multipliers(point.y / duration[:, None])
+        y = view.multipliers(inner_y / duration[:, None])
         y = y[..., : y.shape[-1] - campaign.of_the_set]
-        multipliers["path_constraint"] = torch.einsum("s,nsgc->ngc", view.tensor(campaign.mesh.tableau.b), y)
+        multipliers["path_constraint"] = torch.einsum("s,nsgc->ngc", view.tensor(gauss(campaign.stages).b), y)
     if problem.terminal_constraint is not None:
         multipliers["terminal_constraint"] = view.multipliers(point.nu)
-    pieces = Pieces(view.tensor(point.u), view.states(point.x), view.costates(point.p), y)
+    pieces = Pieces(view.tensor(u), view.states(inner_x), view.costates(inner_p), y)
     x = view.states(point.nodes)
     return Solution(
         residual=view.tensor(campaign.residual),
@@ -157,6 +159,21 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
         multipliers=multipliers,
         violations=measure_violations(problem, times, x, pieces),
     )
+
+
+def at_gauss_points(mesh: Any, point: Any) -> tuple[Array, Array, Array, Array]:
+    """x, p, u and y at the Gauss points of the intervals."""
+    tableau = mesh.tableau
+    if not tableau.closed:
+        return point.x, point.p, point.u, point.y
+    c = gauss(tableau.s).c
+    ends, inner = state_basis(tableau, c), control_basis(tableau, c)
+    x, p = (
+        np.einsum("qj,njgv->nqgv", ends, with_ends(tableau, *both))
+        for both in ((point.nodes, point.x), (point.costates, point.p))
+    )
+    u, y = (np.einsum("qj,njgc->nqgc", inner, values) for values in (point.u, point.y))
+    return x, p, u, y
 
 
 def _first_mesh(times: Tensor) -> Mesh:

@@ -45,7 +45,8 @@ class Collocation(Solver):
     Parameters
     ----------
     stages : int, default 3
-        Gauss points s of an interval; the order is 2s.
+        Gauss points s of an interval; the order is 2s. Where costates swing along a constraint on states, Radau points
+        take their place, of order 2s − 1.
     max_intervals : int, default 1000
         Largest number of intervals of a mesh.
 
@@ -100,7 +101,8 @@ class Collocation(Solver):
         reporter = _Reporter(self, problem, limits, bar)
         rows = problem.control_set.inequalities(problem.initial_state.new_zeros(problem.m)).numel()
         clocked, sides = problem.free_time is not None, limits_of(stacked)
-        campaign = Campaign(stacked, sides, self.stages, self.max_intervals, stop, clocked, reporter, rows)
+        damps = problem.path_constraint is not None and problem.path_constraint.arguments == 2
+        campaign = Campaign(stacked, sides, self.stages, self.max_intervals, stop, clocked, reporter, rows, damps)
         t0, t1 = unit.horizon
         if isinstance(start, Solution) and start.problem is not None:
             nodes = None if discretization.mesh is None else inner.mesh.nodes.numpy()
@@ -108,7 +110,9 @@ class Collocation(Solver):
             campaign.run(t0 + (t1 - t0) * warm.fractions, warm=warm.start)
         else:
             nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
-            campaign.run(nodes, None if start is None else control[0].to(torch.float64).cpu().numpy())
+            first = None if start is None else control[0].to(torch.float64).cpu().numpy()
+            campaign.run(nodes, first)
+            campaign = _better(campaign, nodes, first)
         bar.close()
         _explain(campaign, inner, control, _violated_start(problem))
         solution: Solution = with_arcs(report(problem, campaign, begin, repr(self)))
@@ -132,6 +136,18 @@ class _Reporter:
         if self.limits.callback is None:
             return False
         return bool(self.limits.callback(k, iterate_of(self.problem, campaign)))
+
+
+def _better(first: Campaign, nodes: Any, control: Any) -> Campaign:
+    """The campaign, or a second one by Gauss's method alone if Radau's took its place and that did not help."""
+    won = sum(status is Status.CONVERGED for status in first.status)
+    if not first.mesh.tableau.closed or won == len(first.status) or first.ending is not None or not first.time_left():
+        return first
+    second = first.again()
+    second.run(nodes, control)
+    best = second if sum(status is Status.CONVERGED for status in second.status) > won else first
+    best.history, best.counts = second.history, second.counts
+    return best
 
 
 def _violated_start(problem: OptimalControlProblem) -> list[str]:
