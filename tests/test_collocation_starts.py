@@ -203,3 +203,27 @@ def test_runs_that_are_cut_short_are_not_called_infeasible(monkeypatch: pytest.M
     solution = solve_quietly(problem, oc.Collocation())
     assert solution.status == [Status.STALLED]
     assert "the iterations on a mesh ended early, terminal_constraint component 0 is missed by" in solution.message
+
+
+def test_gauss_points_have_the_mesh_where_radau_points_do_not_help() -> None:
+    """A rocket with a speed limit goes as high as it can: the thrust is singular before and after the limit."""
+
+    def rates(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        height, speed, mass = x.unbind(-1)
+        drag = 310.0 * speed**2 * torch.exp(-500.0 * (height - 1.0))
+        return torch.stack((speed, (u[..., 0] - drag) / mass - 1.0 / height**2, -2.0 * u[..., 0]), -1)
+
+    problem = oc.OptimalControlProblem(
+        rates,
+        terminal_cost=lambda x: -x[..., 0],
+        initial_state=[1.0, 0.0, 1.0],
+        horizon=(0.0, oc.FreeTime(0.2, 0.05, 1.0)),
+        control_set=oc.Box(0.0, 3.5),
+        terminal_constraint=oc.Constraint(lambda x: x[..., 2:], 0.6, 0.6),
+        path_constraint=oc.Constraint(lambda t, x: x[..., 1:2], -math.inf, 0.1),
+    )
+    solution = solve_quietly(problem, oc.Collocation())
+    assert solution.success.all()
+    assert float(solution.cost) == pytest.approx(-1.0125763, abs=1e-6)
+    assert float(solution.violations["path_constraint"].max()) <= 1e-6
+    assert solution.history.cost.shape[0] == solution.stats.iterations + 1

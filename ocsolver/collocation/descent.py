@@ -25,10 +25,8 @@ KAPPA, CLEAR = 30.0, 1.0  # a barrier problem counts as solved when its error is
 FASTER, POWER = 0.2, 1.5  # decrease of μ
 FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 STUCK = 8  # iterations that fail in a row before a group is given up
-DEARER, HIGHEST_PRICE = 100.0, 1e13  # steps of the prices of violations; the last one, relative to the size of J
-STILL = (
-    1e-2  # relative change of control and violation that a price hundred times as high makes if these cannot be less
-)
+DEARER, HIGHEST_PRICE = 1000.0, 1e13  # steps of the prices of violations; the last one, relative to the size of J
+STILL = 1e-2  # relative change of control and violation by a price so much higher, if these cannot be less
 LARGER = 10.0  # ratio to the size assumed from which on that of J is corrected
 CROWD = 8  # groups from which on it pays to leave those out that are done
 

@@ -73,8 +73,8 @@ class Walk:
         alpha = self._room(point, step, share)
         step, alpha = self._longer(point, mu, model, step, alpha, share, active)
         moves = step.moves  # those of the multipliers of bounds
+        first = np.where(active, alpha, 0.0)
         if self.system.stacked.tape is not None:  # derivatives cost little: the first trial is made as if it were good
-            first = np.where(active, alpha, 0.0)
             guess = self.system.moved(point, mu, step, moves, np.where(active, share, 0.0), first)
             tried = self.system.at(guess, mu, whole=True)
         else:

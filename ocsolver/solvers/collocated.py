@@ -14,7 +14,7 @@ from torch import Tensor
 from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import group_mean
 from ocsolver.collocation.campaign import Campaign, Start
-from ocsolver.collocation.dense import control_basis, state_basis, with_ends
+from ocsolver.collocation.errors import between
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds
@@ -131,7 +131,7 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
     view, point = _View(problem, campaign), campaign.point
     duration, times = view.duration, view.tensor(view.times)
     multipliers, y = {}, None
-    inner_x, inner_p, u, inner_y = at_gauss_points(campaign.mesh, point)
+    inner_x, inner_p, u, inner_y = _at_gauss_points(campaign)
     if problem.path_constraint is not None:
         y = view.multipliers(inner_y / duration[:, None])
         y = y[..., : y.shape[-1] - campaign.of_the_set]
@@ -161,19 +161,13 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
     )
 
 
-def at_gauss_points(mesh: Any, point: Any) -> tuple[Array, Array, Array, Array]:
+def _at_gauss_points(campaign: Campaign) -> tuple[Array, Array, Array, Array]:
     """x, p, u and y at the Gauss points of the intervals."""
-    tableau = mesh.tableau
+    tableau, point = campaign.mesh.tableau, campaign.point
     if not tableau.closed:
         return point.x, point.p, point.u, point.y
-    c = gauss(tableau.s).c
-    ends, inner = state_basis(tableau, c), control_basis(tableau, c)
-    x, p = (
-        np.einsum("qj,njgv->nqgv", ends, with_ends(tableau, *both))
-        for both in ((point.nodes, point.x), (point.costates, point.p))
-    )
-    u, y = (np.einsum("qj,njgc->nqgc", inner, values) for values in (point.u, point.y))
-    return x, p, u, y
+    at = between(campaign.stacked, campaign.limits, campaign.mesh, point, gauss(tableau.s).c)
+    return at.x, at.p, at.u, at.y
 
 
 def _first_mesh(times: Tensor) -> Mesh:
