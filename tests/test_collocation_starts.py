@@ -227,3 +227,20 @@ def test_gauss_points_have_the_mesh_where_radau_points_do_not_help() -> None:
     assert float(solution.cost) == pytest.approx(-1.0125763, abs=1e-6)
     assert float(solution.violations["path_constraint"].max()) <= 1e-6
     assert solution.history.cost.shape[0] == solution.stats.iterations + 1
+
+
+def test_starts_that_violate_a_constraint_are_told_at_once() -> None:
+    """No other control helps, so none is looked for."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0]), -1),
+        lambda t, x, u: u[..., 0] ** 2,
+        initial_state=[0.0, 0.7],
+        horizon=(0.0, 2.0),
+        control_set=oc.Box(-1.0, 1.0),
+        terminal_constraint=oc.Constraint(lambda x: x - torch.tensor([1.0, 0.0])),
+        path_constraint=oc.Constraint(lambda t, x: x[..., 1:], -math.inf, 0.5),
+    )
+    solution, alone = solve_quietly(problem, None), solve_quietly(problem, oc.Collocation())
+    assert solution.status == alone.status == [Status.INFEASIBLE]
+    assert "path_constraint component 0 is violated by 0.2 at t = 0, by the initial state" in solution.message
+    assert solution.stats.iterations == alone.stats.iterations

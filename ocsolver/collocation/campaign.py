@@ -100,6 +100,7 @@ class Campaign:
     callback: Any = None
     of_the_set: int = 0  # path constraints, the last ones, that describe the control set
     damps: bool = False  # whether Radau's method takes the place of Gauss's where costates swing
+    damped: bool = False  # whether it has done so
     history: list[tuple[Array, Array]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
     status: list[Status] = field(default_factory=list)
@@ -126,7 +127,15 @@ class Campaign:
         """Another campaign for the same problem by Gauss's method alone, whose history goes on."""
         counts, history = {**self.counts, "meshes": 0}, list(self.history)
         return replace(
-            self, damps=False, history=history, counts=counts, status=[], notes=[], _iterated=None, _estimated=None
+            self,
+            damps=False,
+            damped=False,
+            history=history,
+            counts=counts,
+            status=[],
+            notes=[],
+            _iterated=None,
+            _estimated=None,
         )
 
     # -------------------------------------------------------------------- run
@@ -180,8 +189,8 @@ class Campaign:
             )
             floor = 4.0 * self.mu * self.limits.control_lower.size
             goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
-            damped = self.mesh.tableau.closed or (self.damps and bool((swinging(self.mesh, self.point) & solved).any()))
-            tableau = radau(self.stages) if damped else self.mesh.tableau
+            self.damped |= self.damps and bool((swinging(self.mesh, self.point) & solved).any())
+            tableau = (radau if self.damped else gauss)(self.stages)
             plan = refined_nodes(
                 self.mesh,
                 base,

@@ -11,7 +11,7 @@ from ocsolver.continuous import DEFAULT_INTERVALS
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Solver
-from ocsolver.solvers.collocation import Collocation
+from ocsolver.solvers.collocation import Collocation, violated_start
 from ocsolver.solvers.emsa import EMSA
 from ocsolver.solvers.lagrangian import AugmentedLagrangian
 from ocsolver.status import Status
@@ -49,7 +49,7 @@ class Automatic(Solver):
         if discretization.mesh is None and not (problem.restrictions or isinstance(start, Solution)):
             discretization = replace(discretization, mesh=DEFAULT_INTERVALS)
         best = Collocation().run(problem, discretization, start, limits)
-        if not _hopeless(best) or limits.max_seconds is not None or limits.callback is not None:
+        if not _hopeless(best, problem) or limits.max_seconds is not None or limits.callback is not None:
             return best
         left = limits.max_iterations - best.stats.iterations
         for guess in self._guesses(problem, replace(limits, max_iterations=max(left, 0))):
@@ -60,7 +60,7 @@ class Automatic(Solver):
             for answer in (guess, other):
                 if isinstance(answer, Solution) and _better(answer, best) and _has_maximum(answer):
                     best = answer
-            if not _hopeless(best):
+            if not _hopeless(best, problem):
                 break
         return best
 
@@ -93,14 +93,17 @@ class Automatic(Solver):
                 yield problem.control_set.project(torch.lerp(*sides, share))
 
 
-def _hopeless(solution: Solution) -> bool:
-    """Whether some group is far from an answer, farther than singular arcs that keep a residual from the tolerance."""
+def _hopeless(solution: Solution, problem: OptimalControlProblem) -> bool:
+    """Whether some group is far from an answer, farther than singular arcs that keep a residual from the tolerance.
+
+    Groups whose fixed initial state violates a constraint do not count: no other control helps them.
+    """
     failed = (*LOST, Status.STALLED, Status.INFEASIBLE)
-    near = [
-        float(value) <= NEAR and status is Status.STALLED
+    far = [
+        status in failed and not (float(value) <= NEAR and status is Status.STALLED)
         for value, status in zip(solution.residual, solution.status, strict=True)
     ]
-    return any(status in failed and not close for status, close in zip(solution.status, near, strict=True))
+    return any(far) and any(one and not note for one, note in zip(far, violated_start(problem), strict=True))
 
 
 def _has_maximum(solution: Solution) -> bool:
@@ -109,8 +112,8 @@ def _has_maximum(solution: Solution) -> bool:
 
 
 def _better(new: Solution, old: Solution) -> bool:
-    """More groups that succeed, or as many at a lower cost and no larger violation; none that ran away."""
-    if any(status in LOST for status in new.status):
+    """More groups that succeed, or as many at a lower cost and no larger violation; none that ran away or was cut."""
+    if any(status in (*LOST, Status.MAX_SECONDS) for status in new.status):
         return False
     successes = int(new.success.sum()) - int(old.success.sum())
     if successes:

@@ -28,7 +28,7 @@ from ocsolver.solvers.collocated import iterate_of, limits_of, report, warm_star
 from ocsolver.status import Status
 from ocsolver.transcription import Discretization, transcribe
 
-__all__ = ["Collocation"]
+__all__ = ["Collocation", "violated_start"]
 
 INTERVALS = 25  # of the first mesh
 
@@ -114,7 +114,7 @@ class Collocation(Solver):
             campaign.run(nodes, first)
             campaign = _better(campaign, nodes, first)
         bar.close()
-        _explain(campaign, inner, control, _violated_start(problem))
+        _explain(campaign, inner, control, violated_start(problem))
         solution: Solution = with_arcs(report(problem, campaign, begin, repr(self)))
         return solution
 
@@ -141,7 +141,7 @@ class _Reporter:
 def _better(first: Campaign, nodes: Any, control: Any) -> Campaign:
     """The campaign, or a second one by Gauss's method alone if Radau's took its place and that did not help."""
     won = sum(status is Status.CONVERGED for status in first.status)
-    if not first.mesh.tableau.closed or won == len(first.status) or first.ending is not None or not first.time_left():
+    if not first.damped or won == len(first.status) or first.ending is not None or not first.time_left():
         return first
     second = first.again()
     second.run(nodes, control)
@@ -150,7 +150,7 @@ def _better(first: Campaign, nodes: Any, control: Any) -> Campaign:
     return best
 
 
-def _violated_start(problem: OptimalControlProblem) -> list[str]:
+def violated_start(problem: OptimalControlProblem) -> list[str]:
     """Per group what an initial state that is fixed has against a path constraint on states, or an empty text."""
     constraint, t0 = problem.path_constraint, problem.horizon[0]
     none = [""] * problem.groups
