@@ -48,11 +48,17 @@ static PyObject *leave(Frame *frame, int good)
     Py_RETURN_NONE;
 }
 
-/* The arrays that every call gets; what each group has one number of is μ, or the length of a step. */
-static int enter(Frame *frame, PyObject *constants, PyObject *point, PyObject *mu)
+/* The arguments of a call: constants, the point, what each group has one number of (μ, or the length of a step), and some
+   more tuples, whose arrays are put where `arrays` tells; 0 if there is an error. */
+static int enter(Frame *frame, PyObject *arguments, int tuples, double ***arrays, const int *counts)
 {
     frame->count = 0;
-    if (!take(frame, constants, frame->constants, CONSTANTS) || !take(frame, point, frame->point, POINT))
+    if (PyTuple_Size(arguments) != 3 + tuples) {
+        PyErr_Format(PyExc_TypeError, "expected %d arguments", 3 + tuples);
+        return 0;
+    }
+    if (!take(frame, PyTuple_GetItem(arguments, 0), frame->constants, CONSTANTS) ||
+        !take(frame, PyTuple_GetItem(arguments, 1), frame->point, POINT))
         return 0;
     const Py_buffer *x = &frame->buffers[CONSTANTS + X];
     frame->N = (int)x->shape[0], frame->s = (int)x->shape[1], frame->G = (int)x->shape[2], frame->v = (int)x->shape[3];
@@ -60,9 +66,11 @@ static int enter(Frame *frame, PyObject *constants, PyObject *point, PyObject *m
     frame->D = frame->v + frame->m;
     frame->e = (int)frame->buffers[CONSTANTS + SLACK].shape[3];
     frame->k = (int)frame->buffers[CONSTANTS + END_SLACK].shape[1];
-    PyObject *alone = PyTuple_Pack(1, mu);
+    PyObject *alone = PyTuple_Pack(1, PyTuple_GetItem(arguments, 2));
     int good = alone && take(frame, alone, &frame->mu, 1);
     Py_XDECREF(alone);
+    for (int i = 0; good && i < tuples; i++)
+        good = take(frame, PyTuple_GetItem(arguments, 3 + i), arrays[i], counts[i]);
     return good;
 }
 

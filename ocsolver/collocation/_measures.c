@@ -79,13 +79,9 @@ static void measure(const Frame *y, double **values, double **end, double **out)
 
 static PyObject *residual(PyObject *self, PyObject *arguments)
 {
-    PyObject *constants, *point, *mu, *values, *end, *results;
     double *q[3], *at_end[2], *out[RESIDUAL];
     Frame y;
-    if (!PyArg_ParseTuple(arguments, "OOOOOO", &constants, &point, &mu, &values, &end, &results))
-        return NULL;
-    int good = enter(&y, constants, point, mu) && take(&y, values, q, 3) && take(&y, end, at_end, 2) &&
-               take(&y, results, out, RESIDUAL);
+    int good = enter(&y, arguments, 3, (double **[]){q, at_end, out}, (int[]){3, 2, RESIDUAL});
     if (good) {
         Py_BEGIN_ALLOW_THREADS
         measure(&y, q, at_end, out);
@@ -162,13 +158,9 @@ static void quadratic(const Frame *y, double **values, const double *path, doubl
 
 static PyObject *model(PyObject *self, PyObject *arguments)
 {
-    PyObject *constants, *point, *mu, *values, *path, *results;
     double *q[VALUES], *gaps[1], *out[MODEL];
     Frame y;
-    if (!PyArg_ParseTuple(arguments, "OOOOOO", &constants, &point, &mu, &values, &path, &results))
-        return NULL;
-    int good = enter(&y, constants, point, mu) && take(&y, values, q, VALUES) && take(&y, path, gaps, 1) &&
-               take(&y, results, out, MODEL);
+    int good = enter(&y, arguments, 3, (double **[]){q, gaps, out}, (int[]){VALUES, 1, MODEL});
     if (good) {
         Py_BEGIN_ALLOW_THREADS
         quadratic(&y, q, gaps[0], out);
@@ -231,12 +223,9 @@ static void arrange(const Frame *y, double **own, double **out)
 
 static PyObject *equations(PyObject *self, PyObject *arguments)
 {
-    PyObject *constants, *point, *mu, *model, *results;
     double *own[N_ALL], *out[EQUATIONS];
     Frame y;
-    if (!PyArg_ParseTuple(arguments, "OOOOO", &constants, &point, &mu, &model, &results))
-        return NULL;
-    int good = enter(&y, constants, point, mu) && take(&y, model, own, N_ALL) && take(&y, results, out, EQUATIONS);
+    int good = enter(&y, arguments, 2, (double **[]){own, out}, (int[]){N_ALL, EQUATIONS});
     if (good) {
         Py_BEGIN_ALLOW_THREADS
         arrange(&y, own, out);
@@ -318,12 +307,9 @@ static void worst(const Frame *y, double **own, double **out)
 
 static PyObject *errors(PyObject *self, PyObject *arguments)
 {
-    PyObject *constants, *point, *mu, *model, *results;
     double *own[OWN], *out[3];
     Frame y;
-    if (!PyArg_ParseTuple(arguments, "OOOOO", &constants, &point, &mu, &model, &results))
-        return NULL;
-    int good = enter(&y, constants, point, mu) && take(&y, model, own, OWN) && take(&y, results, out, 3);
+    int good = enter(&y, arguments, 2, (double **[]){own, out}, (int[]){OWN, 3});
     if (good) {
         Py_BEGIN_ALLOW_THREADS
         worst(&y, own, out);
@@ -425,13 +411,9 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
 
 static PyObject *complete(PyObject *self, PyObject *arguments)
 {
-    PyObject *constants, *point, *mu, *model, *direction, *results;
     double *own[M_ALL], *d[DIRECTION], *out[STEP];
     Frame y;
-    if (!PyArg_ParseTuple(arguments, "OOOOOO", &constants, &point, &mu, &model, &direction, &results))
-        return NULL;
-    int good = enter(&y, constants, point, mu) && take(&y, model, own, M_ALL) && take(&y, direction, d, DIRECTION) &&
-               take(&y, results, out, STEP);
+    int good = enter(&y, arguments, 3, (double **[]){own, d, out}, (int[]){M_ALL, DIRECTION, STEP});
     if (good) {
         Py_BEGIN_ALLOW_THREADS
         meaning(&y, own, d, out);

@@ -19,16 +19,14 @@ static void list_bounded(const Frame *y, double *const *values, Bounded *all)
 {
     double *const *q = y->point;
     const int points = y->N * y->s;
-    const double *own[SETS] = {q[U], q[SLACK], q[END_SLACK], q[NODES]};
+    double *const own[SETS] = {q[U], q[SLACK], q[END_SLACK], q[NODES]}, *const *at = values ? values : own;
     const Bounded sets[SETS] = {
-        {own[0], q[CONTROLS], q[Z_CONTROLS], points, y->m, 1},
-        {own[1], q[PATHS], q[Z_PATHS], points, y->e, 1},
-        {own[2], q[ENDS], q[Z_ENDS], 1, y->k, 0},
-        {own[3], q[STARTS], q[Z_STARTS], 1, y->v, 0},
+        {at[0], q[CONTROLS], q[Z_CONTROLS], points, y->m, 1},
+        {at[1], q[PATHS], q[Z_PATHS], points, y->e, 1},
+        {at[2], q[ENDS], q[Z_ENDS], 1, y->k, 0},
+        {at[3], q[STARTS], q[Z_STARTS], 1, y->v, 0},
     };
     memcpy(all, sets, sizeof sets);
-    for (int b = 0; values && b < SETS; b++)
-        all[b].value = values[b];
 }
 
 static inline double greater(double a, double b) { return b > a ? b : a; } /* what is no number is ignored */
@@ -64,12 +62,9 @@ static void reach(const Frame *y, double **moves, const double *share, double *a
 
 static PyObject *py_room(PyObject *self, PyObject *arguments)
 {
-    PyObject *constants, *point, *share, *steps, *results;
     double *moves[SETS], *alpha[1];
     Frame y;
-    if (!PyArg_ParseTuple(arguments, "OOOOO", &constants, &point, &share, &steps, &results))
-        return NULL;
-    int good = enter(&y, constants, point, share) && take(&y, steps, moves, SETS) && take(&y, results, alpha, 1);
+    int good = enter(&y, arguments, 2, (double **[]){moves, alpha}, (int[]){SETS, 1});
     if (good) {
         Py_BEGIN_ALLOW_THREADS
         reach(&y, moves, y.mu, alpha[0]);
@@ -92,12 +87,9 @@ static void along(int points, int G, int width, const double *from, const double
 
 static PyObject *shift(PyObject *self, PyObject *arguments)
 {
-    PyObject *constants, *point, *alpha, *steps, *results;
     double *d[SHIFT], *out[PRIMAL];
     Frame y;
-    if (!PyArg_ParseTuple(arguments, "OOOOO", &constants, &point, &alpha, &steps, &results))
-        return NULL;
-    int good = enter(&y, constants, point, alpha) && take(&y, steps, d, SHIFT) && take(&y, results, out, PRIMAL);
+    int good = enter(&y, arguments, 2, (double **[]){d, out}, (int[]){SHIFT, PRIMAL});
     if (good) {
         double *const *q = y.point;
         const int points = y.N * y.s;
@@ -190,14 +182,10 @@ static void renew(
 
 static PyObject *multipliers(PyObject *self, PyObject *arguments)
 {
-    PyObject *constants, *point, *mu, *steps, *news, *duals, *lengths, *results;
     double *moves[SETS], *values[SETS], *d[DUAL], *along[2], *out[RESULTS], *spare = NULL;
     Frame y;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOOO", &constants, &point, &mu, &steps, &news, &duals, &lengths, &results))
-        return NULL;
-    int good = enter(&y, constants, point, mu) && take(&y, steps, moves, SETS) && take(&y, news, values, SETS) &&
-               take(&y, duals, d, DUAL) && take(&y, lengths, along, 2) && take(&y, results, out, RESULTS);
-    if (good && !(spare = malloc(sizeof(double) * 2 * y.G + 1))) {
+    int good = enter(&y, arguments, 5, (double **[]){moves, values, d, along, out}, (int[]){SETS, SETS, DUAL, 2, RESULTS});
+    if (good && !(spare = malloc(sizeof(double) * 2 * y.G))) {
         PyErr_NoMemory();
         good = 0;
     }

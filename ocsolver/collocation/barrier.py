@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Barrier"]
+__all__ = ["Barrier", "longest"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -138,11 +138,11 @@ class Barrier:
             return np.ones_like(share)
         ratio = move / self.slacks(value)
         ratio[0] *= -1.0
-        return _largest(ratio, share)
+        return longest(ratio, share)
 
     def dual_room(self, steps: Array, share: Array) -> Array:
         """The same for the multipliers: (G,)."""
-        return np.ones_like(share) if self.idle else _largest(steps / -self.z, share)
+        return np.ones_like(share) if self.idle else longest(steps / -self.z, share)
 
     def moved(self, steps: Array, alpha: Array, value: Array, mu: Array) -> Barrier:
         """Multipliers after a step, kept within a factor of μ / slack at the new values."""
@@ -172,7 +172,7 @@ def _per_group(values: Array) -> Array:
     return result
 
 
-def _largest(ratio: Array, share: Array) -> Array:
+def longest(ratio: Array, share: Array) -> Array:
     """Longest α ≤ 1 with α ratio ≤ share; ratios that are no numbers are none."""
     flat = ratio.reshape(-1, *ratio.shape[-2:])
     worst = np.fmax.reduce(flat, (0, 2), initial=0.0)

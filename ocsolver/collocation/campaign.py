@@ -471,8 +471,10 @@ class Campaign:
         if self.counts["iterations"] >= self.stop.max_iterations:
             return Status.MAX_ITERATIONS, ""
         if not admissible:
-            cut = f"the iterations on a mesh ended early, {self._infeasible(g)}"
-            return (Status.STALLED, cut) if self.unfinished[g] else (Status.INFEASIBLE, self._infeasible(g))
+            note = self._infeasible(g)
+            if self.unfinished[g]:
+                return Status.STALLED, f"the iterations on a mesh ended early, {note}"
+            return Status.INFEASIBLE, note
         note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
         if np.isinf(self.error[g]):
             note = "∂H/∂u = 0 along the control, but H has no finite maximum there"

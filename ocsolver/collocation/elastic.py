@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ocsolver.collocation.barrier import longest
+
 __all__ = ["gap", "give", "multiplier", "price", "room"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,8 +45,4 @@ def price(c: Array, rho: Array, mu: Array) -> Array:
 
 def room(nu: Array, move: Array, rho: Array, share: Array) -> Array:
     """Largest α ≤ 1 per group that keeps multipliers (*b, G, d) inside (−ρ, ρ): (G,)."""
-    if not nu.size:
-        return np.ones_like(share)
-    ratio = np.maximum(move / (rho - nu), -move / (rho + nu))
-    worst = ratio.reshape(-1, *ratio.shape[-2:]).max((0, 2), initial=0.0)
-    return np.asarray(np.minimum(1.0, np.where(worst > 0, share / worst, 1.0)))
+    return longest(np.maximum(move / (rho - nu), -move / (rho + nu)), share)

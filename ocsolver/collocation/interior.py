@@ -104,6 +104,8 @@ class Walk:
         while longer.any() and taken.max() < LONGEST:
             alpha = np.where(longer, 2.0 * taken, taken)
             longer &= self._room(point, step.scaled(alpha), share) >= 1.0
+            if not longer.any():
+                break
             alpha = np.where(longer, alpha, taken)
             other = self.system.at(self.system.shifted(point, step, alpha), mu)
             good, _ = self._acceptable(now, other, step.slope, alpha, theta_min)

@@ -70,9 +70,8 @@ def find_switches(
     better = _flat(preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y))
     u, slack = _flat(point.u), _flat(point.slack)
     free = _flat(_unconstrained(stacked, limits, mesh, point)) if path.size else slack
-    outermost = np.einsum(
-        "qs,qsgm->qgm", control_basis(mesh.tableau, np.array([0.0, 1.0])), point.u[[0, -1]]
-    )  # at t0 and t1
+    edges = control_basis(mesh.tableau, np.array([0.0, 1.0]))
+    outermost = np.einsum("qs,qsgm->qgm", edges, point.u[[0, -1]])  # at t0 and t1
     constrained = bool(limits.end_lower.size or limits.path_lower.size)
     found: list[list[Switch]] = []
     for g in range(G):

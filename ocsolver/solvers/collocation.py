@@ -140,12 +140,15 @@ class _Reporter:
 
 def _better(first: Campaign, nodes: Any, control: Any) -> Campaign:
     """The campaign, or a second one by Gauss's method alone if Radau's took its place and that did not help."""
-    won = sum(status is Status.CONVERGED for status in first.status)
-    if not first.damped or won == len(first.status) or first.ending is not None or not first.time_left():
+
+    def won(campaign: Campaign) -> int:
+        return sum(status is Status.CONVERGED for status in campaign.status)
+
+    if not first.damped or won(first) == len(first.status) or first.ending is not None or not first.time_left():
         return first
     second = first.again()
     second.run(nodes, control)
-    best = second if sum(status is Status.CONVERGED for status in second.status) > won else first
+    best = max((first, second), key=won)  # the first, if both are as good
     best.history, best.counts = second.history, second.counts
     return best
 

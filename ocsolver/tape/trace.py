@@ -84,9 +84,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.write_number(result, name, args)
                 return result
             return self.noted(func, name, args, kwargs, result)
-        flat = [a for a in _flat((*args, *kwargs.values())) if isinstance(a, Tensor)]
-        traced = any(self.known(a) for a in flat)
-        if traced and mutable:
+        if mutable and self.depends(args, kwargs):
             if "out" in kwargs:
                 raise Untraceable(f"{name} with out")
             nodes = self.mutation(name.removesuffix("_"), args[0], args, kwargs)
@@ -99,9 +97,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A result, its nodes kept if it depends on what is traced."""
         parts = _flat((result,))
         self.alive += [part for part in parts if isinstance(part, Tensor)]
-        traced = any(self.known(a) for a in _flat((*args, *kwargs.values())) if isinstance(a, Tensor))
-        if not traced or name in SHAPES or all(isinstance(part, Tensor) and self.known(part) for part in parts):
-            return result  # constants, and views
+        if name in SHAPES or not self.depends(args, kwargs):
+            return result  # constants
+        if all(isinstance(part, Tensor) and self.known(part) for part in parts):
+            return result  # views
         if not isinstance(result, Tensor):
             raise Untraceable(name)
         if result.numel() > LARGEST:
@@ -123,6 +122,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.nodes[result.untyped_storage()._cdata] = np.array([node])
 
     # ----------------------------------------------------------------- nodes
+
+    def depends(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+        """Whether some of the arguments of an operation are traced."""
+        return any(self.known(a) for a in _flat((*args, *kwargs.values())) if isinstance(a, Tensor))
 
     def known(self, tensor: Tensor) -> bool:
         """Whether nodes are kept of a tensor."""
