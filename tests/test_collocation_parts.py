@@ -21,7 +21,7 @@ from ocsolver.collocation import elastic, errors, kkt
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.campaign import Campaign, Stop
 from ocsolver.collocation.compiled import CompiledSystem
-from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
+from ocsolver.collocation.dense import control_basis, limited, state_basis, state_slope, with_ends
 from ocsolver.collocation.kinks import Rounded, Watch
 from ocsolver.collocation.kkt import Direction, Ends, Linearized, directions
 from ocsolver.collocation.points import Stacked, preference
@@ -125,6 +125,29 @@ def test_bases_reproduce_polynomials_up_to_their_degree(method: Callable[[int], 
         np.testing.assert_allclose(slopes @ points, degree * sigma ** max(degree - 1, 0), atol=1e-9)
     assert basis.shape == (6, s)
     assert whole.shape == slopes.shape == (6, s + 2 - tableau.closed)
+
+
+@pytest.mark.parametrize("method", [gauss, radau])
+@pytest.mark.parametrize("s", [2, 3, 4])
+def test_controls_that_jump_keep_their_integral_and_their_bounds(method: Callable[[int], Tableau], s: int) -> None:
+    tableau, looks = method(s), np.linspace(0.0, 1.0, 401)
+    generator = np.random.default_rng(s)
+    lower, upper = np.array([-1.0, 0.0, -np.inf]), np.array([1.0, 0.2, 0.5])
+    u = np.clip(generator.normal(size=(30, s, 2, 3)), lower, upper)
+    result = limited(tableau, u, lower, upper)
+    for values, mean in ((u, False), (result, True)):
+        curves = np.einsum("qs,nsgm->nqgm", control_basis(tableau, looks), values)[..., :2]
+        outside = np.maximum(lower[:2] - curves, curves - upper[:2]).max((1, 2))
+        assert (outside.max(0) < 1e-2).all() == mean  # they were outside before
+    np.testing.assert_allclose(np.einsum("s,nsgm->ngm", tableau.b, result - u), 0.0, atol=1e-14)
+    assert np.array_equal(result[..., 2], u[..., 2])  # one bound: no jump from bound to bound
+
+
+def test_controls_that_reach_a_bound_smoothly_are_left_alone() -> None:
+    """What leaves the bound is cut off, which is nearer to the truth there."""
+    mesh = Mesh(np.linspace(0.0, 1.0, 41)[:, None], gauss(3))
+    u = np.minimum(2.0 * mesh.points, 1.0)[..., None]
+    assert limited(gauss(3), u, np.array([0.0]), np.array([1.0])) is u
 
 
 def test_swinging_costates_are_noticed() -> None:

@@ -325,6 +325,14 @@ def test_cost_error_bounds_the_resimulated_difference_tightly(name: str) -> None
     assert bool((bound <= torch.maximum(100.0 * difference, 1e-12 * unit)).all())
 
 
+@pytest.mark.parametrize("name", ["minimum-time", "minimum-fuel", "decay-fuel", "moon-lander", "robot-arm"])
+def test_controls_that_jump_lead_where_they_should(name: str) -> None:
+    """Also if a jump lies inside of an interval: the certificate follows the control from the start to the end."""
+    for tolerance in (1e-6, 1e-8):
+        solution = solved("Collocation", name, tolerance)
+        assert bool((solution.certificate.cost_error <= tolerance * torch.clamp(solution.cost.abs(), min=1.0)).all())
+
+
 @pytest.mark.parametrize("name", sorted(set(REFERENCES) - {CHATTERING, TRAP} - UNCERTAIN))
 def test_certificate_confirms_the_residual(name: str) -> None:
     """The gap of the certificate, which knows nothing of the iterations, is small, too."""

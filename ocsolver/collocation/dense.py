@@ -9,9 +9,12 @@ import numpy as np
 
 from ocsolver.collocation.tableau import Tableau
 
-__all__ = ["control_basis", "state_basis", "state_slope", "with_ends"]
+__all__ = ["control_basis", "limited", "state_basis", "state_slope", "with_ends"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+LOOKS = np.linspace(0.0, 1.0, 21)  # where polynomials are looked at
+JUMP = 0.1  # difference of neighbouring points, relative to that of the bounds, from which on a control jumps
 
 
 def control_basis(tableau: Tableau, sigma: Array) -> Array:
@@ -46,3 +49,29 @@ def with_ends(tableau: Tableau, nodes: Array, stages: Array) -> Array:
     """Values at 0, the points and 1: (N + 1, *b), (N, s, *b) -> (N, s + 2, *b), or s + 1 if the last point is 1."""
     parts = (nodes[:-1, None], stages) if tableau.closed else (nodes[:-1, None], stages, nodes[1:, None])
     return np.concatenate(parts, 1)
+
+
+def limited(tableau: Tableau, u: Array, lower: Array, upper: Array) -> Array:
+    """Controls (N, s, G, m) whose polynomials keep their integral and their bounds (m,) where controls jump.
+
+    They are drawn towards their mean [1]_. To cut off what leaves the bounds is right where a control reaches them
+    smoothly; but at a jump it changes the integral, and with it where the trajectory leads, by more than all other
+    errors.
+
+    .. [1] X. Zhang, C.-W. Shu, *On maximum-principle-satisfying high order schemes for scalar conservation laws*,
+       J. Comput. Phys. 229 (2010), equation (2.7).
+    """
+    N, s = u.shape[:2]
+    width = upper - lower
+    steep = np.zeros((N * s + 1, *u.shape[2:]), dtype=bool)  # before the first point, between points, after the last
+    steep[1:-1] = np.abs(np.diff(u.reshape(N * s, *u.shape[2:]), axis=0)) > JUMP * np.where(width > 0, width, np.inf)
+    jumps = np.any([steep[k : N * s + k : s] for k in range(s + 1)], axis=0)  # of every interval (N, G, m)
+    if not jumps.any():
+        return u
+    mean = np.einsum("s,nsgm->ngm", tableau.b, u)[:, None]
+    values = np.einsum("qs,nsgm->nqgm", control_basis(tableau, LOOKS), u)
+    with np.errstate(all="ignore"):
+        high = (upper - mean) / (values.max(1, keepdims=True) - mean)
+        low = (mean - lower) / (mean - values.min(1, keepdims=True))
+    share = np.where(jumps[:, None], np.clip(np.fmin(high, low), 0.0, 1.0), 1.0)
+    return np.where(share < 1.0, mean + share * (u - mean), u)

@@ -23,6 +23,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SAFETY, SHARPEST = 3.0, 0.01  # of the estimated error; smallest width relative to the interval
 SLOWEST = 0.3  # width relative to the last move if constraints tie all times together
 HIDDEN = 1e-7  # distance beyond a bound, relative to its size, that a control reaches after its last point
+CLOSE = 0.01  # distance from a bound, relative to that of the two, of a control that is as good as on it
+STEEP = 4  # points between two bounds that belong to a jump; more are an arc
 MIXED = 1e-3  # change of a path constraint with the control, relative to its range, that matters
 POWERS = 1, 2, 3  # of time, by which constraints approach their bounds
 MOST_SWITCHES = 60  # per group; more are noise of a singular arc
@@ -80,7 +82,7 @@ def find_switches(
         for j in range(m):
             status = flat[:, g, j]
             sides = (limits.control_lower[j], limits.control_upper[j])
-            for left, right in _merged_runs(status, np.flatnonzero(np.diff(status))):
+            for left, right in _merged_runs(status, _between(u[:, g, j], sides)):
                 jump = _jump(u[:, g, j], status, left, right, sides) if constrained else None
                 if jump is not None:
                     time = _by_area(mesh, u[:, g, j], g, *jump)
@@ -172,15 +174,28 @@ def beyond_the_points(
     return []
 
 
-def _merged_runs(status: Array, changes: Array) -> list[tuple[int, int]]:
-    """Pairs (last point before, first point after) of every change; one of bound to bound is one."""
+def _between(u: Array, bounds: tuple[float, float]) -> Array:
+    """Points whose control is near to neither of two bounds; everywhere if there is only one."""
+    low, high = bounds
+    if not np.isfinite(high - low):
+        return np.ones(len(u), dtype=bool)
+    margin = CLOSE * (high - low)
+    return np.asarray((u > low + margin) & (u < high - margin))
+
+
+def _merged_runs(status: Array, between: Array) -> list[tuple[int, int]]:
+    """Pairs (last point before, first point after) of every change; one of bound to bound is one.
+
+    Near a jump multipliers are small, so that points there may count as free although they are close to a bound.
+    """
+    changes = np.flatnonzero(np.diff(status))
     runs: list[tuple[int, int]] = []
     k = 0
     while k < len(changes):
         left, right = int(changes[k]), int(changes[k]) + 1
         if k + 1 < len(changes) and status[left] != 0 and status[right] == 0:
             after = int(changes[k + 1]) + 1
-            if status[after] == -status[left] and after - right <= 4:
+            if status[after] == -status[left] and between[right:after].sum() <= STEEP:
                 right = after
                 k += 1
         runs.append((left, right))

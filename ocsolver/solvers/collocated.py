@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import group_mean
 from ocsolver.collocation.campaign import Campaign, Start
+from ocsolver.collocation.dense import limited
 from ocsolver.collocation.errors import between
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.tableau import gauss
@@ -163,10 +164,11 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
 
 def _at_gauss_points(campaign: Campaign) -> tuple[Array, Array, Array, Array]:
     """x, p, u and y at the Gauss points of the intervals."""
-    tableau, point = campaign.mesh.tableau, campaign.point
+    tableau, point, limits = campaign.mesh.tableau, campaign.point, campaign.limits
+    u = limited(tableau, point.u, limits.control_lower, limits.control_upper)
     if not tableau.closed:
-        return point.x, point.p, point.u, point.y
-    at = between(campaign.stacked, campaign.limits, campaign.mesh, point, gauss(tableau.s).c)
+        return point.x, point.p, u, point.y
+    at = between(campaign.stacked, limits, campaign.mesh, replace(point, u=u), gauss(tableau.s).c)
     return at.x, at.p, at.u, at.y
 
 
