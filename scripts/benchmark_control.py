@@ -20,6 +20,7 @@ from typing import Any
 
 import matplotlib
 import torch
+from threadpoolctl import threadpool_limits
 
 from scripts._peers_batch import loop_over_casadi, one_batch
 from scripts._peers_ours import Ours
@@ -72,6 +73,7 @@ def measure(
     runs: dict[str, dict[str, Any]] = {statement.id: {} for statement in statements}
     for peer in peers:
         next(steps(peer, STATEMENTS[0], 0.0))  # loads what the toolkit loads late: no part of any time
+    threadpool_limits(1)  # of all libraries that are loaded now: threads that wait would count as work
     for statement in statements:
         known = stored["problems"].get(statement.id, {}).get("runs", {}) if stored else {}
         for peer in peers:
@@ -142,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--without-ours", action="store_true", help="measure the peers alone")
     options = parser.parse_args(argv)
     matplotlib.use("Agg")
-    torch.set_num_threads(1)  # as the others
+    torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     repeats = max(1, options.repeats or (1 if options.quick else 5))
     wanted = options.problems or (QUICK if options.quick else [statement.id for statement in STATEMENTS])
