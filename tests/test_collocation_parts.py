@@ -19,12 +19,13 @@ import ocsolver as oc
 from ocsolver.collocation import compiled as measures
 from ocsolver.collocation import elastic, errors, kkt
 from ocsolver.collocation.barrier import Barrier
-from ocsolver.collocation.campaign import Campaign, Stop
+from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.compiled import CompiledSystem
 from ocsolver.collocation.dense import control_basis, limited, state_basis, state_slope, with_ends
 from ocsolver.collocation.kinks import Rounded, Watch
 from ocsolver.collocation.kkt import Direction, Ends, Linearized, directions
 from ocsolver.collocation.points import Stacked, preference
+from ocsolver.collocation.stop import Stop
 from ocsolver.collocation.system import System as CollocationSystem
 from ocsolver.collocation.tableau import Tableau, gauss, radau
 from ocsolver.collocation.unknowns import Mesh, Model, Point, Residual, Step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,17 +11,18 @@ import torch
 from ocsolver.collocation.compiled import fastest_system
 from ocsolver.collocation.descent import Crew, Patience, descend
 from ocsolver.collocation.errors import VIOLATION, Errors, estimate, swinging
-from ocsolver.collocation.guess import first_point, guesses, warm_point
+from ocsolver.collocation.guess import first_point, guesses, scales, warm_point
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
 from ocsolver.collocation.settle import settled
+from ocsolver.collocation.stop import Stop, Stopped
 from ocsolver.collocation.switches import Switch, find_switches
 from ocsolver.collocation.system import System
 from ocsolver.collocation.tableau import gauss, radau
 from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point
 from ocsolver.status import Status
 
-__all__ = ["Campaign", "Start", "Stop"]
+__all__ = ["Campaign", "Start"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -45,34 +45,6 @@ SURE = 1e-3  # error of J on the last mesh, relative to its size, of a solution 
 BETWEEN = 1e-5  # violation of path constraints between their points up to which a solution is one
 PRICE = 1e2  # of a violation at the end or at one point at first, relative to the size of J
 WAY_PRICE = 10.0  # of a violation all the way, on the first mesh: dear ones cut steps along curved constraints
-
-
-@dataclass(frozen=True)
-class Stop:
-    """When to stop."""
-
-    max_iterations: int
-    max_seconds: float | None
-    tolerance: float | None
-    begin: float
-
-    @property
-    def goal(self) -> float:
-        """Error of J relative to its size."""
-        return 1e-10 if self.tolerance is None else self.tolerance
-
-    @property
-    def fineness(self) -> float:
-        """Error of the control to be reached inside of its bounds: that of J allows its square root, this asks more."""
-        return float(np.clip(1.5e-7 * (self.goal / 1e-9) ** 3, 2e-8, 1.0))
-
-    def late(self) -> bool:
-        """Whether the time is up."""
-        return self.max_seconds is not None and time.perf_counter() - self.begin > self.max_seconds
-
-
-class Stopped(Exception):  # noqa: N818
-    """The callback asked to stop."""
 
 
 class Start(NamedTuple):
@@ -505,20 +477,3 @@ def _usable(multipliers: Array | None, like: Array) -> Array:
     if multipliers is None or multipliers.shape != like.shape or not np.isfinite(multipliers).all():
         return np.zeros_like(like)
     return multipliers
-
-
-def scales(
-    stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array
-) -> tuple[Array, Array, Array]:
-    """Scales of states (G, v) and controls (m,), and the size of J (G,)."""
-    state = np.maximum(np.maximum(np.abs(nodes).max(0), np.abs(x).max((0, 1))), 1.0)
-    width = limits.control_upper - limits.control_lower
-    control = np.where(np.isfinite(width) & (width > 0), width, 1.0)
-    size = np.abs(stacked.end_values(nodes[-1])[0])
-    for shift in (0.0, -0.5, 0.5):
-        other = np.clip(
-            u + shift * np.where(np.isfinite(width), width, 2.0), limits.control_lower, limits.control_upper
-        )
-        running = (mesh.weights * np.abs(stacked.values(mesh.points, x, other).running)).sum((0, 1))
-        size = np.fmax(size, np.where(np.isfinite(running), running, 0.0))
-    return state, control, np.where(size > 1e-3, size, 1.0)

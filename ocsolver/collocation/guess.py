@@ -12,7 +12,7 @@ from ocsolver.collocation.points import Stacked, preference, weighted
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Guess", "first_point", "guesses", "warm_point"]
+__all__ = ["Guess", "first_point", "guesses", "scales", "warm_point"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -88,6 +88,23 @@ def simulated(
     left, change = (slopes * mesh.h[..., None])[:, None], np.diff(trajectory, axis=0)[:, None]
     inner = trajectory[:-1, None] + sigma * left + sigma**2 * (change - left)
     return np.where(good, inner, x), np.where(good, trajectory, nodes), u
+
+
+def scales(
+    stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array
+) -> tuple[Array, Array, Array]:
+    """Scales of states (G, v) and controls (m,), and the size of J (G,)."""
+    state = np.maximum(np.maximum(np.abs(nodes).max(0), np.abs(x).max((0, 1))), 1.0)
+    width = limits.control_upper - limits.control_lower
+    control = np.where(np.isfinite(width) & (width > 0), width, 1.0)
+    size = np.abs(stacked.end_values(nodes[-1])[0])
+    for shift in (0.0, -0.5, 0.5):
+        other = np.clip(
+            u + shift * np.where(np.isfinite(width), width, 2.0), limits.control_lower, limits.control_upper
+        )
+        running = (mesh.weights * np.abs(stacked.values(mesh.points, x, other).running)).sum((0, 1))
+        size = np.fmax(size, np.where(np.isfinite(running), running, 0.0))
+    return state, control, np.where(size > 1e-3, size, 1.0)
 
 
 def first_point(stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array, mu: Array) -> Point:

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from ocsolver._call import call
 from ocsolver.arcs import with_arcs
 from ocsolver.boxed import in_a_box
-from ocsolver.collocation.campaign import Campaign, Stop
+from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.stop import Stop
 from ocsolver.constraints import Constraint
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.freetime import on_unit_time
