@@ -473,6 +473,23 @@ def test_a_mesh_that_was_not_solved_is_not_refined(monkeypatch: pytest.MonkeyPat
     assert bool(torch.isfinite(solution.cost))
 
 
+def test_a_mesh_that_leads_nowhere_is_followed_by_a_finer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not if a mesh was asked for."""
+    solve, patience = campaign.Campaign._solve, campaign.PATIENCE
+
+    def short_of_breath(self: campaign.Campaign, hat: float, wanted: Any) -> Any:
+        monkeypatch.setattr(campaign, "PATIENCE", patience if len(self.mesh.h) > 25 else 3)
+        return solve(self, hat, wanted)
+
+    monkeypatch.setattr(campaign.Campaign, "_solve", short_of_breath)
+    for build in (bounded, speed_limit):
+        assert not bool(solve_quietly(build(), oc.Collocation(), mesh=25).success)
+        solution = solve_quietly(build(), oc.Collocation(), tolerance=1e-6)
+        assert bool(solution.success)
+        assert len(solution.t) > 100
+        assert solution.stats.iterations == len(solution.history.cost) - 1
+
+
 def test_a_solution_of_sweeps_is_a_start() -> None:
     sweeps = oc.solve(bounded(), oc.EMSA(), mesh=50)
     polished = oc.solve(bounded(), oc.Collocation(), initial_control=sweeps)

@@ -73,6 +73,7 @@ class Campaign:
     of_the_set: int = 0  # path constraints, the last ones, that describe the control set
     damps: bool = False  # whether Radau's method takes the place of Gauss's where costates swing
     damped: bool = False  # whether it has done so
+    brief: bool = False  # whether the first of the guesses is the only one
     history: list[tuple[Array, Array]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
     status: list[Status] = field(default_factory=list)
@@ -89,26 +90,29 @@ class Campaign:
     cost: Array = field(init=False)
     residual: Array = field(init=False)
     error: Array = field(init=False)  # estimated distance of J from its minimum (G,)
+    lost: Array = field(init=False)  # ended farther from a solution than by a gap that does not close (G,)
 
     @property
     def mesh(self) -> Mesh:
         """Current mesh."""
         return self.system.mesh
 
-    def again(self) -> Campaign:
-        """Another campaign for the same problem by Gauss's method alone, whose history goes on."""
+    def another(self, *, damps: bool, brief: bool) -> Campaign:
+        """Another campaign for the same problem, whose history goes on."""
+        fresh: dict[str, Any] = {
+            "status": [],
+            "notes": [],
+            "damped": damps and brief,
+            "_iterated": None,
+            "_estimated": None,
+        }
         counts, history = {**self.counts, "meshes": 0}, list(self.history)
-        return replace(
-            self,
-            damps=False,
-            damped=False,
-            history=history,
-            counts=counts,
-            status=[],
-            notes=[],
-            _iterated=None,
-            _estimated=None,
-        )
+        return replace(self, damps=damps, brief=brief, counts=counts, history=history, **fresh)
+
+    @property
+    def successes(self) -> Array:
+        """Groups that converged (G,)."""
+        return np.array([status is Status.CONVERGED for status in self.status])
 
     # -------------------------------------------------------------------- run
 
@@ -128,7 +132,7 @@ class Campaign:
 
     def _run(self, nodes: Array, control: Array | None, warm: Start | None) -> Array:
         G = self.stacked.groups
-        mesh = Mesh(nodes, gauss(self.stages))
+        mesh = Mesh(nodes, (radau if self.damped else gauss)(self.stages))
         solved = self._first(mesh, control, warm)
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
@@ -182,6 +186,8 @@ class Campaign:
             now = self._follow(hat, solved, finished)
             if not (now | ~solved).all() and self.time_left():  # too near the bounds to move: from further inside
                 self._state = before
+                if self.damps:
+                    self.damped, mesh = True, Mesh(plan.nodes, radau(self.stages))
                 self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
                 self._move(mesh)
                 now = self._follow(hat, solved, finished)
@@ -286,7 +292,7 @@ class Campaign:
             if solved.all():
                 return solved
         rank = np.full(G, -1)
-        for guess in guesses(clocked=self.clocked):
+        for guess in guesses(clocked=self.clocked)[: 1 if self.brief else None]:
             self.careful = guess.careful
             parts = guess.trajectory(self.stacked, self.limits, mesh, control, guess.longer)
             for _ in range(2):
@@ -422,6 +428,8 @@ class Campaign:
             status, note = self._verdict(g, bool(solved[g]), float(worst[g]))
             self.status.append(status)
             self.notes.append(note)
+        far = ~self._admissible | ~(self.error <= SURE * np.maximum(scale, 1.0)) | (errors.violation.max(0) > BETWEEN)
+        self.lost = far & ~self.successes
 
     def _verdict(self, g: int, solved: bool, worst: float) -> tuple[Status, str]:
         tolerance = self.stop.tolerance

@@ -32,6 +32,7 @@ from ocsolver.transcription import Discretization, transcribe
 __all__ = ["Collocation", "violated_start"]
 
 INTERVALS = 25  # of the first mesh
+FINER = 4  # parts of its intervals where it leads nowhere
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Collocation(Solver):
             nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
             first = None if start is None else control[0].to(torch.float64).cpu().numpy()
             campaign.run(nodes, first)
-            campaign = _better(campaign, nodes, first)
+            campaign = _better(campaign, nodes, first, finer=start is None and discretization.mesh is None)
         bar.close()
         _explain(campaign, inner, control, violated_start(problem))
         solution: Solution = with_arcs(report(problem, campaign, begin, repr(self)))
@@ -139,18 +140,24 @@ class _Reporter:
         return bool(self.limits.callback(k, iterate_of(self.problem, campaign)))
 
 
-def _better(first: Campaign, nodes: Any, control: Any) -> Campaign:
-    """The campaign, or a second one by Gauss's method alone if Radau's took its place and that did not help."""
+def _better(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:
+    """The campaign, or a better one: from a finer mesh if it is lost, by Gauss's method if Radau's was in vain."""
+    tried = [first]
 
-    def won(campaign: Campaign) -> int:
-        return sum(status is Status.CONVERGED for status in campaign.status)
+    def failing() -> bool:
+        open_ended = first.ending is None and tried[-1].ending is None and first.time_left()
+        return open_ended and not any(campaign.successes.all() for campaign in tried)
 
-    if not first.damped or won(first) == len(first.status) or first.ending is not None or not first.time_left():
-        return first
-    second = first.again()
-    second.run(nodes, control)
-    best = max((first, second), key=won)  # the first, if both are as good
-    best.history, best.counts = second.history, second.counts
+    if finer and failing() and first.lost.any():
+        tried.append(first.another(damps=first.damps, brief=True))
+        parts = np.linspace(0.0, 1.0, FINER, endpoint=False)[:, None]
+        inside = nodes[:-1, None] + parts * np.diff(nodes, axis=0)[:, None]  # (N, FINER, G)
+        tried[-1].run(np.concatenate((inside.reshape(-1, nodes.shape[1]), nodes[-1:])), control)
+    if first.damped and failing():
+        tried.append(tried[-1].another(damps=False, brief=False))
+        tried[-1].run(nodes, control)
+    best = max(tried, key=lambda campaign: (campaign.successes.sum(), (~campaign.lost).sum()))  # of equals, the first
+    best.history, best.counts = tried[-1].history, tried[-1].counts
     return best
 
 
