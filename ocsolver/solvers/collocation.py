@@ -105,6 +105,7 @@ class Collocation(Solver):
         clocked, sides = problem.free_time is not None, limits_of(stacked)
         damps = problem.path_constraint is not None and problem.path_constraint.arguments == 2
         campaign = Campaign(stacked, sides, self.stages, self.max_intervals, stop, clocked, reporter, rows, damps)
+        outside = violated_start(problem)
         t0, t1 = unit.horizon
         if isinstance(start, Solution) and start.problem is not None:
             nodes = None if discretization.mesh is None else inner.mesh.nodes.numpy()
@@ -114,9 +115,10 @@ class Collocation(Solver):
             nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
             first = None if start is None else control[0].to(torch.float64).cpu().numpy()
             campaign.run(nodes, first)
-            campaign = _better(campaign, nodes, first, finer=start is None and discretization.mesh is None)
+            finer = start is None and discretization.mesh is None and not any(outside)
+            campaign = _better(campaign, nodes, first, finer=finer)
         bar.close()
-        _explain(campaign, inner, control, violated_start(problem))
+        _explain(campaign, inner, control, outside)
         solution: Solution = with_arcs(report(problem, campaign, begin, repr(self)))
         return solution
 
@@ -145,10 +147,10 @@ def _better(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campai
     tried = [first]
 
     def failing() -> bool:
-        open_ended = first.ending is None and tried[-1].ending is None and first.time_left()
-        return open_ended and not any(campaign.successes.all() for campaign in tried)
+        going_on = tried[-1].ending is None and tried[-1].time_left()
+        return going_on and not any(campaign.successes.all() for campaign in tried)
 
-    if finer and failing() and first.lost.any():
+    if finer and failing() and first.lost.all():  # in a batch, those that did well would pay for the others
         tried.append(first.another(damps=first.damps, brief=True))
         parts = np.linspace(0.0, 1.0, FINER, endpoint=False)[:, None]
         inside = nodes[:-1, None] + parts * np.diff(nodes, axis=0)[:, None]  # (N, FINER, G)
