@@ -18,7 +18,7 @@ from ocsolver.collocation.settle import settled
 from ocsolver.collocation.stop import Stop, Stopped
 from ocsolver.collocation.switches import Switch, find_switches
 from ocsolver.collocation.system import System
-from ocsolver.collocation.tableau import gauss, radau
+from ocsolver.collocation.tableau import Tableau, gauss, radau
 from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point
 from ocsolver.status import Status
 
@@ -98,7 +98,7 @@ class Campaign:
         return self.system.mesh
 
     def another(self, *, damps: bool, brief: bool) -> Campaign:
-        """Another campaign for the same problem, whose history goes on."""
+        """Another campaign for the same problem, whose history goes on; a brief one that damps does so at once."""
         fresh: dict[str, Any] = {
             "status": [],
             "notes": [],
@@ -108,6 +108,11 @@ class Campaign:
         }
         counts, history = {**self.counts, "meshes": 0}, list(self.history)
         return replace(self, damps=damps, brief=brief, counts=counts, history=history, **fresh)
+
+    @property
+    def _tableau(self) -> Tableau:
+        """Method of the next mesh."""
+        return (radau if self.damped else gauss)(self.stages)
 
     @property
     def successes(self) -> Array:
@@ -132,7 +137,7 @@ class Campaign:
 
     def _run(self, nodes: Array, control: Array | None, warm: Start | None) -> Array:
         G = self.stacked.groups
-        mesh = Mesh(nodes, (radau if self.damped else gauss)(self.stages))
+        mesh = Mesh(nodes, self._tableau)
         solved = self._first(mesh, control, warm)
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
@@ -166,7 +171,6 @@ class Campaign:
             floor = 4.0 * self.mu * self.limits.control_lower.size
             goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
             self.damped |= self.damps and bool((swinging(self.mesh, self.point) & solved).any())
-            tableau = (radau if self.damped else gauss)(self.stages)
             plan = refined_nodes(
                 self.mesh,
                 base,
@@ -176,18 +180,18 @@ class Campaign:
                 goal,
                 self.stop.fineness,
                 floor,
-                2 * self.stages - tableau.closed,
+                2 * self.stages - self._tableau.closed,
                 self.max_intervals,
             )
             hat = final if good.all() or FINER * hat < 3.0 * final else FINER * hat
             before = self._state
-            mesh = Mesh(plan.nodes, tableau)
+            mesh = Mesh(plan.nodes, self._tableau)
             self._move(mesh)
             now = self._follow(hat, solved, finished)
             if not (now | ~solved).all() and self.time_left():  # too near the bounds to move: from further inside
                 self._state = before
-                if self.damps:
-                    self.damped, mesh = True, Mesh(plan.nodes, radau(self.stages))
+                self.damped |= self.damps
+                mesh = Mesh(plan.nodes, self._tableau)
                 self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
                 self._move(mesh)
                 now = self._follow(hat, solved, finished)

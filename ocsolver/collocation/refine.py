@@ -12,7 +12,7 @@ from ocsolver.collocation.errors import VIOLATION, Errors
 from ocsolver.collocation.switches import Switch
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Plan", "refined_nodes", "resampled"]
+__all__ = ["Plan", "divided", "refined_nodes", "resampled"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -78,7 +78,7 @@ def refined_nodes(
             parts = np.maximum(1, parts - 1)
         if parts.sum() > most:
             parts[:] = 1
-        fresh = _divided(nodes, parts)
+        fresh = divided(nodes, parts)
         if excess[-1] > VIOLATION and errors.last[g] > VIOLATION:
             fresh = _cut_off(fresh, mesh.h[-1, g] * max(0.5 * VIOLATION / errors.last[g], NARROWER))
         new_base.append(fresh)
@@ -111,7 +111,7 @@ def _cut_off(nodes: Array, width: float) -> Array:
     return np.array([*kept, nodes[-1] - width, nodes[-1]])
 
 
-def _divided(nodes: Array, parts: Array) -> Array:
+def divided(nodes: Array, parts: Array) -> Array:
     """Nodes of intervals divided into equal parts."""
     first = np.repeat(np.cumsum(parts) - parts, parts)
     share = (np.arange(parts.sum()) - first) / np.repeat(parts, parts)
@@ -125,7 +125,7 @@ def _padded(nodes: Array, count: int) -> Array:
         longest = np.argsort(h)[::-1][: count - len(nodes)]
         parts = np.ones(len(h), dtype=int)
         parts[longest[h[longest] > 0.5 * h.max()]] = 2
-        nodes = _divided(nodes, parts)
+        nodes = divided(nodes, parts)
     return nodes
 
 

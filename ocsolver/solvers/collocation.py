@@ -17,6 +17,7 @@ from ocsolver.boxed import in_a_box
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.refine import divided
 from ocsolver.collocation.stop import Stop
 from ocsolver.constraints import Constraint
 from ocsolver.errors import UnsupportedError, complaint
@@ -147,14 +148,13 @@ def _better(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campai
     tried = [first]
 
     def failing() -> bool:
-        going_on = tried[-1].ending is None and tried[-1].time_left()
-        return going_on and not any(campaign.successes.all() for campaign in tried)
+        last = tried[-1]
+        return last.ending is None and last.time_left() and not last.successes.all()
 
     if finer and failing() and first.lost.all():  # in a batch, those that did well would pay for the others
         tried.append(first.another(damps=first.damps, brief=True))
-        parts = np.linspace(0.0, 1.0, FINER, endpoint=False)[:, None]
-        inside = nodes[:-1, None] + parts * np.diff(nodes, axis=0)[:, None]  # (N, FINER, G)
-        tried[-1].run(np.concatenate((inside.reshape(-1, nodes.shape[1]), nodes[-1:])), control)
+        parts = np.full(len(nodes) - 1, FINER)
+        tried[-1].run(np.stack([divided(own, parts) for own in nodes.T], 1), control)
     if first.damped and failing():
         tried.append(tried[-1].another(damps=False, brief=False))
         tried[-1].run(nodes, control)
