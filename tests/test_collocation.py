@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import CONTROLS, B, cubic_growth, mild_problem, regulator, solve_quietly
 from torch import Tensor
 
 import ocsolver as oc
-from ocsolver.collocation import campaign
+from ocsolver.collocation import campaign, descent
 from problems import (
     bryson_denham,
     free_time_regulator,
@@ -477,9 +478,9 @@ def test_a_mesh_that_leads_nowhere_is_followed_by_a_finer_one(monkeypatch: pytes
     """But not if a mesh was asked for."""
     solve, patience = campaign.Campaign._solve, campaign.PATIENCE
 
-    def short_of_breath(self: campaign.Campaign, hat: float, wanted: Any) -> Any:
+    def short_of_breath(self: campaign.Campaign, *args: Any) -> Any:
         monkeypatch.setattr(campaign, "PATIENCE", patience if len(self.mesh.h) > 25 else 3)
-        return solve(self, hat, wanted)
+        return solve(self, *args)
 
     monkeypatch.setattr(campaign.Campaign, "_solve", short_of_breath)
     for build in (bounded, speed_limit):
@@ -488,6 +489,40 @@ def test_a_mesh_that_leads_nowhere_is_followed_by_a_finer_one(monkeypatch: pytes
         assert bool(solution.success)
         assert len(solution.t) > 100
         assert solution.stats.iterations == len(solution.history.cost) - 1
+
+
+def test_what_does_not_move_on_a_finer_mesh_starts_again_from_further_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has all the time it wants, if that leads nowhere, while μ has not reached its end."""
+    tries: list[tuple[int, float, int | None]] = []
+    solve = campaign.Campaign._solve
+
+    def watched(self: campaign.Campaign, hat: float, wanted: Any, doubts: int | None = None) -> Any:
+        tries.append((self.counts["meshes"], float(self.mu[0] / self.system.unit[0]), doubts))
+        result = solve(self, hat, wanted, doubts)
+        return result if self.counts["meshes"] != 2 or len(tries) > 4 else np.zeros_like(result)
+
+    monkeypatch.setattr(campaign.Campaign, "_solve", watched)
+    solution = solve_quietly(bounded(), oc.Collocation())
+    assert bool(solution.success)
+    assert [(mesh, doubts) for mesh, _, doubts in tries[:5]] == [
+        (0, None),
+        (1, campaign.DOUBTS),
+        (2, campaign.DOUBTS),
+        (2, None),
+        (2, None),
+    ]
+    (_, near, _), (_, inside, _), (_, near_again, _) = tries[2:5]
+    assert near == pytest.approx(near_again) == pytest.approx(1e-2 * inside)
+
+
+def test_starts_without_progress_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here nothing counts as progress, so that every finer mesh is left after so many iterations, unless it is done."""
+    usual = solve_quietly(bounded(), oc.Collocation())
+    monkeypatch.setattr(descent, "NO_PROGRESS", 0.0)
+    monkeypatch.setattr(campaign, "DOUBTS", 1)
+    hurried = solve_quietly(bounded(), oc.Collocation())
+    assert bool(hurried.success)
+    assert hurried.stats.iterations > usual.stats.iterations
 
 
 def test_a_solution_of_sweeps_is_a_start() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.collocation import campaign
-from ocsolver.collocation.switches import beyond_the_points
+from ocsolver.collocation.switches import beyond_the_points, touched
 from problems import van_der_pol_bounded
 
 Status = oc.Status
@@ -142,6 +142,26 @@ def test_controls_are_followed_beyond_the_points_of_the_outermost_intervals(sign
     assert beyond_the_points(times, u - 0.1, free, 0.0, 0.95, bounds) == []
     assert beyond_the_points(times, np.array([1.0, 0.8, 0.6]), np.array([1, 0, 0]), 0.0, 1.05, bounds) == []
     assert beyond_the_points(times, u, free, 0.0, 1.05, (-np.inf, np.inf)) == []
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_states_reach_a_bound_later_than_their_multipliers_say(power: int, sign: float) -> None:
+    """Near the time at which a state limit begins to act (or ends) multipliers are large before the limit is met."""
+    times = np.linspace(0.0, 1.0, 41)
+    meets = 0.63
+    slack = 2.0 * np.maximum(meets - times, 0.0) ** power + 1e-9
+    status = np.where(times < 0.53, 0, -1)
+    if sign < 0:
+        times, slack, status = 1.0 - times[::-1], slack[::-1], status[::-1]
+        meets = 1.0 - meets
+    left = int(np.flatnonzero(np.diff(status))[0])
+    time, doubt = touched(times, slack, status, left, (0.0, np.inf))
+    assert time == pytest.approx(meets, abs=1e-3)
+    assert doubt == pytest.approx((50.0 * 1e-9) ** (1 / power), rel=1e-3)
+    said, nothing = touched(times, np.where(status == 0, slack, 1e-9), np.where(status == 0, 1, -1), left, (0.0, 1.0))
+    assert times[left] < said < times[left + 1]  # from one bound to the other: nothing is extrapolated
+    assert nothing == 0.0
 
 
 def test_speed_limits_are_followed_without_swinging() -> None:

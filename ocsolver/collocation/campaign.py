@@ -38,6 +38,7 @@ ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in sing
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
+DOUBTS = 8  # iterations after which a start near to its bounds is given up if it has not come closer to a solution
 LEAST = 1e-12  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
 MET, SOUND = 2, 4  # ranks of first solutions: their constraints are met; they are solved, too, and not too rough
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
@@ -184,27 +185,36 @@ class Campaign:
                 self.max_intervals,
             )
             hat = final if good.all() or FINER * hat < 3.0 * final else FINER * hat
-            before = self._state
-            mesh = Mesh(plan.nodes, self._tableau)
-            self._move(mesh)
-            now = self._follow(hat, solved, finished)
-            if not (now | ~solved).all() and self.time_left():  # too near the bounds to move: from further inside
-                self._state = before
-                self.damped |= self.damps
-                mesh = Mesh(plan.nodes, self._tableau)
-                self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
-                self._move(mesh)
-                now = self._follow(hat, solved, finished)
+            now = self._refine(plan.nodes, hat, solved, finished)
             if not now.any():
                 break  # the coarser mesh is the answer
             base, solved = plan.base, now
         _, self._state, solved = best
         return solved
 
-    def _follow(self, hat: float, wanted: Array, finished: Array) -> Array:
+    def _refine(self, nodes: Array, hat: float, wanted: Array, finished: Array) -> Array:
+        """Go on to a finer mesh: which groups are solved (G,).
+
+        A solution may be too near to its bounds to move. If it does not at once, it starts again from further inside;
+        if that leads nowhere, it gets all the time it wants, unless the coarser mesh can be the answer.
+        """
+        before, done = self._state, ~wanted
+        for doubts, inside in ((DOUBTS, False), (None, True), (None, False))[: 2 if hat <= self._final else 3]:
+            self._state = before
+            mesh = Mesh(nodes, self._tableau)
+            if inside:
+                self.mu = np.maximum(self.mu, COARSE * self.system.size / self.system.duration)
+            self._move(mesh)
+            done = self._follow(hat, wanted, finished, doubts)
+            if (done | ~wanted).all() or not self.time_left():
+                break
+            self.damped |= self.damps
+        return done
+
+    def _follow(self, hat: float, wanted: Array, finished: Array, doubts: int | None) -> Array:
         """Solve on a finer mesh; finished groups that fail there are left as they were (G,)."""
         start = self.point
-        now = self._solve(hat, wanted)
+        now = self._solve(hat, wanted, doubts)
         lost = finished & ~now
         if lost.any():
             self.point = self.point.merged(start, lost)
@@ -391,7 +401,7 @@ class Campaign:
 
     # ------------------------------------------------------------------- solve
 
-    def _solve(self, hat: float, wanted: Array) -> Array:
+    def _solve(self, hat: float, wanted: Array, doubts: int | None = None) -> Array:
         """Iterate on the current mesh until μ is `hat` relative to the size of J: which groups are solved (G,)."""
         crew = Crew.gather(
             self.system, self.point, self.mu, hat=hat, wanted=wanted, clocked=self.clocked, careful=self.careful
@@ -399,7 +409,7 @@ class Campaign:
         exact = hat <= self._final or self.limits.path_lower.size > 0
         accuracy = self.accuracy if exact else max(self.accuracy, LOOSE * hat)
         iterations = PATIENCE if self.counts["meshes"] == 0 else LATER
-        patience = Patience(iterations, accuracy, self.callback is not None, self.time_left, self._count)
+        patience = Patience(iterations, accuracy, doubts, self.callback is not None, self.time_left, self._count)
 
         def watch(cost: Array, error: Array) -> None:
             self.cost, self.residual = cost, error

@@ -26,6 +26,7 @@ FASTER, POWER = 0.2, 1.5  # decrease of μ
 FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
 STUCK = 8  # iterations that fail in a row before a group is given up
 DEARER, HIGHEST_PRICE = 1000.0, 1e13  # steps of the prices of violations; the last one, relative to the size of J
+NO_PROGRESS = 0.5  # error relative to the first one
 STILL = 1e-2  # relative change of control and violation by a price so much higher, if these cannot be less
 LARGER = 10.0  # ratio to the size assumed from which on that of J is corrected
 CROWD = 8  # groups from which on it pays to leave those out that are done
@@ -37,6 +38,7 @@ class Patience:
 
     iterations: int
     accuracy: float  # of the Newton equations, without units
+    doubts: int | None  # iterations after which it is given up without progress
     together: bool  # whether groups that are done stay, for somebody who watches all of them
     time_left: Callable[[], bool]
     count: Callable[[], None]  # called at every iteration
@@ -206,13 +208,15 @@ def descend(crew: Crew, patience: Patience, watch: Callable[[Array, Array], None
     `watch` is told cost and error of all groups at every iteration; what it raises passes through.
     """
     everybody = crew
-    cost, errors = np.zeros(len(crew.mu)), np.zeros(len(crew.mu))
+    cost, errors, first = np.zeros((3, len(crew.mu)))
     try:
-        for _ in range(patience.iterations):
+        for iteration in range(patience.iterations):
             error, active = crew.look(patience.accuracy)
             cost[crew.rows], errors[crew.rows] = crew.system.cost(crew.model.now.values, crew.model.now.end), error
             watch(cost.copy(), errors.copy())
-            if not active.any() or not patience.time_left():
+            first = errors.copy() if iteration == 0 else first
+            doubtful = iteration == patience.doubts and bool((error > NO_PROGRESS * first[crew.rows])[active].all())
+            if not active.any() or not patience.time_left() or doubtful:
                 break
             crowded = len(active) >= CROWD and 2 * active.sum() <= len(active)
             if crowded and not patience.together and crew.system.stacked.separable:

@@ -16,7 +16,7 @@ from ocsolver.collocation.errors import VIOLATION, between, improved
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Switch", "beyond_the_points", "find_switches"]
+__all__ = ["Switch", "beyond_the_points", "find_switches", "touched"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,9 +25,18 @@ SLOWEST = 0.3  # width relative to the last move if constraints tie all times to
 HIDDEN = 1e-7  # distance beyond a bound, relative to its size, that a control reaches after its last point
 CLOSE = 0.01  # distance from a bound, relative to that of the two, of a control that is as good as on it
 STEEP = 4  # points between two bounds that belong to a jump; more are an arc
+LIFTED = 100.0  # distance from its bound, relative to that of the arc, of a constraint that has not reached it
 MIXED = 1e-3  # change of a path constraint with the control, relative to its range, that matters
 POWERS = 1, 2, 3  # of time, by which constraints approach their bounds
 MOST_SWITCHES = 60  # per group; more are noise of a singular arc
+
+
+class Sighting(NamedTuple):
+    """Where a switch seems to be."""
+
+    time: float
+    component: int
+    doubt: float = 0.0  # time in which the barrier blurs it
 
 
 class Switch(NamedTuple):
@@ -78,7 +87,7 @@ def find_switches(
     found: list[list[Switch]] = []
     for g in range(G):
         old = before[g] if before else []
-        here: list[tuple[float, int]] = []
+        here: list[Sighting] = []
         for j in range(m):
             status = flat[:, g, j]
             sides = (limits.control_lower[j], limits.control_upper[j])
@@ -88,11 +97,11 @@ def find_switches(
                     time = _by_area(mesh, u[:, g, j], g, *jump)
                 else:
                     time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
-                here.append((float(time), j))
+                here.append(Sighting(float(time), j))
             for side, points in ((0, slice(0, s)), (-1, slice(-1, -s - 1, -1))):
                 end = float(mesh.t[side, g]), float(outermost[side, g, j])
                 hidden = beyond_the_points(times[points, g], u[points, g, j], status[points], *end, sides)
-                here += [(time, j) for time in hidden]
+                here += [Sighting(time, j) for time in hidden]
         for j in range(path.shape[-1]):
             sides = (limits.path_lower[j], limits.path_upper[j])
             known = any(switch.component == m + j for switch in old)
@@ -102,12 +111,10 @@ def find_switches(
             for left in map(int, np.flatnonzero(np.diff(status))):
                 cells = slice(max(left // s - 1, 0), (left + 1) // s + 2)
                 if mixed:
-                    time = _crossed(times[:, g], free[:, g, j], left, sides)
+                    here.append(Sighting(_crossed(times[:, g], free[:, g, j], left, sides), m + j))
                 elif known or violation[cells, g].max() > VIOLATION:
-                    time = _touched(times[:, g], slack[:, g, j], status, left, sides)
-                else:
-                    continue
-                here.append((time, m + j))
+                    time, doubt = touched(times[:, g], slack[:, g, j], status, left, sides)
+                    here.append(Sighting(time, m + j, doubt))
         here = sorted(here) if len(here) <= MOST_SWITCHES else []
         found.append(_with_widths(here, mesh.t[:, g], old, SLOWEST if constrained else 0.0))
     return found
@@ -132,28 +139,38 @@ def _crossed(times: Array, free: Array, left: int, bounds: tuple[float, float]) 
     return float(times[left] + (times[left + 1] - times[left]) * np.clip(first / (first - last), 0.0, 1.0))
 
 
-def _touched(times: Array, c: Array, status: Array, left: int, bounds: tuple[float, float]) -> float:
-    """Where a constraint reaches or leaves its bound.
+def touched(times: Array, c: Array, status: Array, left: int, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Where a constraint reaches or leaves its bound, and for how long it is as near to it as the barrier allows.
 
     Mixed constraints do that with a slope, state constraints of order q with the (q + 1)-th power of time if controls
-    have no jump. Of these powers, the one that fits three free points best is extrapolated.
+    have no jump. Of these powers, the one that fits three free points best is extrapolated. Multipliers have their
+    largest values where a state meets its bound, so that points count as active that have not reached it yet.
     """
     right = left + 1
     a, b = times[left], times[right]
-    free, step = (left, -1) if status[left] == 0 else (right, 1)
-    points = free + step * np.arange(3)
-    if status[left] * status[right] or points.min() < 0 or points.max() >= len(c) or status[points].any():
-        return float(0.5 * (a + b))
+    if status[left] * status[right]:
+        return float(0.5 * (a + b)), 0.0
+    edge, step = (left, -1) if status[left] == 0 else (right, 1)
     bound = bounds[0] if status[left] + status[right] < 0 else bounds[1]
+    run = edge - step * np.arange(1, len(c))
+    run = run[(run >= 0) & (run < len(c))]
+    run = run[np.cumprod(status[run] == status[run[0]]).astype(bool)]
+    lifted = LIFTED * np.median(np.abs(c[run] - bound))
+    far = np.abs(c[run] - bound) > lifted
+    free = edge - step * int(np.cumprod(far).sum())
+    a, b = sorted((times[free], times[free - step]))
+    points = free + step * np.arange(3)
+    if points.min() < 0 or points.max() >= len(c) or status[points[step * (points - edge) >= 0]].any():
+        return float(0.5 * (a + b)), 0.0
     t, distance = times[points], np.abs(c[points] - bound)
-    best, where = np.inf, 0.5 * (a + b)
+    best, where, doubt = np.inf, 0.5 * (a + b), 0.0
     for power in POWERS:
         root = distance ** (1.0 / power)
         slope = (root[1] - root[0]) / (t[1] - t[0])
         bend = abs((root[2] - root[1]) / (t[2] - t[1]) - slope) / max(abs(slope), 1e-300)
         if bend < best and slope * step > 0:
-            best, where = bend, t[0] - root[0] / slope
-    return float(np.clip(where, a, b))
+            best, where, doubt = bend, t[0] - root[0] / slope, lifted ** (1.0 / power) / abs(slope)
+    return float(np.clip(where, a, b)), float(doubt)
 
 
 def beyond_the_points(
@@ -229,14 +246,22 @@ def _jump(
         start, end = bounds if first < 0 else bounds[::-1]
         return (left, right, start, end) if right - left > 1 else None
     width = bounds[1] - bounds[0]
-    step = 1 if last == 0 else -1  # towards the free arc
-    near, far = (right, right + 2) if last == 0 else (left, left - 2)
-    if not np.isfinite(width) or not 0 <= far < len(u) or status[far] or status[near + step]:
+    if not np.isfinite(width):
         return None
-    bound, value = bounds[0] if first + last < 0 else bounds[1], u[near + step]
-    if abs(value - bound) < 0.1 * width or abs(value - u[far]) > 1e-3 * width:
+    near, step = (right, 1) if last == 0 else (left, -1)  # towards the free arc
+    bound = bounds[0] if first + last < 0 else bounds[1]
+    for inner in range(near + step, near + (STEEP + 2) * step, step):
+        far = inner + step
+        if not 0 <= far < len(u) or status[inner] or status[far]:
+            return None
+        if abs(u[inner] - u[far]) <= 1e-3 * width:
+            break
+    else:
         return None
-    return (left, near + step, bound, value) if last == 0 else (near + step, right, value, bound)
+    value = u[inner]
+    if abs(value - bound) < 0.1 * width:
+        return None
+    return (left, inner, bound, value) if last == 0 else (inner, right, value, bound)
 
 
 def _by_area(mesh: Mesh, u: Array, g: int, left: int, right: int, start: float, end: float) -> float:
@@ -248,14 +273,14 @@ def _by_area(mesh: Mesh, u: Array, g: int, left: int, right: int, start: float, 
     return float(np.clip(t0 + (area - end * (t1 - t0)) / (start - end), t0, t1))
 
 
-def _with_widths(found: list[tuple[float, int]], nodes: Array, before: list[Switch], slowest: float) -> list[Switch]:
+def _with_widths(found: list[Sighting], nodes: Array, before: list[Switch], slowest: float) -> list[Switch]:
     """How closely to enclose each switch.
 
     Costates, and so all times, are wrong by the square of the intervals in which controls may jump anywhere, the
     longest one above all; the constant is that of the switch of the group that moved most since the mesh before.
     """
     cells, moves, moved, longest = [], [], 0.0, 0.0
-    for time, j in found:
+    for time, j, _ in found:
         k = int(np.clip(np.searchsorted(nodes, time) - 1, 0, len(nodes) - 2))
         cells.append(float(nodes[k + 1] - nodes[k]))
         known = [w for w in before if w.component == j and abs(w.time - time) <= max(4.0 * w.width, w.cell)]
@@ -267,12 +292,12 @@ def _with_widths(found: list[tuple[float, int]], nodes: Array, before: list[Swit
     wrong = constant * max(cells, default=0.0) ** 2
     result = []
     shortest = 1e-9 * float(nodes[-1] - nodes[0])
-    for (time, j), cell, move in zip(found, cells, moves, strict=True):
+    for (time, j, doubt), cell, move in zip(found, cells, moves, strict=True):
         if move is None:
             width = 0.25 * cell
         elif move[0] > move[1]:  # it lay outside
             width = move[0]
         else:
-            width = min(max(SAFETY * wrong, slowest * move[0], SHARPEST * cell), 0.25 * cell)
+            width = min(max(SAFETY * wrong, slowest * move[0], SHARPEST * cell, doubt), 0.25 * cell)
         result.append(Switch(time, j, max(width, shortest), cell))
     return result
