@@ -491,6 +491,29 @@ def test_a_mesh_that_leads_nowhere_is_followed_by_a_finer_one(monkeypatch: pytes
         assert solution.stats.iterations == len(solution.history.cost) - 1
 
 
+def test_other_guesses_wait_for_a_finer_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first guess has the finer mesh before the others have the coarse one."""
+    solve = campaign.Campaign._solve
+    failing: set[int] = set()
+    meshes: list[int] = []
+
+    def watched(self: campaign.Campaign, hat: float, wanted: Any, doubts: int | None = None) -> Any:
+        meshes.append(len(self.mesh.h))
+        result = solve(self, hat, wanted, doubts)
+        return result & (len(self.mesh.h) not in failing)
+
+    monkeypatch.setattr(campaign.Campaign, "_solve", watched)
+    failing.add(25)
+    assert bool(solve_quietly(bounded(), oc.Collocation()).success)
+    assert set(meshes[:2]) == {25}  # once more from where it merely meets its constraints
+    assert min(meshes[2:]) == 100
+    meshes.clear()
+    failing.add(100)
+    assert not bool(solve_quietly(bounded(), oc.Collocation()).success)
+    assert meshes[2] == 100
+    assert set(meshes[4:]) == {25}
+
+
 def test_what_does_not_move_on_a_finer_mesh_starts_again_from_further_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """And has all the time it wants, if that leads nowhere, while μ has not reached its end."""
     tries: list[tuple[int, float, int | None]] = []

@@ -11,7 +11,7 @@ import torch
 from ocsolver.collocation.compiled import fastest_system
 from ocsolver.collocation.descent import Crew, Patience, descend
 from ocsolver.collocation.errors import VIOLATION, Errors, estimate, swinging
-from ocsolver.collocation.guess import first_point, guesses, scales, warm_point
+from ocsolver.collocation.guess import Tries, first_point, guesses, scales, warm_point
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
 from ocsolver.collocation.settle import settled
@@ -74,7 +74,7 @@ class Campaign:
     of_the_set: int = 0  # path constraints, the last ones, that describe the control set
     damps: bool = False  # whether Radau's method takes the place of Gauss's where costates swing
     damped: bool = False  # whether it has done so
-    brief: bool = False  # whether the first of the guesses is the only one
+    tries: Tries = Tries.ALL
     history: list[tuple[Array, Array]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
     status: list[Status] = field(default_factory=list)
@@ -91,6 +91,7 @@ class Campaign:
     cost: Array = field(init=False)
     residual: Array = field(init=False)
     error: Array = field(init=False)  # estimated distance of J from its minimum (G,)
+    started: bool = True  # whether its guesses led to a solution, or no others are to come
     lost: Array = field(init=False)  # ended farther from a solution than by a gap that does not close (G,)
 
     @property
@@ -98,17 +99,18 @@ class Campaign:
         """Current mesh."""
         return self.system.mesh
 
-    def another(self, *, damps: bool, brief: bool) -> Campaign:
-        """Another campaign for the same problem, whose history goes on; a brief one that damps does so at once."""
+    def another(self, *, damps: bool, at_once: bool = False, tries: Tries = Tries.ALL) -> Campaign:
+        """Another campaign for the same problem, whose history goes on; it may damp `at_once`."""
         fresh: dict[str, Any] = {
+            "started": True,
             "status": [],
             "notes": [],
-            "damped": damps and brief,
+            "damped": damps and at_once,
             "_iterated": None,
             "_estimated": None,
         }
         counts, history = {**self.counts, "meshes": 0}, list(self.history)
-        return replace(self, damps=damps, brief=brief, counts=counts, history=history, **fresh)
+        return replace(self, damps=damps, tries=tries, counts=counts, history=history, **fresh)
 
     @property
     def _tableau(self) -> Tableau:
@@ -306,7 +308,7 @@ class Campaign:
             if solved.all():
                 return solved
         rank = np.full(G, -1)
-        for guess in guesses(clocked=self.clocked)[: 1 if self.brief else None]:
+        for guess in guesses(self.tries, clocked=self.clocked):
             self.careful = guess.careful
             parts = guess.trajectory(self.stacked, self.limits, mesh, control, guess.longer)
             for _ in range(2):
@@ -324,7 +326,8 @@ class Campaign:
                     break
                 # It meets the constraints and no more: once again from there, with room around it.
                 parts = self.point.x, self.point.nodes, self.point.u
-        return solved
+        self.started = not (self.tries is Tries.FIRST and (rank < SOUND).any())
+        return solved & self.started
 
     def _settle(self, hat: float, solved: Array) -> Array:
         """Solve again from better controls, where solutions without bounds rest at others: which groups are solved."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from ocsolver.collocation.points import Stacked, preference, weighted
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Guess", "first_point", "guesses", "scales", "warm_point"]
+__all__ = ["Guess", "Tries", "first_point", "guesses", "scales", "warm_point"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,13 +29,21 @@ class Guess(NamedTuple):
     longer: float = 1.0  # factor of the guessed duration, where it is free
 
 
-def guesses(*, clocked: bool) -> list[Guess]:
+class Tries(Enum):
+    """Which guesses a run has."""
+
+    ALL = slice(None)
+    FIRST = slice(1)
+    OTHERS = slice(1, None)
+
+
+def guesses(tries: Tries, *, clocked: bool) -> list[Guess]:
     """What is tried, one after the other; a free duration is the last state.
 
     From too short a duration, the least violation nearby is often that of a trajectory which hardly starts.
     """
     longer = [Guess(simulated, longer=factor) for factor in LONGER] if clocked else []
-    return [Guess(simulated), *longer, Guess(simulated, careful=True), Guess(at_rest)]
+    return [Guess(simulated), *longer, Guess(simulated, careful=True), Guess(at_rest)][tries.value]
 
 
 def barrier_between(lower: Array, upper: Array, shape: tuple[int, ...]) -> Barrier:

@@ -16,6 +16,7 @@ from ocsolver.arcs import with_arcs
 from ocsolver.boxed import in_a_box
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.errors import VIOLATION
+from ocsolver.collocation.guess import Tries
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import divided
 from ocsolver.collocation.stop import Stop
@@ -115,9 +116,8 @@ class Collocation(Solver):
         else:
             nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
             first = None if start is None else control[0].to(torch.float64).cpu().numpy()
-            campaign.run(nodes, first)
             finer = start is None and discretization.mesh is None and not any(outside)
-            campaign = _better(campaign, nodes, first, finer=finer)
+            campaign = _best(campaign, nodes, first, finer=finer)
         bar.close()
         _explain(campaign, inner, control, outside)
         solution: Solution = with_arcs(report(problem, campaign, begin, repr(self)))
@@ -143,20 +143,32 @@ class _Reporter:
         return bool(self.limits.callback(k, iterate_of(self.problem, campaign)))
 
 
-def _better(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:
-    """The campaign, or a better one: from a finer mesh if it is lost, by Gauss's method if Radau's was in vain."""
+def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:
+    """Run from a given mesh, and where that leads nowhere from a `finer` one, or by Gauss's method instead of Radau's.
+
+    Of the guesses, the finer mesh has the first one alone, but before the others: it costs less than these.
+    """
+    alone = finer and first.stacked.groups == 1  # in a batch, those that did well would pay for the others
+    first.tries = Tries.FIRST if alone else Tries.ALL
+    first.run(nodes, control)
     tried = [first]
 
     def failing() -> bool:
         last = tried[-1]
         return last.ending is None and last.time_left() and not last.successes.all()
 
-    if finer and failing() and first.lost.all():  # in a batch, those that did well would pay for the others
-        tried.append(first.another(damps=first.damps, brief=True))
+    def nowhere() -> bool:
+        return failing() and (bool(tried[-1].lost.all()) or not tried[-1].started)
+
+    if finer and nowhere():
+        tried.append(first.another(damps=first.damps, at_once=True, tries=Tries.FIRST))
         parts = np.full(len(nodes) - 1, FINER)
         tried[-1].run(np.stack([divided(own, parts) for own in nodes.T], 1), control)
-    if first.damped and failing():
-        tried.append(tried[-1].another(damps=False, brief=False))
+        if not first.started and nowhere():
+            tried.append(tried[-1].another(damps=first.damps, tries=Tries.OTHERS))
+            tried[-1].run(nodes, control)
+    if (first.damped or tried[-1].damped) and failing():
+        tried.append(tried[-1].another(damps=False))
         tried[-1].run(nodes, control)
     best = max(tried, key=lambda campaign: (campaign.successes.sum(), (~campaign.lost).sum()))  # of equals, the first
     best.history, best.counts = tried[-1].history, tried[-1].counts
