@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ocsolver.transcription import Control
 
-__all__ = ["SampledMemory", "learn", "note_step"]
+__all__ = ["FASTEST", "SLOWEST", "WINDOW", "SampledMemory", "learn", "note_step", "penalty_of"]
 
 LENGTH = 1.4  # of a step, relative to the one that gains most at once, between 1 and 2
 WINDOW = 30.0  # steps of the averages
@@ -82,17 +82,21 @@ def learn(memory: SampledMemory, fresh: Tensor, rounding: Tensor) -> SampledMemo
     share = torch.where(known, 1.0 / torch.clamp(memory.steps + 1.0, max=WINDOW), 0.0)
     averages = torch.stack((memory.promised, memory.slope, memory.curvature))
     promised, slope, curvature = torch.lerp(averages, seen.nan_to_num(0.0, 0.0, 0.0), share)
-    best = penalty_of(promised, slope, curvature, memory.steps)
+    best = penalty_of(promised, curvature) * noise_factor(promised, slope, memory.steps)
     best = torch.minimum(torch.maximum(best, FASTEST * rho), SLOWEST * rho)
     chosen = torch.where(known, best, torch.where(visible, rho, FASTEST * rho))
     return memory._replace(rho=chosen, promised=promised, slope=slope, curvature=curvature, steps=memory.steps + known)
 
 
-def penalty_of(promised: Tensor, slope: Tensor, curvature: Tensor, steps: Tensor) -> Tensor:
-    """ρ from the averages of g, a and c after so many steps (1,)."""
+def penalty_of(promised: Tensor, curvature: Tensor) -> Tensor:
+    """ρ from the averages of g and c, as if there were no noise (1,)."""
+    return 2.0 * curvature / (LENGTH * promised)
+
+
+def noise_factor(promised: Tensor, slope: Tensor, steps: Tensor) -> Tensor:
+    """The answer to noise, from the averages of g and a after so many steps (1,)."""
     most = (1.0 + steps / DECAY).sqrt()
-    noise = torch.where(slope > 0, (promised / slope).clamp_min(1.0), torch.inf).minimum(most)
-    return 2.0 * curvature / (LENGTH * promised) * noise
+    return torch.where(slope > 0, (promised / slope).clamp_min(1.0), torch.inf).minimum(most)
 
 
 def note_step(memory: SampledMemory, accepted: Tensor, gain: Tensor, drop: Tensor, control: Control) -> SampledMemory:
