@@ -14,7 +14,12 @@ from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.collocation import campaign
+from ocsolver.collocation.guess import straight
+from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.switches import beyond_the_points, touched
+from ocsolver.collocation.tableau import gauss
+from ocsolver.collocation.unknowns import Mesh
+from ocsolver.solvers.collocated import limits_of
 from problems import van_der_pol_bounded
 
 Status = oc.Status
@@ -142,6 +147,51 @@ def test_controls_are_followed_beyond_the_points_of_the_outermost_intervals(sign
     assert beyond_the_points(times, u - 0.1, free, 0.0, 0.95, bounds) == []
     assert beyond_the_points(times, np.array([1.0, 0.8, 0.6]), np.array([1, 0, 0]), 0.0, 1.05, bounds) == []
     assert beyond_the_points(times, u, free, 0.0, 1.05, (-np.inf, np.inf)) == []
+
+
+def test_a_line_to_the_end_is_a_guess_where_a_simulation_is_none() -> None:
+    """The free-flying robot of Sakawa, thrusting upwards when it should go sideways: J = 7.9101 (Betts, 2010)."""
+
+    def field(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        _, _, angle, *speeds = x.unbind(-1)
+        left, right = u[..., 0] - u[..., 1], u[..., 2] - u[..., 3]
+        force = left + right
+        return torch.stack((*speeds, force * torch.cos(angle), force * torch.sin(angle), 0.2 * (left - right)), -1)
+
+    problem = oc.OptimalControlProblem(
+        field,
+        lambda t, x, u: u.sum(-1),
+        initial_state=[-10.0, -10.0, math.pi / 2, 0.0, 0.0, 0.0],
+        horizon=(0.0, 12.0),
+        control_set=oc.Box([0.0] * 4, [1.0] * 4),
+        terminal_constraint=oc.Constraint(lambda x: x),
+    )
+    solution = solve_quietly(problem, oc.Collocation(), tolerance=1e-6)
+    assert bool(solution.success)
+    assert float(solution.cost) == pytest.approx(7.9101, abs=1e-4)
+
+
+@pytest.mark.parametrize("clocked", [False, True])
+def test_a_line_leads_to_the_nearest_end_that_is_allowed(clocked: bool) -> None:
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: (u * u).sum(-1),
+        initial_state=[[3.0, 4.0, 2.0], [0.0, 0.5, 2.0]],
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(3),
+        terminal_constraint=oc.Constraint(
+            lambda x: (x[..., :2] ** 2).sum(-1, keepdim=True) + x[..., 2:] - 2.0, 0.0, 1.0
+        ),
+    )
+    stacked = Stacked(problem, begin=0.0, source=problem)
+    mesh = Mesh(np.linspace(0.0, 1.0, 5)[:, None].repeat(2, 1), gauss(3))
+    x, nodes, _ = straight(stacked, limits_of(stacked), mesh, None, 1.0, clocked=clocked)
+    last = nodes[-1]
+    value = (last[:, :2] ** 2).sum(-1) + last[:, 2] - 2.0
+    assert value == pytest.approx([1.0, 0.25], abs=1e-5)  # the second one is allowed as it is
+    assert (last[0, 2] == 2.0) == clocked
+    np.testing.assert_allclose(nodes[2], 0.5 * (nodes[0] + last))
+    np.testing.assert_allclose(x[2, 1], nodes[0] + mesh.points[2, 1][:, None] * (last - nodes[0]))
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

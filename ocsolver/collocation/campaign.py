@@ -308,7 +308,7 @@ class Campaign:
             if solved.all():
                 return solved
         rank = np.full(G, -1)
-        for guess in guesses(self.tries, clocked=self.clocked):
+        for guess in guesses(self.tries, clocked=self.clocked, ends=self.limits.end_lower.size > 0):
             self.careful = guess.careful
             parts = guess.trajectory(self.stacked, self.limits, mesh, control, guess.longer)
             for _ in range(2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,11 @@ from ocsolver.collocation.points import Stacked, preference, weighted
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Guess", "Tries", "first_point", "guesses", "scales", "warm_point"]
+__all__ = ["Guess", "Tries", "first_point", "guesses", "scales", "straight", "warm_point"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+LINEARIZATIONS = 10  # of terminal constraints
 FAR = 1e3  # a simulation that goes so far from the start is no guess
 LONGER = 3.0, 10.0, 30.0  # factors of the guessed duration that are tried where a shorter one does not reach the end
 
@@ -37,13 +39,14 @@ class Tries(Enum):
     OTHERS = slice(1, None)
 
 
-def guesses(tries: Tries, *, clocked: bool) -> list[Guess]:
-    """What is tried, one after the other; a free duration is the last state.
+def guesses(tries: Tries, *, clocked: bool, ends: bool) -> list[Guess]:
+    """What is tried, one after the other; a free duration is the last state, `ends` are constrained.
 
     From too short a duration, the least violation nearby is often that of a trajectory which hardly starts.
     """
     longer = [Guess(simulated, longer=factor) for factor in LONGER] if clocked else []
-    return [Guess(simulated), *longer, Guess(simulated, careful=True), Guess(at_rest)][tries.value]
+    line = [Guess(partial(straight, clocked=clocked))] if ends else []
+    return [Guess(simulated), *line, *longer, Guess(simulated, careful=True), Guess(at_rest)][tries.value]
 
 
 def barrier_between(lower: Array, upper: Array, shape: tuple[int, ...]) -> Barrier:
@@ -82,6 +85,26 @@ def at_rest(
     start = _start(stacked, limits, longer)
     x = np.broadcast_to(start, (N, s, *start.shape)).copy()
     return x, np.broadcast_to(start, (N + 1, *start.shape)).copy(), _control(stacked, limits, mesh, control)
+
+
+def straight(
+    stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None, longer: float, *, clocked: bool
+) -> tuple[Array, Array, Array]:
+    """A line to the nearest state that meets the terminal constraints, as by `at_rest`; a duration stays what it is."""
+    x, nodes, u = at_rest(stacked, limits, mesh, control, longer)
+    start, end = nodes[0], nodes[0].copy()
+    for _ in range(LINEARIZATIONS):
+        values = stacked.end(end, np.zeros((len(end), limits.end_lower.shape[-1])))
+        excess = values.c - np.clip(values.c, limits.end_lower, limits.end_upper)
+        if not np.isfinite(excess).all() or not np.isfinite(values.jacobian).all():
+            return x, nodes, u
+        end -= np.einsum("gve,ge->gv", np.linalg.pinv(values.jacobian), excess)
+        if clocked:
+            end[:, -1] = start[:, -1]
+    way = end - start
+    length = mesh.t[-1] - mesh.t[0]
+    at_points, at_nodes = ((t - mesh.t[0]) / length for t in (mesh.points, mesh.t))
+    return start + at_points[..., None] * way, start + at_nodes[..., None] * way, u
 
 
 def simulated(
