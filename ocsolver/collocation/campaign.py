@@ -41,6 +41,7 @@ PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
 DOUBTS = 8  # iterations after which a start near to its bounds is given up if it has not come closer to a solution
 LEAST = 1e-12  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are at least relative to
 MET, SOUND = 2, 4  # ranks of first solutions: their constraints are met; they are solved, too, and not too rough
+FOLLOWED = 1e-4  # defects of the dynamics, scaled, of a trajectory that is one
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
 SURE = 1e-3  # error of J on the last mesh, relative to its size, of a solution that means anything
 BETWEEN = 1e-5  # violation of path constraints between their points up to which a solution is one
@@ -350,7 +351,8 @@ class Campaign:
         It is sound where the errors of the mesh are small enough for the solution to mean anything.
         """
         exact = self.errors().total <= ROUGH * np.maximum(self.scale(), self.system.size)
-        return np.asarray(MET * self._admissible + solved + (self._admissible & solved & exact))
+        met = self._admissible & (self.model.now.feasibility <= FOLLOWED)
+        return np.asarray(MET * met + solved + (met & solved & exact))
 
     def _keep(self, before: tuple[System, Point, Model, Array], groups: Array) -> None:
         """Take some groups back to where they were on the same mesh."""
