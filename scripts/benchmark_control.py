@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="keep the numbers of these files; --peers are timed again on the meshes that they tell",
     )
     parser.add_argument("--batch", type=int, default=BATCH, help="problems of the batch (default: 1000)")
-    parser.add_argument("--without-batch", action="store_true", help="leave out the loop over CasADi solvers")
+    parser.add_argument("--without-batch", action="store_true", help="leave out the batch")
     parser.add_argument("--without-ours", action="store_true", help="measure the peers alone")
     options = parser.parse_args(argv)
     matplotlib.use("Agg")
@@ -159,12 +159,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = [*ours, *peers]
     limit = min(options.limit, 2.0) if options.quick else options.limit
     runs = measure(measured, statements, limit, repeats, stored)
-    batch = batches(
-        8 if options.quick else options.batch,
-        ours=bool(ours),
-        casadi="casadi" in versions and any(peer.tool == "CasADi" for peer in peers) and not options.without_batch,
-        stored=stored["batch"] if stored else {},
-    )
     evidence = {peer.tool: peer.evidence for peer in measured}
     if stored:
         versions = {**stored["peers"], **versions}
@@ -180,21 +174,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         "repeats": repeats,
         "accuracy": ACCURACY,
         "limit_seconds": options.limit,
-        "evidence": {
-            **(stored["evidence"] if stored else {}),
-            **{peer.tool: peer.evidence for peer in [*ours, *peers]},
-        },
+        "evidence": evidence,
         "problems": {s.id: {"name": s.name, "kind": s.kind, "cost": s.cost, "runs": runs[s.id]} for s in statements},
-        "batch": batch,
+        "batch": stored["batch"] if stored else {},
         "summary": summarize(statements, runs),
     }
-    text = table(record)
-    print(f"\n{text}")
-    write_json(options.out / "benchmark_control.json", record)
-    (options.out / "benchmark_control.md").write_text(text + "\n", encoding="utf-8")
-    draw(record).savefig(options.out / "benchmark_control.png", dpi=150)
+    write(record, options.out)  # what is measured is safe, whatever becomes of the batch
+    if not options.without_batch:
+        casadi = any(peer.tool == "CasADi" for peer in peers)
+        count = 8 if options.quick else options.batch
+        record["batch"] = batches(count, ours=bool(ours), casadi=casadi, stored=record["batch"])
+        write(record, options.out)
+    print(f"\n{table(record)}")
     print(f"written: {options.out / 'benchmark_control.json'}, .md and .png")
     return 0
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    """Numbers, table and picture."""
+    write_json(out / "benchmark_control.json", record)
+    (out / "benchmark_control.md").write_text(table(record) + "\n", encoding="utf-8")
+    draw(record).savefig(out / "benchmark_control.png", dpi=150)
 
 
 def batches(count: int, *, ours: bool, casadi: bool, stored: dict[str, Any]) -> dict[str, Any]:
