@@ -13,7 +13,8 @@ import ocsolver as oc
 from ocsolver.nn.layered import LayeredTranscription
 from ocsolver.nn.stepper import stepper_for
 from ocsolver.solvers import averaged
-from ocsolver.solvers.averaged import LARGEST_GAIN, LATER, RETREAT, AveragedMemory, largest_gain
+from ocsolver.solvers.averaged import LARGEST_GAIN, LATER, RETREAT, AveragedMemory, fading_answer, largest_gain
+from ocsolver.solvers.sampling import noise_answer
 
 
 def squares(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -80,6 +81,15 @@ def test_steps_promise_no_more_than_a_multiple_of_the_cost_that_grows(monkeypatc
     promises = torch.tensor([step.hamiltonian_gain / step.loss for step in history.steps], dtype=torch.float64)
     assert bool((promises <= most * (1 + 1e-9)).all())
     assert float(promises.max()) > LARGEST_GAIN
+
+
+def test_the_answer_of_the_penalty_to_noise_grows_and_fades() -> None:
+    """At most as on mini-batches without averages; in the long run there is none."""
+    steps = torch.tensor([0.0, 30.0, 100.0, 1e4], dtype=torch.float64)
+    answer = fading_answer(steps)
+    assert bool((answer <= noise_answer(steps)).all())
+    assert float(answer[0]) == float(answer[-1]) == 1.0
+    assert 1.2 < float(answer[1]) < float(answer[2])
 
 
 @pytest.mark.parametrize("factor", [20.0, math.inf])

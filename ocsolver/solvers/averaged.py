@@ -3,16 +3,16 @@
 One sweep gives the cost, the costates and ∂H/∂u, and the averaged curvature a step from them. Nothing tests the step
 on its own batch. Instead, some steps are judged on the next one: with Δu the last step, s = 1/ρ its length and J′ the
 cost of the next batch, the fall of J′ from the old to the new weights (one more forward sweep) and its slope along Δu
-at the new ones (free: the gradient is there) determine a parabola a s − c s². Its curvature c and the slope g that the
-own batch promised give ρ by the rule of `sampling`, without the answer to noise. A step after which J′ is far above the
-usual is judged at once, and taken back if it did harm.
+at the new ones (free: the gradient is there) determine a parabola a s − c s². Together with the slope g that the own
+batch promised they give ρ by the rule of `sampling`. A step after which J′ is far above the usual is judged at once,
+and taken back if it did harm.
 
 The first steps promise no more than two and a half times the cost: twice would be, on a parabola whose minimum is zero,
 the step to the minimum, for any metric, and four times the limit of stability. So it calibrates ρ before anything was
 judged (the step size of Polyak [1]_, a little longer). Such steps follow the noise of the batches rather than average
-it out. The answer to noise is another one: training ends with an average of the weights that were visited, over a
-window that grows with the number of steps [2]_. The longer the window, the more noise it takes out, and the longer the
-steps may be, which in the long run find better weights: what they may promise grows to eight times the cost.
+it out. So training ends with an average of the weights that were visited, over a window that grows with the number of
+steps [2]_. The longer the window, the more noise it takes out, and the longer the steps may be, which in the long run
+find better weights: what they may promise grows to eight times the cost, and the answer of ρ to noise fades.
 
 .. [1] B. Polyak, *Introduction to Optimization*, 1987, Section 5.3.
 .. [2] O. Shamir, T. Zhang, *Stochastic Gradient Descent for Non-smooth Optimization*, ICML 2013 (polynomial decay).
@@ -30,14 +30,14 @@ from torch import Tensor
 from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.maximizers import Maximizer
 from ocsolver.solvers.base import Iterate, Step, Timed
-from ocsolver.solvers.sampling import FASTEST, SLOWEST, WINDOW, penalty_of
+from ocsolver.solvers.sampling import FASTEST, SLOWEST, WINDOW, noise_answer, noise_factor, penalty_of
 from ocsolver.transcription import Control, Sweep
 
-__all__ = ["AveragedMemory", "averaged_step", "largest_gain"]
+__all__ = ["AveragedMemory", "averaged_step", "fading_answer", "largest_gain"]
 
 FIRST_GAIN = 0.1  # of the cost, that the first step promises
 LARGEST_GAIN, LATER = 2.5, 8.0  # of the cost, that a step may promise, at first and in the long run
-SETTLED = 150.0  # steps after which it may promise √2 times more than at first
+SETTLED = 400.0  # steps after which it may promise √2 times more than at first, and ρ leaves noise to the average
 EARLY = 5  # steps that are all judged
 CALIBRATION = 0.1  # smallest factor of ρ from one of them to the next
 JUDGE = 10  # afterwards every so manieth
@@ -61,6 +61,7 @@ class AveragedMemory(NamedTuple):
     rho: Tensor
     taken: Tensor  # ρ of the last step, which may have been larger
     promised: Tensor  # average slope of the own batch's gain, g
+    slope: Tensor  # average of a
     curvature: Tensor  # average of c
     judged: Tensor  # steps in the averages
     steps: Tensor
@@ -106,7 +107,7 @@ class AveragedMemory(NamedTuple):
 def first_memory(cost: Tensor, blocks: int) -> AveragedMemory:
     """Nothing known."""
     zero = torch.zeros_like(cost)
-    return AveragedMemory(zero, zero, zero, zero, zero, zero, cost, zero, None, None, None, None, (None,) * blocks)
+    return AveragedMemory(*(zero,) * 7, cost, zero, None, None, None, None, (None,) * blocks)
 
 
 def averaged_step(maximizer: Maximizer, transcription: Timed, iterate: Iterate, initial: float | None) -> Iterate:
@@ -152,6 +153,11 @@ def largest_gain(steps: Tensor) -> Tensor:
     return (LARGEST_GAIN * (1.0 + steps / SETTLED).sqrt()).clamp_max(LATER)
 
 
+def fading_answer(steps: Tensor) -> Tensor:
+    """Largest factor by which noise may raise ρ after so many steps (1,); in the long run, the average answers."""
+    return (noise_answer(steps) / (1.0 + steps / SETTLED)).clamp_min(1.0)
+
+
 def _mean(memory: AveragedMemory, control: Control) -> Control:
     """Average of the controls so far, with the next one."""
     if memory.mean is None:
@@ -187,12 +193,13 @@ def first_order_fall(blocks: Sequence[HamiltonianBlock], steps: Sequence[Tensor]
 def _learn(memory: AveragedMemory, fall: Tensor, slope: Tensor) -> AveragedMemory:
     """Choose ρ after the next batch judged a step."""
     rho = memory.taken
-    seen = torch.stack((rho * memory.gain, rho.square() * (fall - slope).clamp_min(0.0)))
+    seen = torch.stack((rho * memory.gain, rho * (2.0 * fall - slope), rho.square() * (fall - slope).clamp_min(0.0)))
     if not bool(torch.isfinite(seen).all()):
         return memory
     share = 1.0 / (memory.judged + 1.0).clamp_max(WINDOW)
-    promised, curvature = torch.lerp(torch.stack((memory.promised, memory.curvature)), seen, share)
-    best = penalty_of(promised, curvature)
+    averages = torch.stack((memory.promised, memory.slope, memory.curvature))
+    promised, a, curvature = torch.lerp(averages, seen, share)
+    best = penalty_of(promised, curvature) * noise_factor(promised, a, fading_answer(memory.steps))
     fastest = CALIBRATION if int(memory.steps) <= EARLY else FASTEST
     chosen = torch.minimum(torch.maximum(best, fastest * memory.rho), SLOWEST * memory.rho)
-    return memory._replace(rho=chosen, promised=promised, curvature=curvature, judged=memory.judged + 1.0)
+    return memory._replace(rho=chosen, promised=promised, slope=a, curvature=curvature, judged=memory.judged + 1.0)

@@ -25,7 +25,17 @@ from torch import Tensor
 
 from ocsolver.transcription import Control
 
-__all__ = ["FASTEST", "SLOWEST", "WINDOW", "SampledMemory", "learn", "note_step", "penalty_of"]
+__all__ = [
+    "FASTEST",
+    "SLOWEST",
+    "WINDOW",
+    "SampledMemory",
+    "learn",
+    "noise_answer",
+    "noise_factor",
+    "note_step",
+    "penalty_of",
+]
 
 LENGTH = 1.4  # of a step, relative to the one that gains most at once, between 1 and 2
 WINDOW = 30.0  # steps of the averages
@@ -82,7 +92,7 @@ def learn(memory: SampledMemory, fresh: Tensor, rounding: Tensor) -> SampledMemo
     share = torch.where(known, 1.0 / torch.clamp(memory.steps + 1.0, max=WINDOW), 0.0)
     averages = torch.stack((memory.promised, memory.slope, memory.curvature))
     promised, slope, curvature = torch.lerp(averages, seen.nan_to_num(0.0, 0.0, 0.0), share)
-    best = penalty_of(promised, curvature) * noise_factor(promised, slope, memory.steps)
+    best = penalty_of(promised, curvature) * noise_factor(promised, slope, noise_answer(memory.steps))
     best = torch.minimum(torch.maximum(best, FASTEST * rho), SLOWEST * rho)
     chosen = torch.where(known, best, torch.where(visible, rho, FASTEST * rho))
     return memory._replace(rho=chosen, promised=promised, slope=slope, curvature=curvature, steps=memory.steps + known)
@@ -93,9 +103,13 @@ def penalty_of(promised: Tensor, curvature: Tensor) -> Tensor:
     return 2.0 * curvature / (LENGTH * promised)
 
 
-def noise_factor(promised: Tensor, slope: Tensor, steps: Tensor) -> Tensor:
-    """The answer to noise, from the averages of g and a after so many steps (1,)."""
-    most = (1.0 + steps / DECAY).sqrt()
+def noise_answer(steps: Tensor) -> Tensor:
+    """Largest factor by which noise may raise ρ after so many steps (1,)."""
+    return (1.0 + steps / DECAY).sqrt()
+
+
+def noise_factor(promised: Tensor, slope: Tensor, most: Tensor) -> Tensor:
+    """The answer to noise, from the averages of g and a, up to a largest one (1,)."""
     return torch.where(slope > 0, (promised / slope).clamp_min(1.0), torch.inf).minimum(most)
 
 
