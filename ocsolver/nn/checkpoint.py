@@ -22,7 +22,7 @@ from ocsolver.nn.records import TrainingHistory
 
 __all__ = ["FORMAT", "Checkpoint", "Position", "capture_random", "keep_random", "restore_random"]
 
-FORMAT = 2
+FORMAT = 1
 MARK = "ocsolver training checkpoint"
 
 
