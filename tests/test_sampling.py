@@ -213,13 +213,13 @@ def test_large_blocks_are_maximized_without_dense_hessians() -> None:
 
 @pytest.mark.slow
 def test_digits_are_learned_without_tuning() -> None:
-    """The network of the documentation, defaults everywhere: at least 97 % on the test part, median of five splits."""
+    """The network of the documentation, defaults everywhere: 97 % of the test part or more, median of 11 splits."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     images, classes = load_digits(return_X_y=True)
     accuracies = []
-    for seed in range(5):
+    for seed in range(11):
         split = train_test_split(images / 16, classes, test_size=0.2, stratify=classes, random_state=seed)
         x, x_test = (torch.tensor(part, dtype=torch.float32) for part in split[:2])
         y, y_test = (torch.tensor(part) for part in split[2:])
@@ -232,4 +232,4 @@ def test_digits_are_learned_without_tuning() -> None:
         trainer = oc.nn.Trainer(net, nn.CrossEntropyLoss(reduction="none"))
         trainer.fit(loader, epochs=20)
         accuracies.append(trainer.evaluate([(x_test, y_test)]).accuracy)
-    assert sorted(accuracies)[2] >= 0.97
+    assert sorted(accuracies)[5] >= 0.97
