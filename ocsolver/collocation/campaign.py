@@ -92,7 +92,7 @@ class Campaign:
     cost: Array = field(init=False)
     residual: Array = field(init=False)
     error: Array = field(init=False)  # estimated distance of J from its minimum (G,)
-    started: bool = True  # whether its guesses led to a solution, or no others are to come
+    started: bool = field(init=False)  # whether its guesses led to solutions, or no others are to come
     lost: Array = field(init=False)  # ended farther from a solution than by a gap that does not close (G,)
 
     @property
@@ -103,7 +103,6 @@ class Campaign:
     def another(self, *, damps: bool, at_once: bool = False, tries: Tries = Tries.ALL) -> Campaign:
         """Another campaign for the same problem, whose history goes on; it may damp `at_once`."""
         fresh: dict[str, Any] = {
-            "started": True,
             "status": [],
             "notes": [],
             "damped": damps and at_once,
@@ -128,6 +127,7 @@ class Campaign:
     def run(self, nodes: Array, control: Array | None = None, warm: Start | None = None) -> None:
         """Solve from a guess: nodes (N + 1, G), control (N, G, m), or values of everything at its Gauss points."""
         self.ending: Status | None = None
+        self.started = True
         with np.errstate(all="ignore"):
             try:
                 solved = self._run(nodes, control, warm)
@@ -327,8 +327,9 @@ class Campaign:
                     break
                 # It meets the constraints and no more: once again from there, with room around it.
                 parts = self.point.x, self.point.nodes, self.point.u
-        self.started = not (self.tries is Tries.FIRST and (rank < SOUND).any())
-        return solved & self.started
+        good: Array = (rank == SOUND) | (self.tries is not Tries.FIRST)
+        self.started = bool(good.all())
+        return solved & good
 
     def _settle(self, hat: float, solved: Array) -> Array:
         """Solve again from better controls, where solutions without bounds rest at others: which groups are solved."""
