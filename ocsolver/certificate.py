@@ -20,7 +20,8 @@ from ocsolver.transcription import Sweep
 
 __all__ = ["Certificate", "certify_sweep", "cost_bound", "precise"]
 
-ROUGH = TorchDiffEq("dopri5", rtol=1e-6, atol=1e-8)  # for derivatives, which only weigh and propagate defects
+MAX_STEPS = 300  # of an integrator in one interval, before a row counts as too stiff to be checked
+ROUGH = TorchDiffEq("dopri5", rtol=1e-6, atol=1e-8, max_steps=MAX_STEPS)  # for derivatives, which only weigh defects
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,16 +100,17 @@ def _worst(rows: Tensor, groups: int) -> Tensor:
 def _defects(transcription: ContinuousTranscription, forward: Any, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One-interval errors of x (N, B, n) and p (N, B, n), and the bound they give on the error of J (G,)."""
     problem, own, x, u = transcription.problem, transcription.intervals, forward.x, forward.u
-    intervals = Intervals(problem, precise(x), own.t, own.h)
+    intervals = Intervals(problem, precise(x, transcription.groups), own.t, own.h)
     costates = ContinuousAdjoint(intervals.integrator).one_interval(intervals, x[1:], p[1:], u)
     bound, defects = cost_bound(intervals, forward.linearization, x, p, u, forward.cost)
     return defects, p[:-1] - costates, bound
 
 
-def precise(like: Tensor) -> TorchDiffEq:
-    """What counts as exact, in the precision of a tensor."""
+def precise(like: Tensor, groups: int) -> TorchDiffEq:
+    """What counts as exact, in the precision of a tensor; of one problem, an interval that fails spoils all."""
     tolerance = max(1e-12, 50 * torch.finfo(like.dtype).eps)
-    return TorchDiffEq("dopri8", rtol=tolerance, atol=tolerance * 1e-2)
+    together = groups == 1
+    return TorchDiffEq("dopri8", tolerance, tolerance * 1e-2, max_steps=MAX_STEPS, all_or_none=together)
 
 
 def cost_bound(
@@ -142,7 +144,8 @@ def cost_bound(
     """
     problem, groups = exact.problem, cost.numel()
     if linearization is None:
-        linearization = replace(exact, integrator=ROUGH).linearize(x[:-1], u)
+        rough = replace(ROUGH, all_or_none=groups == 1)
+        linearization = replace(exact, integrator=rough).linearize(x[:-1], u)
     if q is None:
         q = run_backward(linearization.jacobian, terminal_costate(problem, x[-1]), -linearization.slope)
 

@@ -31,8 +31,6 @@ __all__ = ["Trajectory", "certify_pieces", "gaps"]
 
 POINTS = 5  # at least so many quadrature points in every interval, and two more than the control has
 
-MAX_STEPS = 1000  # of an integrator in one interval, before a row counts as too stiff to be checked
-
 
 class Trajectory(Protocol):
     """What a solution must offer to be certified."""
@@ -211,7 +209,7 @@ def _defects(problem: OptimalControlProblem, solution: Trajectory) -> tuple[Tens
     t, x, p, pieces = cut_at_kinks(problem.control_set, solution.t, solution.x, solution.p, solution.curves)
     simple, control = lifted(problem, t, x[0], pieces)
     number = torch.arange(len(x) - 1, dtype=x.dtype, device=x.device)[:, None]
-    intervals = Intervals(simple, replace(precise(x), max_steps=MAX_STEPS), number, torch.ones_like(number))
+    intervals = Intervals(simple, precise(x, problem.groups), number, torch.ones_like(number))
     bound, defects = cost_bound(intervals, None, x, None, control, solution.cost)
     free = problem.free_initial_state
     start = problem.initial_state if free is None else torch.minimum(torch.maximum(x[0], free.lower), free.upper)

@@ -329,6 +329,21 @@ def test_rows_too_stiff_for_the_budget_are_given_up(integrator: Integrator) -> N
     assert float((result[good] - torch.exp(-rates[good])).abs().max()) < 1e-6
 
 
+def test_rows_that_only_serve_together_are_given_up_at_once() -> None:
+    rates = torch.tensor([[1.0], [1e6], [2.0], [1e5], [0.5]], dtype=torch.float64)
+    z, calls = torch.ones(B, 2, dtype=torch.float64), []
+
+    def field(t: Tensor, z: Tensor, u: Tensor) -> Tensor:
+        calls.append(None)
+        return -u * z
+
+    together = TorchDiffEq("dopri5", max_steps=60, all_or_none=True)
+    assert torch.isnan(together.step(field, scalar(T0), scalar(1.0), z, rates)).all()
+    assert len(calls) < 70 * 6  # one attempt: six stages a step
+    healthy = together.step(field, scalar(T0), scalar(1.0), z[:1], rates[:1])
+    assert float((healthy - torch.exp(-rates[:1])).abs().max()) < 1e-6
+
+
 @pytest.mark.parametrize("integrator", EVERY, ids=name)
 @pytest.mark.parametrize(
     "error",

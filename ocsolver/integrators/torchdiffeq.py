@@ -39,6 +39,8 @@ class TorchDiffEq(Integrator):
         kept below one in the scale atol + rtol * abs(z). rtol is raised to ten units of rounding where it is below.
     max_steps : int
         Steps, rejected ones included, between two requested points, before a row is given up as too stiff.
+    all_or_none : bool
+        For rows that only serve together: if one fails, all do, at once, and none is integrated again without it.
 
     Raises
     ------
@@ -64,6 +66,7 @@ class TorchDiffEq(Integrator):
     rtol: float = 1e-7
     atol: float = 1e-9
     max_steps: int = dataclass_field(default=10_000, kw_only=True)
+    all_or_none: bool = dataclass_field(default=False, kw_only=True)
 
     differentiable: ClassVar[bool] = True
     adaptive: ClassVar[bool] = True
@@ -104,7 +107,8 @@ class TorchDiffEq(Integrator):
         except AssertionError as failure:
             if watched.error is not None:  # the user's own assertion
                 raise
-            raise RowsFailedError(watched.suspects(str(failure), self.order)) from None
+            rows = watched.suspects(str(failure), self.order)
+            raise RowsFailedError(torch.ones_like(rows) if self.all_or_none else rows) from None
         return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +35,7 @@ class Automatic(Solver):
     A mesh, an integrator or an adjoint that is asked for belongs to E-MSA, whose control is constant on the intervals
     of that mesh; so do runs of a fixed number of iterations. If collocation does not converge, E-MSA globalizes, with
     an augmented Lagrangian where there are constraints: its control is the start of a second attempt; then other
-    controls are tried. The best answer counts.
+    controls are tried, as long as there is time. The best answer counts.
 
     Examples
     --------
@@ -48,15 +49,17 @@ class Automatic(Solver):
             return EMSA().run(problem, discretization, start, limits)
         if discretization.mesh is None and not (problem.restrictions or isinstance(start, Solution)):
             discretization = replace(discretization, mesh=DEFAULT_INTERVALS)
+        budget = _Budget(limits, time.perf_counter())
         best = Collocation().run(problem, discretization, start, limits)
-        if not _hopeless(best, problem) or limits.max_seconds is not None or limits.callback is not None:
+        if not _hopeless(best, problem) or limits.callback is not None:
             return best
-        left = limits.max_iterations - best.stats.iterations
-        for guess in self._guesses(problem, replace(limits, max_iterations=max(left, 0))):
-            if left <= 0:
+        budget.used = best.stats.iterations
+        for guess in self._guesses(problem, budget):
+            left = budget.left()
+            if left.max_iterations <= 0 or left.max_seconds == 0.0:
                 break
-            other = Collocation().run(problem, discretization, guess, replace(limits, max_iterations=left))
-            left -= other.stats.iterations
+            other = Collocation().run(problem, discretization, guess, left)
+            budget.used += other.stats.iterations
             for answer in (guess, other):
                 if isinstance(answer, Solution) and _better(answer, best) and _has_maximum(answer):
                     best = answer
@@ -79,18 +82,35 @@ class Automatic(Solver):
         return box and fits and not asked and problem.dtype == torch.float64
 
     @staticmethod
-    def _guesses(problem: OptimalControlProblem, limits: Limits) -> Any:
+    def _guesses(problem: OptimalControlProblem, budget: _Budget) -> Any:
         """Other starts, one after the other."""
-        quiet = replace(limits, progress=False)
+        quiet = replace(budget.left(), progress=False)
         rough: Solver = EMSA()
         if problem.restrictions:
-            rough, quiet = AugmentedLagrangian(rough), replace(quiet, max_seconds=LONGEST)
+            seconds = LONGEST if quiet.max_seconds is None else min(LONGEST, quiet.max_seconds)
+            rough, quiet = AugmentedLagrangian(rough), replace(quiet, max_seconds=seconds)
         yield rough.run(problem, Discretization(None, None, None), None, quiet)
         sides = problem.control_set.enclosure(problem.initial_state)
         assert sides is not None
         if bool(torch.isfinite(sides[0]).all() & torch.isfinite(sides[1]).all()):
             for share in SHARES:
                 yield problem.control_set.project(torch.lerp(*sides, share))
+
+
+@dataclass
+class _Budget:
+    """The limits of several runs together."""
+
+    limits: Limits
+    begin: float
+    used: int = 0  # iterations
+
+    def left(self) -> Limits:
+        """The limits of one more run."""
+        seconds = self.limits.max_seconds
+        if seconds is not None:
+            seconds = max(0.0, seconds - (time.perf_counter() - self.begin))
+        return replace(self.limits, max_iterations=max(0, self.limits.max_iterations - self.used), max_seconds=seconds)
 
 
 def _hopeless(solution: Solution, problem: OptimalControlProblem) -> bool:
@@ -119,4 +139,7 @@ def _better(new: Solution, old: Solution) -> bool:
     if successes:
         return successes > 0
     sums = [sum(float(v.sum()) for v in s.violations.values()) for s in (new, old)]
-    return sums[0] <= max(1.1 * sums[1], 1e-7) and float(new.cost.sum()) < float(old.cost.sum())
+    costs = [float(s.cost.sum()) for s in (new, old)]
+    if bool(new.success.all() & old.success.all()):  # on a coarse mesh J may look lower than it is
+        costs = [J + float(s.certificate.cost_error.sum()) for J, s in zip(costs, (new, old), strict=True)]
+    return sums[0] <= max(1.1 * sums[1], 1e-7) and costs[0] < costs[1]
