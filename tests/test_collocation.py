@@ -15,7 +15,7 @@ from helpers import CONTROLS, B, cubic_growth, mild_problem, regulator, solve_qu
 from torch import Tensor
 
 import ocsolver as oc
-from ocsolver.collocation import campaign, descent
+from ocsolver.collocation import campaign, descent, saddles
 from problems import (
     bryson_denham,
     free_time_regulator,
@@ -489,6 +489,45 @@ def test_a_mesh_that_leads_nowhere_is_followed_by_a_finer_one(monkeypatch: pytes
         assert bool(solution.success)
         assert len(solution.t) > 100
         assert solution.stats.iterations == len(solution.history.cost) - 1
+
+
+def around_a_hill(control_set: oc.ControlSet, height: float = 20.0) -> oc.OptimalControlProblem:
+    """Across a hill or around it: the way across is symmetric, and no more than a saddle point if the hill is high."""
+    return oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: 0.5 * u.square().sum(-1) + height * torch.exp(-10.0 * x.square().sum(-1)),
+        initial_state=torch.tensor([-1.0, 0.0], dtype=torch.float64),
+        horizon=(0.0, 1.0),
+        control_set=control_set,
+        terminal_constraint=oc.Constraint(lambda x: x, [1.0, 0.0], [1.0, 0.0]),
+    )
+
+
+@pytest.mark.parametrize("control_set", [oc.Unconstrained(2), oc.Box([-6.0, -6.0], [6.0, 6.0])])
+def test_saddle_points_are_left(control_set: oc.ControlSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    around = oc.solve(around_a_hill(control_set), oc.Collocation())
+    monkeypatch.setattr(campaign, "SADDLES", 0)
+    across = oc.solve(around_a_hill(control_set), oc.Collocation())
+    assert bool((around.success & across.success).all())  # both meet the maximum principle
+    assert float(across.x[..., 1].abs().max()) < 1e-9
+    assert float(around.x[..., 1].abs().max()) > 0.5
+    assert float(around.cost) < 0.6 * float(across.cost)
+
+
+def test_a_minimum_is_not_taken_for_a_saddle_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def watched(*state: Any) -> Any:
+        found.append(saddles.beyond_saddle(*state))
+        return found[-1]
+
+    monkeypatch.setattr(campaign, "beyond_saddle", watched)
+    monkeypatch.setattr(campaign, "EASY", 0)
+    low = around_a_hill(oc.Unconstrained(2), height=1.0)  # across is the shortest way
+    assert bool(oc.solve(low, oc.Collocation()).success)
+    assert bool(oc.solve(scalar_lqr.build().problem, oc.Collocation()).success)
+    assert len(found) == 2
+    assert not any(at_saddle.any() for _, at_saddle in found)
 
 
 def test_other_guesses_wait_for_a_finer_mesh(monkeypatch: pytest.MonkeyPatch) -> None:

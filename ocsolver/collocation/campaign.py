@@ -14,6 +14,7 @@ from ocsolver.collocation.errors import VIOLATION, Errors, estimate, swinging
 from ocsolver.collocation.guess import Tries, first_point, guesses, scales, warm_point
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
+from ocsolver.collocation.saddles import beyond_saddle
 from ocsolver.collocation.settle import settled
 from ocsolver.collocation.stop import Stop, Stopped
 from ocsolver.collocation.switches import Switch, find_switches
@@ -35,6 +36,7 @@ SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
 TOUCHING = 0.1  # the same relative to the square of the accuracy of controls
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
+SADDLES, EASY = 3, 5  # saddle points that are left, and iterations of problems that are taken to have none
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
@@ -142,7 +144,7 @@ class Campaign:
     def _run(self, nodes: Array, control: Array | None, warm: Start | None) -> Array:
         G = self.stacked.groups
         mesh = Mesh(nodes, self._tableau)
-        solved = self._first(mesh, control, warm)
+        solved = self._beyond_saddles(self._first(mesh, control, warm))
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
         final, hat = self._final, self._first_barrier
@@ -345,6 +347,26 @@ class Campaign:
         again = self._solve(hat, unbounded)
         self._keep(before, ~again)
         return solved | again
+
+    def _beyond_saddles(self, solved: Array) -> Array:
+        """Leave the saddle points among the solutions of the first mesh: which groups are solved (G,).
+
+        Only of single problems, and not where a few steps led to the solution: those of a nearly quadratic problem.
+        """
+        for _ in range(SADDLES):
+            if not solved.all() or len(solved) > 1 or self.counts["iterations"] <= EASY or not self.time_left():
+                break
+            before = self._state
+            self.point, at_saddle = beyond_saddle(self.system, self.point, self.mu, self.model)
+            if not at_saddle.any():
+                break
+            phi = self.model.now.barrier
+            self.model = self.system.linearize(self.point, self.mu)
+            lower = self._solve(self._first_barrier, at_saddle) & (self.model.now.barrier < phi)
+            if not lower.all():
+                self._state = before
+                break
+        return solved
 
     def _rank(self, solved: Array) -> Array:
         """How good the current solution of each group is as a start (G,): infeasible, …, `MET`, …, `SOUND`.

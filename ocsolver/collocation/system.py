@@ -215,6 +215,33 @@ class System:
         found = directions(active, self.mesh.tableau, inside, ends)
         return None if found is None else self._completed(point, mu, model, found, aim, hessian)
 
+    def unforced(self, point: Point, mu: Array, model: Model) -> tuple[Linearized, Ends]:
+        """The Newton system with right-hand sides of zero."""
+        still, now = np.zeros_like, model.now
+        rates = model.jacobian[..., : self.stacked.v, :]
+        rest = still(model.right), still(now.stage), still(now.gap), still(model.back)
+        ends = self._ends(point, (mu * self.duration)[:, None], now.end, now.terminal)
+        start, last, constraint = (still(part) for part in (ends.start_right, ends.end_right, ends.constraint_right))
+        ends = ends._replace(start_right=start, end_right=last, constraint_right=constraint)
+        return Linearized(self.mesh.h, model.hessian, rates, *rest), ends
+
+    def along(self, point: Point, model: Model, d: Direction, bend: Array) -> Step:
+        """A solution of the unforced system under forces, as a step with its curvature and the length of its controls.
+
+        Its slope is none, and neither is its reach.
+        """
+        path = y = model.now.path
+        if path.shape[-1]:
+            cz, dz = model.jacobian[..., self.stacked.v + 1 :, :], np.concatenate((d.x, d.u), -1)
+            y = model.pull * np.einsum("...ci,...i->...c", cz, dz)
+            path = self._loose(point.paths, point.slack, self.limits.path_fixed) * y
+        end = d.multipliers
+        if end.shape[-1]:
+            end = self._loose(point.ends, point.end_slack, self.limits.end_fixed) * end
+        length = total(self.weights * (d.u / self.scale_u) ** 2) / self.duration
+        none = np.zeros_like(bend)
+        return Step(d, path, y, end, none, bend, length, none)
+
     def _equations(self, point: Point, mu: Array, model: Model, now: Residual) -> tuple[Array, Array, Ends]:
         """What the path multipliers aim at, the right-hand side of the stages, and the boundary conditions."""
         aim, right = model.aim, model.right
