@@ -374,7 +374,7 @@ class Campaign:
         It is sound where the errors of the mesh are small enough for the solution to mean anything.
         """
         exact = self.errors().total <= ROUGH * np.maximum(self.scale(), self.system.size)
-        met = self._admissible & (self.model.now.feasibility <= FOLLOWED)
+        met = self._admissible & (solved | (self.model.now.feasibility <= FOLLOWED))
         return np.asarray(MET * met + solved + (met & solved & exact))
 
     def _keep(self, before: tuple[System, Point, Model, Array], groups: Array) -> None:
