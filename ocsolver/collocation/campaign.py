@@ -144,7 +144,9 @@ class Campaign:
     def _run(self, nodes: Array, control: Array | None, warm: Start | None) -> Array:
         G = self.stacked.groups
         mesh = Mesh(nodes, self._tableau)
-        solved = self._beyond_saddles(self._first(mesh, control, warm))
+        solved = self._first(mesh, control, warm)
+        if G == 1 and solved.all() and self.counts["iterations"] > EASY:
+            self._leave_saddles()
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
         final, hat = self._final, self._first_barrier
@@ -348,13 +350,10 @@ class Campaign:
         self._keep(before, ~again)
         return solved | again
 
-    def _beyond_saddles(self, solved: Array) -> Array:
-        """Leave the saddle points among the solutions of the first mesh: which groups are solved (G,).
-
-        Only of single problems, and not where a few steps led to the solution: those of a nearly quadratic problem.
-        """
+    def _leave_saddles(self) -> None:
+        """Go on to lower solutions from those of the first mesh that are saddle points."""
         for _ in range(SADDLES):
-            if not solved.all() or len(solved) > 1 or self.counts["iterations"] <= EASY or not self.time_left():
+            if not self.time_left():
                 break
             before = self._state
             self.point, at_saddle = beyond_saddle(self.system, self.point, self.mu, self.model)
@@ -366,7 +365,6 @@ class Campaign:
             if not lower.all():
                 self._state = before
                 break
-        return solved
 
     def _rank(self, solved: Array) -> Array:
         """How good the current solution of each group is as a start (G,): infeasible, …, `MET`, …, `SOUND`.

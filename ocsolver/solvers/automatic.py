@@ -49,17 +49,17 @@ class Automatic(Solver):
             return EMSA().run(problem, discretization, start, limits)
         if discretization.mesh is None and not (problem.restrictions or isinstance(start, Solution)):
             discretization = replace(discretization, mesh=DEFAULT_INTERVALS)
-        budget = _Budget(limits, time.perf_counter())
+        begin = time.perf_counter()
         best = Collocation().run(problem, discretization, start, limits)
         if not _hopeless(best, problem) or limits.callback is not None:
             return best
-        budget.used = best.stats.iterations
-        for guess in self._guesses(problem, budget):
-            left = budget.left()
+        used = best.stats.iterations
+        for guess in self._guesses(problem, limits.after(time.perf_counter() - begin, used)):
+            left = limits.after(time.perf_counter() - begin, used)
             if left.max_iterations <= 0 or left.max_seconds == 0.0:
                 break
             other = Collocation().run(problem, discretization, guess, left)
-            budget.used += other.stats.iterations
+            used += other.stats.iterations
             for answer in (guess, other):
                 if isinstance(answer, Solution) and _better(answer, best) and _has_maximum(answer):
                     best = answer
@@ -82,9 +82,9 @@ class Automatic(Solver):
         return box and fits and not asked and problem.dtype == torch.float64
 
     @staticmethod
-    def _guesses(problem: OptimalControlProblem, budget: _Budget) -> Any:
+    def _guesses(problem: OptimalControlProblem, limits: Limits) -> Any:
         """Other starts, one after the other."""
-        quiet = replace(budget.left(), progress=False)
+        quiet = replace(limits, progress=False)
         rough: Solver = EMSA()
         if problem.restrictions:
             seconds = LONGEST if quiet.max_seconds is None else min(LONGEST, quiet.max_seconds)
@@ -95,22 +95,6 @@ class Automatic(Solver):
         if bool(torch.isfinite(sides[0]).all() & torch.isfinite(sides[1]).all()):
             for share in SHARES:
                 yield problem.control_set.project(torch.lerp(*sides, share))
-
-
-@dataclass
-class _Budget:
-    """The limits of several runs together."""
-
-    limits: Limits
-    begin: float
-    used: int = 0  # iterations
-
-    def left(self) -> Limits:
-        """The limits of one more run."""
-        seconds = self.limits.max_seconds
-        if seconds is not None:
-            seconds = max(0.0, seconds - (time.perf_counter() - self.begin))
-        return replace(self.limits, max_iterations=max(0, self.limits.max_iterations - self.used), max_seconds=seconds)
 
 
 def _hopeless(solution: Solution, problem: OptimalControlProblem) -> bool:

@@ -38,6 +38,11 @@ class Limits:
     callback: Callable[[int, Any], Any] | None
     progress: bool
 
+    def after(self, seconds: float, iterations: int = 0) -> Limits:
+        """What is left to one more run when others have taken their part."""
+        left = None if self.max_seconds is None else max(0.0, self.max_seconds - seconds)
+        return replace(self, max_iterations=max(0, self.max_iterations - iterations), max_seconds=left)
+
 
 @dataclass(frozen=True, eq=False)
 class Step:

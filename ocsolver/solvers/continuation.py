@@ -87,9 +87,7 @@ class Continuation(Solver):
         begin = time.perf_counter()
 
         def solved(target: Any, start: Any, **changes: Any) -> Solution:
-            spent = time.perf_counter() - begin
-            seconds = None if limits.max_seconds is None else max(0.0, limits.max_seconds - spent)
-            changed = replace(limits, max_seconds=seconds, **changes)
+            changed = replace(limits.after(time.perf_counter() - begin), **changes)
             return self.solver.run(target, discretization, _stretched(start, target), changed)
 
         loose = None if limits.tolerance is None else max(limits.tolerance, LOOSE)

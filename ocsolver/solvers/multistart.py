@@ -122,9 +122,8 @@ class MultiStart(Solver):
     ) -> list[Solution]:
         begin, solutions = time.perf_counter(), []
         for i in range(self.n):
-            spent = time.perf_counter() - begin
-            left = None if limits.max_seconds is None else max(0.0, limits.max_seconds - spent)
-            solutions.append(inner.run(problem, discretization, starts.alone(i), replace(limits, max_seconds=left)))
+            left = limits.after(time.perf_counter() - begin)
+            solutions.append(inner.run(problem, discretization, starts.alone(i), left))
             if {Status.STOPPED, Status.INTERRUPTED, Status.MAX_SECONDS} & set(solutions[-1].status):
                 break
         return solutions

@@ -135,12 +135,11 @@ class Rounds:
         left = min(limits.max_iterations - self._iterations, LONGEST)
         if tolerance is None:
             left = min(left, -(-limits.max_iterations // SHARES))
-        seconds = None if limits.max_seconds is None else max(0.0, limits.max_seconds - self._seconds)
         solution = self.rules.solver.run(
             priced,
             discretization,
             start,
-            replace(limits, max_iterations=left, max_seconds=seconds, tolerance=tolerance),
+            replace(limits.after(self._seconds), max_iterations=left, tolerance=tolerance),
         )
         self.solutions.append(solution)
         kept = torch.tensor([status not in FAILED for status in solution.status])
