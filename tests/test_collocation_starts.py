@@ -323,3 +323,34 @@ def test_a_solution_on_a_coarse_mesh_is_not_thrown_away(module: ModuleType) -> N
     solution = solve_quietly(module.build().problem, oc.Collocation(), tolerance=1e-6)
     assert bool(solution.success)
     assert solution.stats.iterations <= 35
+
+
+def test_a_guess_is_not_in_a_corner_of_the_controls() -> None:
+    """Three modes whose shares u₁, u₂ and 1 − u₁ − u₂ are relaxed; half and half would leave the third one out.
+
+    The problem of Egerstedt, Wardi and Axelsson, *Transition-Time Optimization for Switched-Mode Dynamical Systems*,
+    IEEE Transactions on Automatic Control 51 (2006), with a state constraint as in S. Sager, *A Benchmark Library of
+    Mixed-Integer Optimal Control Problems*, 2012, with J near 0.99; without the third mode J is 1.1055.
+    """
+
+    def modes(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        a, b = x.unbind(-1)
+        first, second = u.unbind(-1)
+        third = 1.0 - first - second
+        rise = -a * first + (a + b) * second + (a - b) * third
+        return torch.stack((rise, (a + 2.0 * b) * first + (a - 2.0 * b) * second + (a + b) * third), -1)
+
+    problem = oc.OptimalControlProblem(
+        modes,
+        lambda t, x, u: x.square().sum(-1),
+        initial_state=[0.5, 0.5],
+        horizon=(0.0, 1.0),
+        control_set=oc.Box([0.0, 0.0], [1.0, 1.0]),
+        path_constraint=oc.Constraint(
+            lambda t, x, u: torch.stack((x[..., 1], u.sum(-1)), -1), [0.4, -math.inf], [math.inf, 1.0]
+        ),
+    )
+    solution = oc.solve(problem, oc.Collocation(), tolerance=1e-6)
+    assert solution.status == [Status.CONVERGED]
+    assert float(solution.cost) < 0.99
+    assert float(1.0 - solution.control(torch.tensor([0.3]))[0].sum()) > 0.99  # the third mode alone

@@ -21,6 +21,7 @@ from ocsolver.collocation.switches import Switch, find_switches
 from ocsolver.collocation.system import System
 from ocsolver.collocation.tableau import Tableau, gauss, radau
 from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point
+from ocsolver.collocation.verdict import Ending, worst_violation
 from ocsolver.status import Status
 
 __all__ = ["Campaign", "Start"]
@@ -45,8 +46,6 @@ LEAST = 1e-12  # ∫|L| dt + |Φ|, relative to the size of J, that residuals are
 MET, SOUND = 2, 4  # ranks of first solutions: their constraints are met; they are solved, too, and not too rough
 FOLLOWED = 1e-4  # defects of the dynamics, scaled, of a trajectory that is one
 ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
-SURE = 1e-3  # error of J on the last mesh, relative to its size, of a solution that means anything
-BETWEEN = 1e-5  # violation of path constraints between their points up to which a solution is one
 PRICE = 1e2  # of a violation at the end or at one point at first, relative to the size of J
 WAY_PRICE = 10.0  # of a violation all the way, on the first mesh: dear ones cut steps along curved constraints
 
@@ -463,61 +462,31 @@ class Campaign:
         self.cost = self.system.cost(self.model.now.values, self.model.now.end)
         self.error = errors.total
         self.residual = errors.gap.sum(0) / np.maximum(scale, LEAST * self.system.size)
-        worst = self.model.now.violation
+        ending = Ending(
+            solved=solved,
+            unfinished=self.unfinished,
+            admissible=self.model.now.violation <= self._allowed,
+            cost=self.cost,
+            size=scale,
+            error=self.error,
+            residual=self.residual,
+            between=errors.violation.max(0),
+        )
         for g in range(len(solved)):
-            status, note = self._verdict(g, bool(solved[g]), float(worst[g]))
+            status, note = self.ending, ""
+            if status is None:
+                status, note = ending.verdict(g, self.stop, self.counts["iterations"], self._worst)
             self.status.append(status)
             self.notes.append(note)
-        far = ~self._admissible | ~(self.error <= SURE * np.maximum(scale, 1.0)) | (errors.violation.max(0) > BETWEEN)
-        self.lost = far & ~self.successes
+        self.lost = ~self.successes & ~(self._admissible & ending.meaningful)
 
-    def _verdict(self, g: int, solved: bool, worst: float) -> tuple[Status, str]:
-        tolerance = self.stop.tolerance
-        if self.ending is not None:
-            return self.ending, ""
-        if not np.isfinite(self.cost[g]):
-            return Status.NONFINITE, "no finite trajectory was found"
-        admissible = worst <= self._allowed
-        if not admissible and solved:
-            return Status.INFEASIBLE, self._infeasible(g)
-        if tolerance is None:
-            return (Status.COMPLETED, "") if solved else (Status.STALLED, "the iterations stopped moving")
-        sure = self.error[g] <= SURE * max(float(self.scale()[g]), 1.0)
-        between = float(self.errors().violation[:, g].max())
-        if solved and sure and between <= BETWEEN and float(self.residual[g]) <= tolerance:
-            return Status.CONVERGED, ""
-        if self.stop.late():
-            return Status.MAX_SECONDS, ""
-        if self.counts["iterations"] >= self.stop.max_iterations:
-            return Status.MAX_ITERATIONS, ""
-        if not admissible:
-            note = self._infeasible(g)
-            if self.unfinished[g]:
-                return Status.STALLED, f"the iterations on a mesh ended early, {note}"
-            return Status.INFEASIBLE, note
-        note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
-        if np.isinf(self.error[g]):
-            note = "∂H/∂u = 0 along the control, but H has no finite maximum there"
-        if between > BETWEEN:
-            note += f", path_constraint is violated by {between:.1e} between the points where it is met"
-        return Status.STALLED, note
-
-    def _infeasible(self, g: int) -> str:
-        """Which constraint is violated most, by how much, and when."""
-        now, t = self.model.now, self.mesh.points
-        path = np.abs(now.path[:, :, g])
-        end = np.abs(now.terminal[g])
-        if path.size and path.max() >= end.max(initial=0.0):
-            k, i, component = np.unravel_index(int(path.argmax()), path.shape)
-            when = t[k, i, g]
-            if self.clocked:
-                when = self.stacked.begin + when * self.point.nodes[0, g, -1]
-            c = len(self.limits.path_lower) // self.stacked.members
-            own = component % c < c - self.of_the_set
-            name = f"path_constraint component {component}" if own else "the control set"
-            return f"{name} is violated by {path.max():.3g} at t = {when:.6g}"
-        c = int(end.argmax())
-        return f"terminal_constraint component {c} is missed by {end.max():.3g}"
+    def _worst(self, g: int) -> str:
+        """Which constraint of a group is violated most, by how much, and when."""
+        t = self.mesh.points[:, :, g]
+        if self.clocked:
+            t = self.stacked.begin + t * self.point.nodes[0, g, -1]
+        constraints = len(self.limits.path_lower) // self.stacked.members
+        return worst_violation(self.model.now, g, t, constraints, self.of_the_set)
 
 
 def _usable(multipliers: Array | None, like: Array) -> Array:

@@ -20,6 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 LINEARIZATIONS = 10  # of terminal constraints
 FAR = 1e3  # a simulation that goes so far from the start is no guess
+CANDIDATES, VERGE = 100, 0.01  # constant controls, and relative distance to constraints below which others are tried
 LONGER = 3.0, 10.0, 30.0  # factors of the guessed duration that are tried where a shorter one does not reach the end
 
 
@@ -56,16 +57,42 @@ def barrier_between(lower: Array, upper: Array, shape: tuple[int, ...]) -> Barri
 
 
 def _control(stacked: Stacked, limits: Bounds, mesh: Mesh, control: Array | None) -> Array:
-    """Control (N, s, G, m): the one given, the middle of the bounds, or zero."""
+    """Control (N, s, G, m): the one given, or one amid its bounds and the path constraints at the start."""
     N, s, G = mesh.points.shape
+    if control is not None:
+        return np.repeat(control[:, None], s, 1)
     lower, upper = limits.control_lower, limits.control_upper
-    if control is None:
-        both = np.isfinite(lower) & np.isfinite(upper)
-        middle = np.where(
-            both, 0.5 * (np.where(both, lower, 0.0) + np.where(both, upper, 0.0)), np.clip(0.0, lower, upper)
-        )
-        return np.array(np.broadcast_to(middle, (N, s, G, lower.size)))
-    return np.repeat(control[:, None], s, 1)
+    both = np.isfinite(lower) & np.isfinite(upper)
+    middle = np.where(both, 0.5 * (np.where(both, lower, 0.0) + np.where(both, upper, 0.0)), np.clip(0.0, lower, upper))
+    middle = np.broadcast_to(middle, (G, lower.size))
+    return np.array(np.broadcast_to(_amid(stacked, limits, mesh, middle), (N, s, G, lower.size)))
+
+
+def _amid(stacked: Stacked, limits: Bounds, mesh: Mesh, middle: Array) -> Array:
+    """A constant control (G, m) not on the verge of the path constraints that depend on it: the middle, if it is not.
+
+    On their verge it is in a corner of the admissible set, and from there the iterations may lead to another solution
+    than from its inside. Of some points between the bounds it is the one farthest from any of them, each distance
+    relative to the values that the constraint takes there.
+    """
+    if not limits.path_lower.size:
+        return middle
+    lower, upper = (np.broadcast_to(side, middle.shape) for side in (limits.control_lower, limits.control_upper))
+    low, high = np.where(np.isfinite(lower), lower, middle - 1.0), np.where(np.isfinite(upper), upper, middle + 1.0)
+    shares = np.random.default_rng(0).random((CANDIDATES, 1, *middle.shape))
+    u = np.concatenate((middle[None, None], low + (high - low) * shares))  # (M, 1, G, m)
+    x = np.broadcast_to(_start(stacked, limits, 1.0), (len(u), 1, len(middle), stacked.v))
+    t = np.broadcast_to(mesh.t[0], u.shape[:-1])
+    c = stacked.values(t, x, u).c  # (M, 1, G, e)
+    spread = np.ptp(c, 0)
+    c, spread = c[..., mixed := (spread > 0).any((0, 1))], spread[..., mixed]
+    if not mixed.any() or not np.isfinite(c).all():
+        return middle
+    distance = np.minimum(c - limits.path_lower[mixed], limits.path_upper[mixed] - c) / np.maximum(spread, 1e-300)
+    room = np.where(high > low, np.minimum(u - lower, upper - u), np.inf) / np.where(high > low, high - low, 1.0)
+    verge = distance[0, 0].min(-1) < VERGE  # (G,)
+    best = np.where(verge, np.concatenate((distance, room), -1).min(-1)[:, 0].argmax(0), 0)
+    return np.asarray(u[best, 0, np.arange(len(middle))])
 
 
 def _start(stacked: Stacked, limits: Bounds, longer: float) -> Array:

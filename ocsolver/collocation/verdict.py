@@ -1,0 +1,93 @@
+"""What became of every group of a run: its status, and what its user is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ocsolver.collocation.stop import Stop
+from ocsolver.collocation.unknowns import Residual
+from ocsolver.status import Status
+
+__all__ = ["Ending", "worst_violation"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SURE = 1e-3  # error of J on the last mesh, relative to its size, of a solution that means anything
+BETWEEN = 1e-5  # violation of path constraints between their points up to which a solution is one
+
+
+@dataclass(frozen=True, eq=False)
+class Ending:
+    """Where a run has ended, each (G,)."""
+
+    solved: Array  # the equations on the last mesh
+    unfinished: Array  # or the iterations had no end there
+    admissible: Array  # at the points where constraints are met
+    cost: Array
+    size: Array  # of J
+    error: Array  # estimated distance of J from its minimum
+    residual: Array  # mean of max H − H, relative to the size of J
+    between: Array  # violation of path constraints between these points
+
+    @property
+    def meaningful(self) -> Array:
+        """Whether it is near to a solution (G,)."""
+        return np.asarray(self._sure & (self.between <= BETWEEN))
+
+    @property
+    def _sure(self) -> Array:
+        return np.asarray(self.error <= SURE * np.maximum(self.size, 1.0))
+
+    def verdict(self, g: int, stop: Stop, iterations: int, worst: Callable[[int], str]) -> tuple[Status, str]:
+        """Status and note of a group, where nobody has ended the run; `worst` names the constraint it violates most."""
+        solved, admissible = bool(self.solved[g]), bool(self.admissible[g])
+        if not np.isfinite(self.cost[g]):
+            return Status.NONFINITE, "no finite trajectory was found"
+        if not admissible and solved:
+            return Status.INFEASIBLE, worst(g)
+        if stop.tolerance is None:
+            return (Status.COMPLETED, "") if solved else (Status.STALLED, "the iterations stopped moving")
+        if solved and bool(self.meaningful[g]) and float(self.residual[g]) <= stop.tolerance:
+            return Status.CONVERGED, ""
+        if stop.late():
+            return Status.MAX_SECONDS, ""
+        if iterations >= stop.max_iterations:
+            return Status.MAX_ITERATIONS, ""
+        if not admissible:
+            if self.unfinished[g]:
+                return Status.STALLED, f"the iterations on a mesh ended early, {worst(g)}"
+            return Status.INFEASIBLE, worst(g)
+        note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
+        if np.isinf(self.error[g]):
+            note = "∂H/∂u = 0 along the control, but H has no finite maximum there"
+        if self.between[g] > BETWEEN:
+            note += f", path_constraint is violated by {self.between[g]:.1e} between the points where it is met"
+        return Status.STALLED, note
+
+
+def worst_violation(now: Residual, g: int, times: Array, constraints: int, of_the_set: int) -> str:
+    """Which constraint of a group is violated most, by how much, and when.
+
+    Parameters
+    ----------
+    now : Residual
+        By how much constraints are violated.
+    g : int
+        The group.
+    times : ndarray (N, s)
+        Of the points where path constraints are met, in the time of the user.
+    constraints, of_the_set : int
+        Path constraints of each member of an ensemble, and how many of them, the last ones, describe the control set.
+    """
+    path, end = np.abs(now.path[:, :, g]), np.abs(now.terminal[g])
+    if not path.size or path.max() < end.max(initial=0.0):
+        component = int(end.argmax())
+        return f"terminal_constraint component {component} is missed by {end.max():.3g}"
+    k, i, row = np.unravel_index(int(path.argmax()), path.shape)
+    component = int(row) % constraints
+    name = f"path_constraint component {component}" if component < constraints - of_the_set else "the control set"
+    return f"{name} is violated by {path.max():.3g} at t = {times[k, i]:.6g}"
