@@ -21,7 +21,7 @@ from torch.nn import functional
 
 __all__ = ["AffineView", "ConvolutionView", "LinearView", "Part", "Shape", "enough_samples"]
 
-POSITIONS = 4  # times the columns of a convolution, from which its Gram matrix is estimated on mini-batches
+POSITIONS = 2  # times the columns of a convolution, from which its Gram matrix is estimated on mini-batches
 IMAGES = 10  # at least
 SAMPLES = 32  # times the columns of a linear map, from which the Gram matrices of its rows are estimated
 

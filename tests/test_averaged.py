@@ -13,8 +13,17 @@ import ocsolver as oc
 from ocsolver.nn.layered import LayeredTranscription
 from ocsolver.nn.stepper import stepper_for
 from ocsolver.solvers import averaged
-from ocsolver.solvers.averaged import LARGEST_GAIN, LATER, RETREAT, AveragedMemory, fading_answer, largest_gain
-from ocsolver.solvers.sampling import noise_answer
+from ocsolver.solvers.averaged import (
+    CALIBRATION,
+    EARLY,
+    LARGEST_GAIN,
+    LATER,
+    RETREAT,
+    AveragedMemory,
+    fading_answer,
+    largest_gain,
+)
+from ocsolver.solvers.sampling import SLOWEST, noise_answer
 
 
 def squares(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -72,6 +81,7 @@ def test_steps_are_those_of_the_averaged_system() -> None:
 
 def test_steps_promise_no_more_than_a_multiple_of_the_cost_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(averaged, "SETTLED", 0.5)
+    monkeypatch.setattr(averaged, "_learn", lambda memory, *_: memory)  # ρ stays tiny
     history = oc.nn.Trainer(network(), squares, oc.EMSA(oc.GaussNewton(), rho=oc.AdaptivePenalty(initial=1e-9))).fit(
         batches(10), epochs=1
     )
@@ -81,6 +91,28 @@ def test_steps_promise_no_more_than_a_multiple_of_the_cost_that_grows(monkeypatc
     promises = torch.tensor([step.hamiltonian_gain / step.loss for step in history.steps], dtype=torch.float64)
     assert bool((promises <= most * (1 + 1e-9)).all())
     assert float(promises.max()) > LARGEST_GAIN
+
+
+@pytest.mark.parametrize("initial", [1e-9, 1e3])
+def test_rho_is_found_by_the_first_steps(initial: float) -> None:
+    """It rises at once to what the promise has allowed, if that was too long still, and falls tenfold at most."""
+    trainer = oc.nn.Trainer(network(), squares, oc.EMSA(rho=oc.AdaptivePenalty(initial=initial)))
+    rhos: list[float] = []
+
+    def after(record: Any) -> bool:
+        rhos.append(float(trainer._stepper.memory().rho))
+        return False
+
+    history = trainer.fit(batches(EARLY + 1), epochs=1, callback=after)
+    taken = [step.rho for step in history.steps]
+    if initial < 1.0:
+        assert 0.0 < rhos[1] <= taken[0]
+        assert rhos[1] > 10.0 * initial
+    else:
+        assert taken[:3] == [1e3, 1e2, 1e1]
+    for old, new, tried in zip(rhos[:-1], rhos[1:], taken[:-1], strict=True):
+        assert CALIBRATION * old <= new * (1.0 + 1e-12)
+        assert new <= max(SLOWEST * old, tried) * (1.0 + 1e-12)
 
 
 def test_the_answer_of_the_penalty_to_noise_grows_and_fades() -> None:

@@ -24,7 +24,7 @@ LONGEST_PAUSE = 50  # mini-batches between two updates
 DECAY = 0.9  # per update
 CAUTION = 0.5  # share of the uncertainty of averages that damps them
 WIDE = 600  # columns from which A is kept as a matrix of low rank
-RANK = 200  # of it
+RANK = 100  # of it
 
 
 def against_noise(damping: float, weight: float, columns: float) -> float:
