@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from ocsolver.collocation.switches import beyond_the_points, touched
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Mesh
 from ocsolver.solvers.collocated import limits_of
+from ocsolver.solvers.collocation import merit
 from problems import brachistochrone, luus_reactor, tuberculosis, van_der_pol_bounded
 
 Status = oc.Status
@@ -354,3 +356,43 @@ def test_a_guess_is_not_in_a_corner_of_the_controls() -> None:
     assert solution.status == [Status.CONVERGED]
     assert float(solution.cost) < 0.99
     assert float(1.0 - solution.control(torch.tensor([0.3]))[0].sum()) > 0.99  # the third mode alone
+
+
+def test_the_mesh_that_meets_the_tolerance_is_the_answer() -> None:
+    """Though its controls are less sure than those of a coarser one: the F-8 aircraft, which chatters at its end.
+
+    Model of W. Garrard and J. Jordan, Automatica 13 (1977); the switches lead to a local minimum of the time near 5.73
+    that S. Sager, *Numerical Methods for Mixed-Integer Optimal Control Problems*, 2005, knows, too.
+    """
+
+    def aircraft(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        a, b, c = x.unbind(-1)  # angle of attack, pitch angle and its rate
+        w = u[..., 0]  # tail deflection
+        attack = -0.877 * a + c - 0.088 * a * c + 0.47 * a**2 - 0.019 * b**2 - a**2 * c + 3.846 * a**3
+        attack = attack - 0.215 * w + 0.28 * a**2 * w + 0.47 * a * w**2 + 0.63 * w**3
+        rate = -4.208 * a - 0.396 * c - 0.47 * a**2 - 3.564 * a**3
+        rate = rate - 20.967 * w + 6.265 * a**2 * w + 46.0 * a * w**2 + 61.4 * w**3
+        return torch.stack((attack, c, rate), -1)
+
+    problem = oc.OptimalControlProblem(
+        aircraft,
+        clock,
+        initial_state=[0.4655, 0.0, 0.0],
+        horizon=(0.0, oc.FreeTime(guess=5.0, lower=0.1, upper=20.0)),
+        control_set=oc.Box(-0.05236, 0.05236),
+        terminal_constraint=oc.Constraint(lambda x: x, [0.0] * 3, [0.0] * 3),
+    )
+    solution = oc.solve(problem, oc.Collocation(), tolerance=1e-8)
+    assert solution.status == [Status.CONVERGED]
+    assert float(solution.cost) == pytest.approx(5.7286461, abs=1e-6)
+
+
+def test_of_campaigns_the_best_one_is_the_answer() -> None:
+    """First those that succeeded, then those that are near to a solution, then the one of lower cost."""
+
+    def ended(cost: float, error: float, *, success: bool = False, lost: bool = False) -> Any:
+        values = {"successes": success, "lost": lost, "cost": cost, "error": error}
+        return SimpleNamespace(**{name: np.array([value]) for name, value in values.items()})
+
+    order = [ended(9.0, 0.0, success=True), ended(1.0, 0.1), ended(2.0, 0.1), ended(0.0, 9.0, lost=True)]
+    assert sorted(order, key=merit, reverse=True) == order

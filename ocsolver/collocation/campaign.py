@@ -149,7 +149,7 @@ class Campaign:
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
         final, hat = self._final, self._first_barrier
-        best, wasted, finished = (np.inf, self._state, solved), 0, np.zeros(G, dtype=bool)
+        best, wasted, finished = ((G + 1, np.inf), self._state, solved), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal = self.errors(), self.goal()
@@ -160,10 +160,11 @@ class Campaign:
             good &= ~solved | (fine <= 1.0)
             worst = np.maximum(total / goal, fine)
             score = float(np.max(np.where(solved, worst, 0.0)))
+            above = int((solved & (self._gap(errors) > self.stop.goal)).sum())
             if hat > final:
-                best = np.inf, self._state, solved
-            elif score < 0.8 * best[0]:
-                best, wasted = (score, self._state, solved), 0
+                best = (G + 1, np.inf), self._state, solved
+            elif above < best[0][0] or (above == best[0][0] and score < 0.8 * best[0][1]):
+                best, wasted = ((above, score), self._state, solved), 0
             else:
                 wasted += 1
             if hat <= final:
@@ -278,6 +279,10 @@ class Campaign:
     def goal(self) -> Array:
         """Error of J to be reached (G,)."""
         return self.stop.goal * np.maximum(self.scale(), LEAST * self.system.size)
+
+    def _gap(self, errors: Errors) -> Array:
+        """Mean of max H − H, relative to the size of J (G,)."""
+        return np.asarray(errors.gap.sum(0) / np.maximum(self.scale(), LEAST * self.system.size))
 
     def _met(self, errors: Errors) -> Array:
         """Violation between the points of every interval (N, G), where constraints can be met."""
@@ -461,7 +466,7 @@ class Campaign:
         errors, scale = self.errors(), self.scale()
         self.cost = self.system.cost(self.model.now.values, self.model.now.end)
         self.error = errors.total
-        self.residual = errors.gap.sum(0) / np.maximum(scale, LEAST * self.system.size)
+        self.residual = self._gap(errors)
         ending = Ending(
             solved=solved,
             unfinished=self.unfinished,

@@ -31,7 +31,7 @@ from ocsolver.solvers.collocated import iterate_of, limits_of, report, warm_star
 from ocsolver.status import Status
 from ocsolver.transcription import Discretization, transcribe
 
-__all__ = ["Collocation", "violated_start"]
+__all__ = ["Collocation", "merit", "violated_start"]
 
 INTERVALS = 25  # of the first mesh
 FINER = 4  # parts of its intervals where it leads nowhere
@@ -170,9 +170,15 @@ def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign
     if (first.damped or tried[-1].damped) and failing():
         tried.append(tried[-1].another(damps=False))
         tried[-1].run(nodes, control)
-    best = max(tried, key=lambda campaign: (campaign.successes.sum(), (~campaign.lost).sum()))  # of equals, the first
+    best = max(tried, key=merit)  # of equals, the first
     best.history, best.counts = tried[-1].history, tried[-1].counts
     return best
+
+
+def merit(campaign: Campaign) -> tuple[int, int, float]:
+    """How well a campaign has ended: groups that succeeded, others that are not lost, and how low their costs are."""
+    near = ~campaign.lost
+    return int(campaign.successes.sum()), int(near.sum()), -float((campaign.cost + campaign.error)[near].sum())
 
 
 def violated_start(problem: OptimalControlProblem) -> list[str]:
