@@ -63,7 +63,8 @@ def solve(
         None (0 projected onto U), an array (N, G, m), a constant (m,), a function t -> (m,) evaluated at midpoints,
         or a Solution, also one on another mesh.
     max_iterations : int, default 1000
-        Iterations, each one maximization and one forward sweep.
+        Iterations, each one maximization and one forward sweep, or one Newton step. Without a solver, random
+        starts, the last resort, may take so many each.
     max_seconds : float, optional
         Wall-clock limit, checked between iterations.
     tolerance : float or None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.solvers import automatic
+from ocsolver.solvers.base import Limits
 
 
 def treatment() -> oc.OptimalControlProblem:
@@ -55,3 +59,73 @@ def test_no_other_start_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(automatic, "_hopeless", lambda *_: True)
     oc.solve(treatment(), max_seconds=10.0)
     assert seconds == [10.0, 6.0, 2.0]
+
+
+def test_random_starts_are_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them at once, each with as many iterations as all other attempts together."""
+    run = automatic.Collocation.run
+    seen: list[tuple[int, int]] = []
+
+    def watched(self: oc.Collocation, problem: Any, discretization: Any, start: Any, limits: Limits) -> oc.Solution:
+        seen.append((problem.groups, limits.max_iterations))
+        return run(self, problem, discretization, start, limits)
+
+    monkeypatch.setattr(automatic.Collocation, "run", watched)
+    monkeypatch.setattr(automatic, "_hopeless", lambda *_: True)
+    solution = oc.solve(treatment(), max_iterations=1000)
+    assert seen[0] == (1, 700)
+    assert all(groups == 1 and most < 1000 for groups, most in seen[1:-1])
+    assert seen[-1] == (automatic.STARTS, 1000)
+    assert solution.status == [oc.Status.CONVERGED]
+
+
+def outcome(status: oc.Status, cost: float, violation: float = 0.0) -> Any:
+    violations = {"path_constraint": torch.tensor([violation])}
+    certificate = SimpleNamespace(cost_error=torch.zeros(1))
+    parts = {"status": [status], "success": torch.tensor([status >= 0]), "cost": torch.tensor([cost])}
+    return SimpleNamespace(**parts, violations=violations, certificate=certificate)
+
+
+def test_of_several_answers_the_best_one_counts() -> None:
+    status = oc.Status
+    order = [  # from the best to the worst
+        outcome(status.CONVERGED, 1.0),
+        outcome(status.CONVERGED, 2.0),
+        outcome(status.STALLED, 1.0, 1e-6),
+        outcome(status.STALLED, 0.5, 1e-3),
+        outcome(status.NONFINITE, -9.0),
+    ]
+    for i, one in enumerate(order):
+        assert [automatic._better(one, other) for other in order] == [j > i for j in range(len(order))]
+    cut = outcome(status.MAX_SECONDS, 0.0)
+    assert [automatic._better(cut, other) for other in order] == [False] * 4 + [True]
+
+
+@pytest.mark.slow
+def test_a_solar_sail_finds_its_way() -> None:
+    """From the orbit of the Earth to that of Mars: a Hamiltonian that is not concave, and several local minima.
+
+    The model is that of C. McInnes, *Solar Sailing*, 1999, with a lightness number of 0.17; J is the time in units of
+    1 / 2π years. Local minima with J = 7.07, 8.0 and more are what other starts end at.
+    """
+
+    def dynamics(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        r, _, v, w = x.unbind(-1)
+        push = 0.17 * torch.cos(u[..., 0]) ** 2 / r**2
+        radial, across = push * torch.cos(u[..., 0]), push * torch.sin(u[..., 0])
+        return torch.stack((v, w / r, w**2 / r - 1.0 / r**2 + radial, across - v * w / r), -1)
+
+    mars = 1.524
+    end = [mars, 0.0, mars**-0.5]
+    problem = oc.OptimalControlProblem(
+        dynamics,
+        lambda t, x, u: torch.ones_like(x[..., 0]),
+        initial_state=[1.0, 0.0, 0.0, 1.0],
+        horizon=(0.0, oc.FreeTime(guess=6.0, lower=1.0, upper=30.0)),
+        control_set=oc.Box([-1.5], [1.5]),
+        terminal_constraint=oc.Constraint(lambda x: x[..., [0, 2, 3]], end, end),
+    )
+    solution = oc.solve(problem)
+    assert solution.status == [oc.Status.CONVERGED]
+    assert float(solution.cost) == pytest.approx(6.99593, abs=1e-4)
+    assert float(solution.certificate.mean_gap) < 1e-6

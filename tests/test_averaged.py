@@ -115,6 +115,16 @@ def test_rho_is_found_by_the_first_steps(initial: float) -> None:
         assert new <= max(SLOWEST * old, tried) * (1.0 + 1e-12)
 
 
+def test_the_unit_of_the_loss_does_not_matter() -> None:
+    """With a thousandfold loss ρ is a thousandfold, and the weights are the same."""
+    runs = []
+    for unit in (1.0, 1e3):
+        net = network()
+        history = oc.nn.Trainer(net, lambda y, z, unit=unit: unit * squares(y, z)).fit(batches(30), epochs=1)
+        runs.append((net.state_dict(), torch.tensor([step.rho for step in history.steps]) / unit))
+    torch.testing.assert_close(runs[1], runs[0], rtol=1e-6, atol=1e-8)
+
+
 def test_the_answer_of_the_penalty_to_noise_grows_and_fades() -> None:
     """At most as on mini-batches without averages; in the long run there is none."""
     steps = torch.tensor([0.0, 30.0, 100.0, 1e4], dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from ocsolver.solvers.base import Limits, Solver
 from ocsolver.solvers.collocation import Collocation, violated_start
 from ocsolver.solvers.emsa import EMSA
 from ocsolver.solvers.lagrangian import AugmentedLagrangian
+from ocsolver.solvers.multistart import MultiStart
 from ocsolver.status import Status
 from ocsolver.transcription import Discretization
 
@@ -23,7 +25,12 @@ __all__ = ["Automatic"]
 LARGEST = 40  # states and controls of a group for which dense blocks pay
 ENTRIES = 100_000_000  # of the stage equations of all groups on the default mesh
 NEAR = 1e-5  # residual of a group that stalled near its answer
-LONGEST = 20.0  # seconds that augmented Lagrangians may take to find a start
+LONGEST, RANDOM = 20.0, 40.0  # seconds that augmented Lagrangians, and random starts, may take to find an answer
+STARTS = 8  # of a single problem that nothing else has solved
+ADMISSIBLE = 1e-7  # violation of constraints
+CLOSER = 0.1  # factor of the violation that makes up for a higher cost
+FIRST, ENOUGH = 0.7, 700  # share of the iterations that the first attempt may take, and how many it may always take
+UNFINISHED = (Status.STALLED, Status.MAX_ITERATIONS)
 LOST = (Status.DIVERGED, Status.NONFINITE, Status.INTEGRATION_FAILED)
 SHARES = (0.25, 0.75)  # of the way between the bounds: other controls to start from
 
@@ -35,7 +42,8 @@ class Automatic(Solver):
     A mesh, an integrator or an adjoint that is asked for belongs to E-MSA, whose control is constant on the intervals
     of that mesh; so do runs of a fixed number of iterations. If collocation does not converge, E-MSA globalizes, with
     an augmented Lagrangian where there are constraints: its control is the start of a second attempt; then other
-    controls are tried, as long as there is time. The best answer counts.
+    controls are tried, at last some random ones at once, as long as there is time. The best answer counts. All
+    attempts share `max_iterations`, but each of the random ones may take so many.
 
     Examples
     --------
@@ -50,18 +58,15 @@ class Automatic(Solver):
         if discretization.mesh is None and not (problem.restrictions or isinstance(start, Solution)):
             discretization = replace(discretization, mesh=DEFAULT_INTERVALS)
         begin = time.perf_counter()
-        best = Collocation().run(problem, discretization, start, limits)
-        if not _hopeless(best, problem) or limits.callback is not None:
+        most = max(ENOUGH, int(FIRST * limits.max_iterations)) if limits.callback is None else limits.max_iterations
+        first = replace(limits, max_iterations=min(limits.max_iterations, most))
+        best = Collocation().run(problem, discretization, start, first)
+        used_up = best.stats.iterations >= limits.max_iterations
+        if not _hopeless(best, problem) or limits.callback is not None or used_up:
             return best
-        used = best.stats.iterations
-        for guess in self._guesses(problem, limits.after(time.perf_counter() - begin, used)):
-            left = limits.after(time.perf_counter() - begin, used)
-            if left.max_iterations <= 0 or left.max_seconds == 0.0:
-                break
-            other = Collocation().run(problem, discretization, guess, left)
-            used += other.stats.iterations
-            for answer in (guess, other):
-                if isinstance(answer, Solution) and _better(answer, best) and _has_maximum(answer):
+        for answers in _others(problem, limits, begin, best.stats.iterations):
+            for answer in answers:
+                if _better(answer, best) and _has_maximum(answer):
                     best = answer
             if not _hopeless(best, problem):
                 break
@@ -81,20 +86,40 @@ class Automatic(Solver):
         fits = states + problem.m <= LARGEST and DEFAULT_INTERVALS * problem.groups * stages**2 <= ENTRIES
         return box and fits and not asked and problem.dtype == torch.float64
 
-    @staticmethod
-    def _guesses(problem: OptimalControlProblem, limits: Limits) -> Any:
-        """Other starts, one after the other."""
-        quiet = replace(limits, progress=False)
-        rough: Solver = EMSA()
+
+def _others(problem: OptimalControlProblem, limits: Limits, begin: float, used: int) -> Iterator[Sequence[Solution]]:
+    """Answers from other starts, one start after the other, after so many iterations since `begin`."""
+    free = Discretization(None, None, None)
+
+    def left() -> Limits:
+        return limits.after(time.perf_counter() - begin, used)
+
+    def at_most(seconds: float, rest: Limits) -> Limits:
+        return replace(rest, max_seconds=seconds if rest.max_seconds is None else min(seconds, rest.max_seconds))
+
+    def starts() -> Iterator[Any]:
+        quiet = replace(left(), progress=False)
         if problem.restrictions:
-            seconds = LONGEST if quiet.max_seconds is None else min(LONGEST, quiet.max_seconds)
-            rough, quiet = AugmentedLagrangian(rough), replace(quiet, max_seconds=seconds)
-        yield rough.run(problem, Discretization(None, None, None), None, quiet)
+            yield AugmentedLagrangian(EMSA()).run(problem, free, None, at_most(LONGEST, quiet))
+        else:
+            yield EMSA().run(problem, free, None, quiet)
         sides = problem.control_set.enclosure(problem.initial_state)
         assert sides is not None
         if bool(torch.isfinite(sides[0]).all() & torch.isfinite(sides[1]).all()):
             for share in SHARES:
                 yield problem.control_set.project(torch.lerp(*sides, share))
+
+    for start in starts():
+        rest = left()
+        if rest.max_iterations <= 0 or rest.max_seconds == 0.0:
+            break
+        answer = Collocation().run(problem, free, start, rest)
+        used += answer.stats.iterations
+        yield (start, answer) if isinstance(start, Solution) else (answer,)
+    rest = left()
+    if problem.trajectories == 1 and rest.max_seconds != 0.0:
+        each = replace(at_most(RANDOM, rest), max_iterations=limits.max_iterations)
+        yield (MultiStart(Collocation(), STARTS).run(problem, free, None, each),)
 
 
 def _hopeless(solution: Solution, problem: OptimalControlProblem) -> bool:
@@ -102,9 +127,9 @@ def _hopeless(solution: Solution, problem: OptimalControlProblem) -> bool:
 
     Groups whose fixed initial state violates a constraint do not count: no other control helps them.
     """
-    failed = (*LOST, Status.STALLED, Status.INFEASIBLE)
+    failed = (*LOST, *UNFINISHED, Status.INFEASIBLE)
     far = [
-        status in failed and not (float(value) <= NEAR and status is Status.STALLED)
+        status in failed and not (float(value) <= NEAR and status in UNFINISHED)
         for value, status in zip(solution.residual, solution.status, strict=True)
     ]
     return any(far) and any(one and not note for one, note in zip(far, violated_start(problem), strict=True))
@@ -116,14 +141,20 @@ def _has_maximum(solution: Solution) -> bool:
 
 
 def _better(new: Solution, old: Solution) -> bool:
-    """More groups that succeed, or as many at a lower cost and no larger violation; none that ran away or was cut."""
-    if any(status in (*LOST, Status.MAX_SECONDS) for status in new.status):
+    """More groups that succeed, or as many at a lower cost and no larger violation, or nearer to admissible."""
+    if any(status in LOST for status in new.status):
+        return False
+    if any(status in LOST for status in old.status):
+        return True
+    if any(status is Status.MAX_SECONDS for status in new.status):
         return False
     successes = int(new.success.sum()) - int(old.success.sum())
     if successes:
         return successes > 0
     sums = [sum(float(v.sum()) for v in s.violations.values()) for s in (new, old)]
+    if not bool(old.success.all()) and sums[0] < CLOSER * sums[1] and sums[1] > ADMISSIBLE:
+        return True
     costs = [float(s.cost.sum()) for s in (new, old)]
     if bool(new.success.all() & old.success.all()):  # on a coarse mesh J may look lower than it is
         costs = [J + float(s.certificate.cost_error.sum()) for J, s in zip(costs, (new, old), strict=True)]
-    return sums[0] <= max(1.1 * sums[1], 1e-7) and costs[0] < costs[1]
+    return sums[0] <= max(1.1 * sums[1], ADMISSIBLE) and costs[0] < costs[1]

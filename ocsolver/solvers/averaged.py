@@ -39,6 +39,7 @@ FIRST_GAIN = 0.1  # of the cost, that the first step promises
 LARGEST_GAIN, LATER = 2.5, 8.0  # of the cost, that a step may promise, at first and in the long run
 SETTLED = 400.0  # steps after which it may promise √2 times more than at first, and ρ leaves noise to the average
 EARLY = 4  # steps that are all judged
+LENGTH = 1.9  # of a step, relative to the one that gains most at once; the average takes out the noise of long ones
 CALIBRATION = 0.1  # smallest factor of ρ from one of them to the next
 JUDGE = 10  # afterwards every so manieth
 DECAY = 8.0  # of the averaged weights: they are those of the last k / DECAY steps, about
@@ -199,8 +200,9 @@ def _learn(memory: AveragedMemory, fall: Tensor, slope: Tensor) -> AveragedMemor
     share = 1.0 / (memory.judged + 1.0).clamp_max(WINDOW)
     averages = torch.stack((memory.promised, memory.slope, memory.curvature))
     promised, a, curvature = torch.lerp(averages, seen, share)
-    best = penalty_of(promised, curvature) * noise_factor(promised, a, fading_answer(memory.steps))
-    fastest = CALIBRATION if int(memory.steps) <= EARLY else FASTEST
-    most = torch.maximum(SLOWEST * memory.rho, rho)  # what was taken is known, even if ρ itself would have been less
-    chosen = torch.minimum(torch.maximum(best, fastest * memory.rho), most)
+    best = penalty_of(promised, curvature, LENGTH) * noise_factor(promised, a, fading_answer(memory.steps))
+    fastest, slowest = FASTEST * memory.rho, SLOWEST * memory.rho
+    if int(memory.steps) <= EARLY:  # ρ is still unknown
+        fastest, slowest = CALIBRATION * memory.rho, torch.maximum(slowest, rho)
+    chosen = torch.minimum(torch.maximum(best, fastest), slowest)
     return memory._replace(rho=chosen, promised=promised, slope=a, curvature=curvature, judged=memory.judged + 1.0)

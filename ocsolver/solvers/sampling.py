@@ -98,9 +98,9 @@ def learn(memory: SampledMemory, fresh: Tensor, rounding: Tensor) -> SampledMemo
     return memory._replace(rho=chosen, promised=promised, slope=slope, curvature=curvature, steps=memory.steps + known)
 
 
-def penalty_of(promised: Tensor, curvature: Tensor) -> Tensor:
-    """ρ from the averages of g and c, as if there were no noise (1,)."""
-    return 2.0 * curvature / (LENGTH * promised)
+def penalty_of(promised: Tensor, curvature: Tensor, length: float = LENGTH) -> Tensor:
+    """ρ from the averages of g and c for steps of a relative length, as if there were no noise (1,)."""
+    return 2.0 * curvature / (length * promised)
 
 
 def noise_answer(steps: Tensor) -> Tensor:
