@@ -142,17 +142,17 @@ def _has_maximum(solution: Solution) -> bool:
 
 def _better(new: Solution, old: Solution) -> bool:
     """More groups that succeed, or as many at a lower cost and no larger violation, or nearer to admissible."""
-    if any(status in LOST for status in new.status):
+    successes = int(new.success.sum()) - int(old.success.sum())
+    if successes < 0 or any(status in LOST for status in new.status):
         return False
     if any(status in LOST for status in old.status):
         return True
-    if any(status is Status.MAX_SECONDS for status in new.status):
-        return False
-    successes = int(new.success.sum()) - int(old.success.sum())
-    if successes:
-        return successes > 0
     sums = [sum(float(v.sum()) for v in s.violations.values()) for s in (new, old)]
     if not bool(old.success.all()) and sums[0] < CLOSER * sums[1] and sums[1] > ADMISSIBLE:
+        return True
+    if any(status is Status.MAX_SECONDS for status in new.status):
+        return False
+    if successes > 0:
         return True
     costs = [float(s.cost.sum()) for s in (new, old)]
     if bool(new.success.all() & old.success.all()):  # on a coarse mesh J may look lower than it is
