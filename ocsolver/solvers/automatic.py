@@ -28,7 +28,7 @@ NEAR = 1e-5  # residual of a group that stalled near its answer
 LONGEST, RANDOM = 20.0, 40.0  # seconds that augmented Lagrangians, and random starts, may take to find an answer
 STARTS = 8  # of a single problem that nothing else has solved
 ADMISSIBLE = 1e-7  # violation of constraints
-CLOSER = 0.1  # factor of the violation that makes up for a higher cost
+CLOSER = 0.1  # factor of the violation that makes up for being cut short
 FIRST, ENOUGH = 0.7, 700  # share of the iterations that the first attempt may take, and how many it may always take
 UNFINISHED = (Status.STALLED, Status.MAX_ITERATIONS)
 LOST = (Status.DIVERGED, Status.NONFINITE, Status.INTEGRATION_FAILED)
@@ -141,20 +141,17 @@ def _has_maximum(solution: Solution) -> bool:
 
 
 def _better(new: Solution, old: Solution) -> bool:
-    """More groups that succeed, or as many at a lower cost and no larger violation, or nearer to admissible."""
+    """More groups that succeed; of as many, one that is nearer to admissible, or is so too and has a lower cost."""
     successes = int(new.success.sum()) - int(old.success.sum())
     if successes < 0 or any(status in LOST for status in new.status):
         return False
-    if any(status in LOST for status in old.status):
+    if successes > 0 or any(status in LOST for status in old.status):
         return True
-    sums = [sum(float(v.sum()) for v in s.violations.values()) for s in (new, old)]
-    if not bool(old.success.all()) and sums[0] < CLOSER * sums[1] and sums[1] > ADMISSIBLE:
-        return True
-    if any(status is Status.MAX_SECONDS for status in new.status):
-        return False
-    if successes > 0:
-        return True
+    cut = any(status is Status.MAX_SECONDS for status in new.status)
+    violations = [sum(float(v.sum()) for v in s.violations.values()) for s in (new, old)]
+    if not bool(old.success.all()) and violations[1] > ADMISSIBLE:
+        return violations[0] < (CLOSER if cut else 1.0) * violations[1]
     costs = [float(s.cost.sum()) for s in (new, old)]
     if bool(new.success.all() & old.success.all()):  # on a coarse mesh J may look lower than it is
         costs = [J + float(s.certificate.cost_error.sum()) for J, s in zip(costs, (new, old), strict=True)]
-    return sums[0] <= max(1.1 * sums[1], ADMISSIBLE) and costs[0] < costs[1]
+    return not cut and violations[0] <= max(violations[1], ADMISSIBLE) and costs[0] < costs[1]
