@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from helpers import solve_quietly
 from torch import Tensor
 
 import ocsolver as oc
@@ -77,6 +79,22 @@ def test_random_starts_are_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(groups == 1 and most < 1000 for groups, most in seen[1:-1])
     assert seen[-1] == (automatic.STARTS, 1000)
     assert solution.status == [oc.Status.CONVERGED]
+
+
+def test_who_interrupts_wants_no_other_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[Any] = []
+    run = automatic.Collocation.run
+
+    def lost(self: oc.Collocation, problem: Any, discretization: Any, start: Any, limits: Limits) -> oc.Solution:
+        starts.append(start)
+        status = oc.Status.STALLED if start is None else oc.Status.INTERRUPTED
+        return replace(run(self, problem, discretization, None, limits), status=[status], residual=torch.ones(1))
+
+    monkeypatch.setattr(automatic.Collocation, "run", lost)
+    monkeypatch.setattr(automatic, "_better", lambda new, old: False)
+    solution = solve_quietly(treatment(), None)
+    assert len(starts) == 2
+    assert solution.status == [oc.Status.STALLED]
 
 
 def outcome(status: oc.Status, cost: float, violation: float = 0.0) -> Any:

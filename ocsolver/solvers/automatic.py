@@ -68,7 +68,7 @@ class Automatic(Solver):
             for answer in answers:
                 if _better(answer, best) and _has_maximum(answer):
                     best = answer
-            if not _hopeless(best, problem):
+            if not _hopeless(best, problem) or _interrupted(answers[-1]):
                 break
         return best
 
@@ -111,13 +111,13 @@ def _others(problem: OptimalControlProblem, limits: Limits, begin: float, used: 
 
     for start in starts():
         rest = left()
-        if rest.max_iterations <= 0 or rest.max_seconds == 0.0:
+        if _interrupted(start) or rest.max_iterations <= 0 or rest.max_seconds == 0.0:
             break
         answer = Collocation().run(problem, free, start, rest)
         used += answer.stats.iterations
         yield (start, answer) if isinstance(start, Solution) else (answer,)
     rest = left()
-    if problem.trajectories == 1 and rest.max_seconds != 0.0:
+    if problem.trajectories == 1 and rest.max_seconds != 0.0 and not _interrupted(start):
         each = replace(at_most(RANDOM, rest), max_iterations=limits.max_iterations)
         yield (MultiStart(Collocation(), STARTS).run(problem, free, None, each),)
 
@@ -133,6 +133,11 @@ def _hopeless(solution: Solution, problem: OptimalControlProblem) -> bool:
         for value, status in zip(solution.residual, solution.status, strict=True)
     ]
     return any(far) and any(one and not note for one, note in zip(far, violated_start(problem), strict=True))
+
+
+def _interrupted(start: Any) -> bool:
+    """Whether it is what somebody has interrupted, who wants no other attempt."""
+    return isinstance(start, Solution) and Status.INTERRUPTED in start.status
 
 
 def _has_maximum(solution: Solution) -> bool:
