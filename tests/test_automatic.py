@@ -81,6 +81,29 @@ def test_random_starts_are_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> N
     assert solution.status == [oc.Status.CONVERGED]
 
 
+def test_all_attempts_keep_the_mesh_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = automatic.Collocation.run
+    meshes: list[Any] = []
+
+    def watched(self: oc.Collocation, problem: Any, discretization: Any, start: Any, limits: Limits) -> oc.Solution:
+        meshes.append(discretization.mesh)
+        return run(self, problem, discretization, start, limits)
+
+    monkeypatch.setattr(automatic.Collocation, "run", watched)
+    monkeypatch.setattr(automatic, "_hopeless", lambda *_: True)
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: u[..., 0] ** 2,
+        initial_state=[0.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Box(-2.0, 2.0),
+        terminal_constraint=oc.Constraint(lambda x: x, [1.0], [1.0]),
+    )
+    assert oc.solve(problem, mesh=7).success.all()
+    assert len(meshes) == 5  # the first one, from E-MSA, two shares of the bounds, random ones
+    assert set(meshes) == {7}
+
+
 def test_who_interrupts_wants_no_other_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[Any] = []
     run = automatic.Collocation.run

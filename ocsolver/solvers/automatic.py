@@ -58,13 +58,14 @@ class Automatic(Solver):
         if discretization.mesh is None and not (problem.restrictions or isinstance(start, Solution)):
             discretization = replace(discretization, mesh=DEFAULT_INTERVALS)
         begin = time.perf_counter()
-        most = max(ENOUGH, int(FIRST * limits.max_iterations)) if limits.callback is None else limits.max_iterations
-        first = replace(limits, max_iterations=min(limits.max_iterations, most))
-        best = Collocation().run(problem, discretization, start, first)
-        used_up = best.stats.iterations >= limits.max_iterations
-        if not _hopeless(best, problem) or limits.callback is not None or used_up:
+        if limits.callback is not None:  # it watches one run
+            return Collocation().run(problem, discretization, start, limits)
+        most = min(limits.max_iterations, max(ENOUGH, int(FIRST * limits.max_iterations)))
+        best = Collocation().run(problem, discretization, start, replace(limits, max_iterations=most))
+        used = best.stats.iterations
+        if used >= limits.max_iterations or not _hopeless(best, problem):
             return best
-        for answers in _others(problem, limits, begin, best.stats.iterations):
+        for answers in _others(problem, discretization, limits, begin, used):
             for answer in answers:
                 if _better(answer, best) and _has_maximum(answer):
                     best = answer
@@ -87,9 +88,10 @@ class Automatic(Solver):
         return box and fits and not asked and problem.dtype == torch.float64
 
 
-def _others(problem: OptimalControlProblem, limits: Limits, begin: float, used: int) -> Iterator[Sequence[Solution]]:
+def _others(
+    problem: OptimalControlProblem, discretization: Discretization, limits: Limits, begin: float, used: int
+) -> Iterator[Sequence[Solution]]:
     """Answers from other starts, one start after the other, after so many iterations since `begin`."""
-    free = Discretization(None, None, None)
 
     def left() -> Limits:
         return limits.after(time.perf_counter() - begin, used)
@@ -98,7 +100,7 @@ def _others(problem: OptimalControlProblem, limits: Limits, begin: float, used: 
         return replace(rest, max_seconds=seconds if rest.max_seconds is None else min(seconds, rest.max_seconds))
 
     def starts() -> Iterator[Any]:
-        quiet = replace(left(), progress=False)
+        free, quiet = Discretization(None, None, None), replace(left(), progress=False)
         if problem.restrictions:
             yield AugmentedLagrangian(EMSA()).run(problem, free, None, at_most(LONGEST, quiet))
         else:
@@ -113,13 +115,13 @@ def _others(problem: OptimalControlProblem, limits: Limits, begin: float, used: 
         rest = left()
         if _interrupted(start) or rest.max_iterations <= 0 or rest.max_seconds == 0.0:
             break
-        answer = Collocation().run(problem, free, start, rest)
+        answer = Collocation().run(problem, discretization, start, rest)
         used += answer.stats.iterations
         yield (start, answer) if isinstance(start, Solution) else (answer,)
     rest = left()
     if problem.trajectories == 1 and rest.max_seconds != 0.0 and not _interrupted(start):
         each = replace(at_most(RANDOM, rest), max_iterations=limits.max_iterations)
-        yield (MultiStart(Collocation(), STARTS).run(problem, free, None, each),)
+        yield (MultiStart(Collocation(), STARTS).run(problem, discretization, None, each),)
 
 
 def _hopeless(solution: Solution, problem: OptimalControlProblem) -> bool:
