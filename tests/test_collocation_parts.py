@@ -17,7 +17,7 @@ from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.collocation import compiled as measures
-from ocsolver.collocation import elastic, errors, kkt
+from ocsolver.collocation import damping, elastic, errors, kkt
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.compiled import CompiledSystem
@@ -165,7 +165,7 @@ def test_swinging_costates_are_noticed() -> None:
     none = Barrier.start(-math.inf, math.inf, empty.shape)
     ends = np.zeros((4, 0))
     point = Point(smooth, empty, smooth, nodes, nodes, empty, empty, ends, ends, none, none, none, none)
-    assert errors.swinging(mesh, point).tolist() == [False, True, False, False]
+    assert damping.swinging(mesh, point).tolist() == [False, True, False, False]
 
 
 # -------------------------------------------------------------------------------------------------- Newton systems

@@ -26,16 +26,12 @@ SOLVERS: dict[str, oc.Solver | None] = {"Collocation": oc.Collocation(), "defaul
 
 # Runs that take more than a few seconds.
 SLOW = {
-    ("Collocation", "jackson"),
-    ("default", "jackson"),
     ("default", "citron-reactor-10"),
     ("default", CHATTERING),
 }
 # Accurate, but not to the point where the iterations call themselves converged.
 UNFINISHED = {
     ("Collocation", "citron-reactor-10"): "one point of the singular arc keeps a gap",
-    ("Collocation", "jackson"): "the gap on the singular arc stays at 1e-8 of the cost",
-    ("default", "jackson"): "the gap on the singular arc stays at 1e-8 of the cost",
 }
 
 

@@ -396,3 +396,35 @@ def test_of_campaigns_the_best_one_is_the_answer() -> None:
 
     order = [ended(9.0, 0.0, success=True), ended(1.0, 0.1), ended(2.0, 0.1), ended(0.0, 9.0, lost=True)]
     assert sorted(order, key=merit, reverse=True) == order
+
+
+def test_radau_points_take_over_where_controls_rattle_along_singular_arcs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tumour without its blood supply: the dose rests on a singular arc, which Gauss's points alone do not resolve.
+
+    Ledzewicz and Schättler, *Antiangiogenic therapy in cancer treatment as an optimal control problem*, SIAM J. Control
+    Optim. 46 (2007).
+    """
+
+    def rates(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        size, support, _ = x.unbind(-1)
+        shrinks = -0.084 * size * torch.log(size / support)
+        grows = 5.85 * size - (0.02 + 0.00873 * size ** (2 / 3) + 0.15 * u[..., 0]) * support
+        return torch.stack((shrinks, grows, u[..., 0]), -1)
+
+    problem = oc.OptimalControlProblem(
+        rates,
+        terminal_cost=lambda x: x[..., 0] / 1e4,
+        initial_state=[12000.0, 15000.0, 0.0],
+        horizon=(0.0, 1.2),
+        control_set=oc.Box(0.0, 75.0),
+        terminal_constraint=oc.Constraint(lambda x: x[..., 2:], -math.inf, 45.0),
+    )
+    solution = solve_quietly(problem, oc.Collocation())
+    assert solution.success.all()
+    ((first, last, _),) = solution.singular[0]
+    assert 0.0 < first < last < 1.2
+    again = solution.resimulate(oc.SolveIVP("DOP853", rtol=1e-10, atol=1e-10))
+    assert float(again) == pytest.approx(float(solution.cost), abs=1e-7)
+
+    monkeypatch.setattr(campaign, "resting", lambda system, point, model: np.zeros(1, dtype=bool))
+    assert not solve_quietly(problem, oc.Collocation()).success.any(), "without them it would not have converged"

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from ocsolver.collocation.compiled import fastest_system
+from ocsolver.collocation.damping import resting, swinging
 from ocsolver.collocation.descent import Crew, Patience, descend
-from ocsolver.collocation.errors import VIOLATION, Errors, estimate, swinging
+from ocsolver.collocation.errors import VIOLATION, Errors, estimate
 from ocsolver.collocation.guess import Tries, first_point, guesses, scales, warm_point
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
@@ -76,6 +77,7 @@ class Campaign:
     of_the_set: int = 0  # path constraints, the last ones, that describe the control set
     damps: bool = False  # whether Radau's method takes the place of Gauss's where costates swing
     damped: bool = False  # whether it has done so
+    rested: bool = False  # whether it has seen singular arcs
     tries: Tries = Tries.ALL
     history: list[tuple[Array, Array]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
@@ -102,11 +104,12 @@ class Campaign:
         return self.system.mesh
 
     def another(self, *, damps: bool, at_once: bool = False, tries: Tries = Tries.ALL) -> Campaign:
-        """Another campaign for the same problem, whose history goes on; it may damp `at_once`."""
+        """Another campaign for the same problem, whose history goes on; Radau's method may take its place `at_once`."""
         fresh: dict[str, Any] = {
             "status": [],
             "notes": [],
-            "damped": damps and at_once,
+            "damped": at_once,
+            "rested": False,
             "_iterated": None,
             "_estimated": None,
         }
@@ -179,6 +182,7 @@ class Campaign:
             floor = 4.0 * self.mu * self.limits.control_lower.size
             goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
             self.damped |= self.damps and bool((swinging(self.mesh, self.point) & solved).any())
+            self.rested |= bool((resting(self.system, self.point, self.model) & solved).any())
             plan = refined_nodes(
                 self.mesh,
                 base,

@@ -17,7 +17,7 @@ from ocsolver.collocation.points import PointValues, Stacked, weighted
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["VIOLATION", "Errors", "Fine", "between", "estimate", "gain", "improved", "swinging"]
+__all__ = ["VIOLATION", "Errors", "Fine", "between", "estimate", "gain", "improved"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,8 +28,6 @@ LARGE = 100.0  # size of a control from which its errors are relative
 CONCENTRATED = 10.0  # ratio of a multiplier to what it is an interval before, that means that it is a mass
 AT_ONCE = 20_000  # points at which controls are compared in one evaluation
 CONVEX = 1e-9  # curvature of H, relative to the largest, that counts as convex
-
-SWINGS, SWING = 6, 1e-7  # errors in a row that change their sign, and their least size relative to the costate
 
 
 class Errors(NamedTuple):
@@ -102,26 +100,6 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
         violation = np.maximum(violation, _violation(limits, c))
         last = np.where(_first_met_at_the_end(mesh, point), _violation(limits, c[-1:, 1:])[0], 0.0)
     return Errors(defect, (w * np.maximum(best, 0.0)).sum(1), np.where(inside, distance, 0.0), violation, last)
-
-
-def swinging(mesh: Mesh, point: Point) -> Array:
-    """Groups whose costates swing from node to node around the values between them (G,).
-
-    Where a constraint on states determines the control, Gauss's method does not damp errors of the costate: its
-    stability function is −1 at infinity [1]_.
-
-    .. [1] E. Hairer, G. Wanner, *Solving Ordinary Differential Equations II*, Sections IV.3 and VI.1.
-    """
-    if len(mesh.h) <= SWINGS:
-        return np.zeros(mesh.h.shape[1], dtype=bool)
-    (start,) = control_basis(mesh.tableau, np.zeros(1))
-    off = point.costates[:-1] - np.einsum("s,nsgv->ngv", start, point.p)
-    size = np.abs(off)
-    alternate = (off[1:] * off[:-1] < 0) & (size[1:] > 0.5 * size[:-1]) & (size[1:] < 2.0 * size[:-1])
-    alternate &= size[1:] > SWING * np.abs(point.costates).max(0)
-    runs = np.lib.stride_tricks.sliding_window_view(alternate, SWINGS, axis=0)
-    result: Array = np.any(runs.all(-1), axis=(0, 2))
-    return result
 
 
 def _first_met_at_the_end(mesh: Mesh, point: Point) -> Array:

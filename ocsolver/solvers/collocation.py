@@ -144,14 +144,21 @@ class _Reporter:
 
 
 def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:
-    """Run from a given mesh, and where that leads nowhere from a `finer` one, or by Gauss's method instead of Radau's.
+    """Run from a given mesh, and where that leads nowhere from a `finer` one, or by another method.
 
-    Of the guesses, the finer mesh has the first one alone, but before the others: it costs less than these.
+    Of the guesses, the finer mesh has the first one alone, but before the others: it costs less than these. Gauss's
+    method takes the place of Radau's where that has failed, and Radau's that of Gauss's where it has found singular
+    arcs, along which controls may rattle.
     """
     alone = finer and first.stacked.groups == 1  # in a batch, those that did well would pay for the others
     first.tries = Tries.FIRST if alone else Tries.ALL
     first.run(nodes, control)
-    tried = [first]
+    tried, meshes = [first], [nodes]
+
+    def attempt(campaign: Campaign, nodes: Any) -> None:
+        tried.append(campaign)
+        meshes.append(nodes)
+        campaign.run(nodes, control)
 
     def failing() -> bool:
         last = tried[-1]
@@ -161,15 +168,16 @@ def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign
         return failing() and (bool(tried[-1].lost.all()) or not tried[-1].started)
 
     if finer and nowhere():
-        tried.append(first.another(damps=first.damps, at_once=True, tries=Tries.FIRST))
-        parts = np.full(len(nodes) - 1, FINER)
-        tried[-1].run(np.stack([divided(own, parts) for own in nodes.T], 1), control)
+        fine = np.stack([divided(own, np.full(len(nodes) - 1, FINER)) for own in nodes.T], 1)
+        attempt(first.another(damps=first.damps, at_once=first.damps, tries=Tries.FIRST), fine)
         if not first.started and nowhere():
-            tried.append(tried[-1].another(damps=first.damps, tries=Tries.OTHERS))
-            tried[-1].run(nodes, control)
+            attempt(tried[-1].another(damps=first.damps, tries=Tries.OTHERS), nodes)
     if (first.damped or tried[-1].damped) and failing():
-        tried.append(tried[-1].another(damps=False))
-        tried[-1].run(nodes, control)
+        attempt(tried[-1].another(damps=False), nodes)
+    if failing():
+        best = max(tried, key=merit)
+        if best.rested and not best.damped:
+            attempt(tried[-1].another(damps=False, at_once=True), meshes[tried.index(best)])
     best = max(tried, key=merit)  # of equals, the first
     best.history, best.counts = tried[-1].history, tried[-1].counts
     return best
