@@ -36,6 +36,7 @@ FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
 SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
+SMALLER = 0.03  # least factor by which the final μ is lower where J turns out small
 TOUCHING = 0.1  # the same relative to the square of the accuracy of controls
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
 SADDLES, EASY = 3, 5  # saddle points that are left, and iterations of problems that are taken to have none
@@ -95,6 +96,7 @@ class Campaign:
     cost: Array = field(init=False)
     residual: Array = field(init=False)
     error: Array = field(init=False)  # estimated distance of J from its minimum (G,)
+    smaller: float = field(default=1.0, init=False)  # factor by which J is smaller than it looked at first
     started: bool = field(init=False)  # whether its guesses led to solutions, or no others are to come
     lost: Array = field(init=False)  # ended farther from a solution than by a gap that does not close (G,)
 
@@ -151,6 +153,7 @@ class Campaign:
             self._leave_saddles()
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
+        self.smaller = float(np.clip((self.scale() / self.system.size)[solved].min(initial=1.0), SMALLER, 1.0))
         final, hat = self._final, self._first_barrier
         best, wasted, finished = ((G + 1, np.inf), self._state, solved), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
@@ -246,7 +249,7 @@ class Campaign:
 
         A control that just touches a bound is kept off it by about √μ.
         """
-        last = min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2)
+        last = self.smaller * min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2)
         return max(last, SHARPEST_KINK if self.stacked.kinked else 0.0)
 
     @property
@@ -475,6 +478,7 @@ class Campaign:
             solved=solved,
             unfinished=self.unfinished,
             admissible=self.model.now.violation <= self._allowed,
+            possible=self._admissible,
             cost=self.cost,
             size=scale,
             error=self.error,

@@ -27,6 +27,7 @@ class Ending:
     solved: Array  # the equations on the last mesh
     unfinished: Array  # or the iterations had no end there
     admissible: Array  # at the points where constraints are met
+    possible: Array  # as far as the barrier allows it to be seen
     cost: Array
     size: Array  # of J
     error: Array  # estimated distance of J from its minimum
@@ -44,21 +45,23 @@ class Ending:
 
     def verdict(self, g: int, stop: Stop, iterations: int, worst: Callable[[int], str]) -> tuple[Status, str]:
         """Status and note of a group, where nobody has ended the run; `worst` names the constraint it violates most."""
-        solved, admissible = bool(self.solved[g]), bool(self.admissible[g])
+        solved, admissible, possible = bool(self.solved[g]), bool(self.admissible[g]), bool(self.possible[g])
         if not np.isfinite(self.cost[g]):
             return Status.NONFINITE, "no finite trajectory was found"
-        if not admissible and solved:
+        if solved and not possible:
             return Status.INFEASIBLE, worst(g)
         if stop.tolerance is None:
-            return (Status.COMPLETED, "") if solved else (Status.STALLED, "the iterations stopped moving")
-        if solved and bool(self.meaningful[g]) and float(self.residual[g]) <= stop.tolerance:
+            return (
+                (Status.COMPLETED, "") if solved and admissible else (Status.STALLED, "the iterations stopped moving")
+            )
+        if solved and admissible and bool(self.meaningful[g]) and float(self.residual[g]) <= stop.tolerance:
             return Status.CONVERGED, ""
         if stop.late():
             return Status.MAX_SECONDS, ""
         if iterations >= stop.max_iterations:
             return Status.MAX_ITERATIONS, ""
         if not admissible:
-            if self.unfinished[g]:
+            if self.unfinished[g] or possible:
                 return Status.STALLED, f"the iterations on a mesh ended early, {worst(g)}"
             return Status.INFEASIBLE, worst(g)
         note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
