@@ -45,7 +45,7 @@ static void measure(const Frame *y, double **values, double **end, double **out)
                     const double gap = values[C][place] - q[SLACK][place];
                     out[PATH][place] = gap;
                     logs += logarithm(sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]));
-                    prices += price(gap, c[RHO_PATH][at], mu);
+                    prices += price(gap, c[RHO_PATH][place], mu);
                 }
                 out[THETA][g] += theta;
                 out[PHI][g] += w * (values[RUNNING][at] - mu * logs + prices);
@@ -67,7 +67,7 @@ static void measure(const Frame *y, double **values, double **end, double **out)
             const size_t place = (size_t)g * k + r;
             out[TERMINAL][place] = end[END_C][place] - q[END_SLACK][place];
             logs += logarithm(sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]));
-            out[PHI][g] += price(out[TERMINAL][place], c[RHO_END][g], mu);
+            out[PHI][g] += price(out[TERMINAL][place], c[RHO_END][place], mu);
         }
         for (int r = 0; r < v; r++) {
             const size_t place = (size_t)g * v + r;
@@ -130,7 +130,7 @@ static void quadratic(const Frame *y, double **values, const double *path, doubl
                 }
                 for (int r = 0; r < e; r++) {
                     const size_t place = at * e + r;
-                    const double rho = c[RHO_PATH][at], nu = q[Y][place], *cz = J + (v + 1 + r) * D;
+                    const double rho = c[RHO_PATH][place], nu = q[Y][place], *cz = J + (v + 1 + r) * D;
                     const Sides slack = sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]);
                     const double slip = loose(slack, c[PATH_FIXED][r]);
                     const double pull = 1.0 / (give(path[place], nu, rho, mu) + slip);
@@ -212,7 +212,7 @@ static void arrange(const Frame *y, double **own, double **out)
         }
         for (int r = 0; r < k; r++) {
             const size_t place = (size_t)g * k + r;
-            const double gap = own[N_TERMINAL][place], nu = q[NU][place], rho = c[RHO_END][g];
+            const double gap = own[N_TERMINAL][place], nu = q[NU][place], rho = c[RHO_END][place];
             const Sides end = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
             const double slip = loose(end, c[END_FIXED][r]);
             out[E_SLACK][place] = give(gap, nu, rho, mu) + slip;
@@ -269,7 +269,7 @@ static void worst(const Frame *y, double **own, double **out)
                     }
                     for (int r = 0; r < e; r++) {
                         const size_t place = at * e + r;
-                        const double left = own[OWN_PATH][place] - relation(q[Y][place], c[RHO_PATH][at], mu);
+                        const double left = own[OWN_PATH][place] - relation(q[Y][place], c[RHO_PATH][place], mu);
                         const Sides slack = sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]);
                         primal[l] = larger(primal[l], fabs(left));
                         gap[l] = larger(gap[l], complementarity(slack, mu));
@@ -293,7 +293,7 @@ static void worst(const Frame *y, double **own, double **out)
             }
             for (int r = 0; r < k; r++) {
                 const size_t place = (size_t)g * k + r;
-                const double left = own[OWN_TERMINAL][place] - relation(q[NU][place], c[RHO_END][g], mu_end);
+                const double left = own[OWN_TERMINAL][place] - relation(q[NU][place], c[RHO_END][place], mu_end);
                 const Sides slack = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
                 primal[l] = larger(primal[l], fabs(left));
                 gap_end = larger(gap_end, complementarity(slack, mu_end));
@@ -361,7 +361,7 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
                 }
                 for (int r = 0; r < e; r++) {
                     const size_t place = at * e + r;
-                    const double *cz = own[M_JACOBIAN] + (at * rows + v + 1 + r) * D, rho = c[RHO_PATH][at];
+                    const double *cz = own[M_JACOBIAN] + (at * rows + v + 1 + r) * D, rho = c[RHO_PATH][place];
                     double image = 0.0;
                     for (int b = 0; b < v; b++)
                         image += cz[b] * dx[b];
@@ -400,7 +400,7 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
                 const double force = push(end, mu_end), nu = q[NU][place] + d[DMULTIPLIERS][place];
                 const double move = loose(end, c[END_FIXED][r]) * (nu - force);
                 out[STEP_END][place] = move;
-                derivative += multiplier(own[M_TERMINAL][place], c[RHO_END][g], mu_end) * (image - move) + force * move;
+                derivative += multiplier(own[M_TERMINAL][place], c[RHO_END][place], mu_end) * (image - move) + force * move;
                 bend += curvature(end) * move * move;
             }
             out[DERIVATIVE][g] = derivative, out[BEND][g] = bend;

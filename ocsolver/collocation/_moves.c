@@ -147,12 +147,12 @@ static void renew(
     for (int point = 0; e && point < points; point++)
         for (int g = 0; g < G; g++)
             for (int r = 0; r < e; r++) {
-                const size_t at = (size_t)point * G + g, place = at * e + r;
-                elastic[g] = greater(elastic[g], ratio(q[Y][place], d[STEP_Y][place], c[RHO_PATH][at]));
+                const size_t place = ((size_t)point * G + g) * e + r;
+                elastic[g] = greater(elastic[g], ratio(q[Y][place], d[STEP_Y][place], c[RHO_PATH][place]));
             }
     for (int g = 0; g < G; g++) {
         for (int r = 0; r < k; r++)
-            elastic[g] = greater(elastic[g], ratio(q[NU][g * k + r], d[DMULTIPLIERS][g * k + r], c[RHO_END][g]));
+            elastic[g] = greater(elastic[g], ratio(q[NU][g * k + r], d[DMULTIPLIERS][g * k + r], c[RHO_END][g * k + r]));
         longest[g] = length(longest[g], share[g]);
         const double most = length(elastic[g], share[g]);
         elastic[g] = most < alpha[g] ? most : alpha[g];

@@ -167,14 +167,17 @@ class Barrier:
 
 def _per_group(values: Array) -> Array:
     """Largest value of each group: (*b, G, d) -> (G,)."""
-    flat = values.reshape(-1, *values.shape[-2:])
-    result: Array = flat.max((0, 2), initial=0.0)
+    result: Array = values.max(_all_but_groups(values), initial=0.0)
     return result
 
 
 def longest(ratio: Array, share: Array) -> Array:
     """Longest α ≤ 1 with α ratio ≤ share; ratios that are no numbers are none."""
-    flat = ratio.reshape(-1, *ratio.shape[-2:])
-    worst = np.fmax.reduce(flat, (0, 2), initial=0.0)
+    worst = np.fmax.reduce(ratio, _all_but_groups(ratio), initial=0.0)
     result: Array = np.minimum(1.0, share / np.maximum(worst, TINY))
     return result
+
+
+def _all_but_groups(values: Array) -> tuple[int, ...]:
+    """Axes of (*b, G, d) other than that of the groups."""
+    return (*range(values.ndim - 2), values.ndim - 1)

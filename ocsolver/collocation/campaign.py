@@ -12,7 +12,7 @@ from ocsolver.collocation.compiled import fastest_system
 from ocsolver.collocation.damping import resting, swinging
 from ocsolver.collocation.descent import Crew, Patience, descend
 from ocsolver.collocation.errors import VIOLATION, Errors, estimate
-from ocsolver.collocation.guess import Tries, first_point, guesses, scales, warm_point
+from ocsolver.collocation.guess import Tries, constraint_scales, first_point, guesses, scales, warm_point
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
 from ocsolver.collocation.saddles import beyond_saddle
@@ -400,8 +400,9 @@ class Campaign:
 
     def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
         scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u)
-        way = np.ones((*mesh.weights.shape, 1)) * (WAY_PRICE * size / mesh.h.sum(0))[:, None]
-        prices = way, PRICE * size[:, None]
+        paths, ends = constraint_scales(self.stacked, self.limits, mesh, x, nodes, u, (scale_x, scale_u))
+        way = WAY_PRICE * (size / mesh.h.sum(0))[:, None] / paths
+        prices = way + np.zeros((*mesh.points.shape, 1)), PRICE * size[:, None] / ends
         self.system = fastest_system()(self.stacked, self.limits, mesh, scale_x, scale_u, size, *prices)
         self.mu = FIRST_BARRIER * self.system.size / self.system.duration
         self.point = first_point(self.stacked, self.limits, mesh, x, nodes, u, self.mu)
@@ -411,8 +412,8 @@ class Campaign:
         self._start(mesh, warm.x, warm.nodes, warm.u)
         self.mu = WARM_BARRIER * self.system.unit
         y, nu = _usable(warm.y, self.point.y), _usable(warm.nu, self.point.nu)
-        rho_path = np.maximum(self.system.rho_path, SAFE * np.abs(y).max(-1, initial=0.0, keepdims=True))
-        rho_end = np.maximum(self.system.rho_end, SAFE * np.abs(nu).max(-1, initial=0.0)[:, None])
+        rho_path = np.maximum(self.system.rho_path, SAFE * np.abs(y))
+        rho_end = np.maximum(self.system.rho_end, SAFE * np.abs(nu))
         self.system = replace(self.system, rho_path=rho_path, rho_end=rho_end)
         parts = (warm.x, warm.u, warm.p, y, warm.nodes, warm.costates)
         self.point = warm_point(self.system, replace(self.point, nu=nu), parts, self.mu)
@@ -421,7 +422,7 @@ class Campaign:
         """Go on from the current solution on another mesh."""
         x, u, p, y, at_nodes, costates = resampled(self.mesh, self.limits, self.point, mesh)
         y = self._massive(y, mesh)
-        rho_path = np.maximum(self.system.rho_path.max((0, 1)), SAFE * np.abs(y).max(-1, initial=0.0, keepdims=True))
+        rho_path = np.maximum(self.system.rho_path.max((0, 1)), SAFE * np.abs(y))
         self.system = replace(self.system, mesh=mesh, rho_path=rho_path)
         self.point = warm_point(self.system, self.point, (x, u, p, y, at_nodes, costates), self.mu)
 
@@ -493,13 +494,13 @@ class Campaign:
             self.notes.append(note)
         self.lost = ~self.successes & ~(self._admissible & ending.meaningful)
 
-    def _worst(self, g: int) -> str:
+    def _worst(self, g: int) -> str | None:
         """Which constraint of a group is violated most, by how much, and when."""
         t = self.mesh.points[:, :, g]
         if self.clocked:
             t = self.stacked.begin + t * self.point.nodes[0, g, -1]
         constraints = len(self.limits.path_lower) // self.stacked.members
-        return worst_violation(self.model.now, g, t, constraints, self.of_the_set)
+        return worst_violation(self.model.now, self.limits, g, t, constraints, self.of_the_set)
 
 
 def _usable(multipliers: Array | None, like: Array) -> Array:

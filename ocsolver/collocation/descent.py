@@ -110,7 +110,7 @@ class Crew:
             raised = (bought | (stuck & (self.model.now.violation > most))) & ~(self.failed | self.hopeless)
         if raised.any():
             same = raised & self._unmoved()
-            self.hopeless = self.hopeless | same | (raised & (system.rho_end[:, 0] >= HIGHEST_PRICE * system.size))
+            self.hopeless = self.hopeless | same | (raised & (system.dearest >= HIGHEST_PRICE * system.size))
             raised &= ~self.hopeless
             self.before = self.point.u, self.model.now.violation
             factor = np.where(raised, DEARER, 1.0)[:, None]

@@ -14,7 +14,7 @@ from ocsolver.collocation.points import Stacked, preference, weighted
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Guess", "Tries", "first_point", "guesses", "scales", "straight", "warm_point"]
+__all__ = ["Guess", "Tries", "constraint_scales", "first_point", "guesses", "scales", "straight", "warm_point"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -164,6 +164,24 @@ def scales(
         running = (mesh.weights * np.abs(stacked.values(mesh.points, x, other).running)).sum((0, 1))
         size = np.fmax(size, np.where(np.isfinite(running), running, 0.0))
     return state, control, np.where(size > 1e-3, size, 1.0)
+
+
+def constraint_scales(
+    stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array, scales: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """By how much path (G, e) and terminal constraints (G, k) change with the scales of x and u; 1 if that is less."""
+    G, v = scales[0].shape
+    paths, ends = np.ones((G, len(limits.path_lower))), np.ones((G, len(limits.end_lower)))
+    if paths.size:
+        none = np.zeros((*x.shape[:2], *paths.shape))
+        jacobian = stacked.expand(mesh.points, x, u, np.zeros_like(x), none).jacobian
+        assert jacobian is not None
+        both = np.concatenate((scales[0], np.broadcast_to(scales[1], (G, u.shape[-1]))), -1)[:, None]
+        paths = (np.abs(jacobian[..., v + 1 :, :]) * both).max((0, 1, -1))
+    if ends.size:
+        ends = (np.abs(stacked.end(nodes[-1], np.zeros_like(ends)).jacobian) * scales[0][:, None]).max(-1)
+    paths, ends = (np.where(np.isfinite(scale), np.maximum(scale, 1.0), 1.0) for scale in (paths, ends))
+    return paths, ends
 
 
 def first_point(stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array, mu: Array) -> Point:

@@ -34,8 +34,8 @@ class System:
     scale_x: Array  # (G, v), sizes of the states
     scale_u: Array  # (m,), sizes of the controls
     size: Array  # (G,), size of J
-    rho_path: Array  # (N, s, G, 1), prices of violations
-    rho_end: Array  # (G, 1)
+    rho_path: Array  # (N, s, G, e), prices of violations
+    rho_end: Array  # (G, k)
 
     @cached_property
     def duration(self) -> Array:
@@ -69,6 +69,12 @@ class System:
     def scale_z(self) -> Array:
         """Scales of (x, u) (G, v + m)."""
         return np.concatenate((self.scale_x, np.broadcast_to(self.scale_u, (len(self.scale_x), len(self.scale_u)))), -1)
+
+    @property
+    def dearest(self) -> Array:
+        """Highest price of a violation (G,)."""
+        result: Array = np.maximum(self.rho_end.max(-1, initial=0.0), self.rho_path.max((0, 1, -1), initial=0.0))
+        return result
 
     @cached_property
     def weights(self) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ocsolver.collocation.stop import Stop
-from ocsolver.collocation.unknowns import Residual
+from ocsolver.collocation.unknowns import Bounds, Residual
 from ocsolver.status import Status
 
 __all__ = ["Ending", "worst_violation"]
@@ -43,13 +43,14 @@ class Ending:
     def _sure(self) -> Array:
         return np.asarray(self.error <= SURE * np.maximum(self.size, 1.0))
 
-    def verdict(self, g: int, stop: Stop, iterations: int, worst: Callable[[int], str]) -> tuple[Status, str]:
+    def verdict(self, g: int, stop: Stop, iterations: int, worst: Callable[[int], str | None]) -> tuple[Status, str]:
         """Status and note of a group, where nobody has ended the run; `worst` names the constraint it violates most."""
         solved, admissible, possible = bool(self.solved[g]), bool(self.admissible[g]), bool(self.possible[g])
         if not np.isfinite(self.cost[g]):
             return Status.NONFINITE, "no finite trajectory was found"
-        if solved and not possible:
-            return Status.INFEASIBLE, worst(g)
+        violated = None if admissible else worst(g)
+        if solved and not possible and violated:
+            return Status.INFEASIBLE, violated
         if stop.tolerance is None:
             return (
                 (Status.COMPLETED, "") if solved and admissible else (Status.STALLED, "the iterations stopped moving")
@@ -61,9 +62,10 @@ class Ending:
         if iterations >= stop.max_iterations:
             return Status.MAX_ITERATIONS, ""
         if not admissible:
-            if self.unfinished[g] or possible:
-                return Status.STALLED, f"the iterations on a mesh ended early, {worst(g)}"
-            return Status.INFEASIBLE, worst(g)
+            if self.unfinished[g] or possible or violated is None:
+                early = "the iterations on a mesh ended early"
+                return Status.STALLED, early if violated is None else f"{early}, {violated}"
+            return Status.INFEASIBLE, violated
         note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
         if np.isinf(self.error[g]):
             note = "∂H/∂u = 0 along the control, but H has no finite maximum there"
@@ -72,13 +74,17 @@ class Ending:
         return Status.STALLED, note
 
 
-def worst_violation(now: Residual, g: int, times: Array, constraints: int, of_the_set: int) -> str:
-    """Which constraint of a group is violated most, by how much, and when.
+def worst_violation(
+    now: Residual, limits: Bounds, g: int, times: Array, constraints: int, of_the_set: int
+) -> str | None:
+    """Which constraint of a group is violated most, by how much, and when; None if all are met.
 
     Parameters
     ----------
     now : Residual
-        By how much constraints are violated.
+        Values of the constraints.
+    limits : Bounds
+        Their bounds.
     g : int
         The group.
     times : ndarray (N, s)
@@ -86,7 +92,10 @@ def worst_violation(now: Residual, g: int, times: Array, constraints: int, of_th
     constraints, of_the_set : int
         Path constraints of each member of an ensemble, and how many of them, the last ones, describe the control set.
     """
-    path, end = np.abs(now.path[:, :, g]), np.abs(now.terminal[g])
+    path = _beyond(now.values.c[:, :, g], limits.path_lower, limits.path_upper)
+    end = _beyond(now.end.c[g], limits.end_lower, limits.end_upper)
+    if max(path.max(initial=0.0), end.max(initial=0.0)) == 0.0:
+        return None
     if not path.size or path.max() < end.max(initial=0.0):
         component = int(end.argmax())
         return f"terminal_constraint component {component} is missed by {end.max():.3g}"
@@ -94,3 +103,9 @@ def worst_violation(now: Residual, g: int, times: Array, constraints: int, of_th
     component = int(row) % constraints
     name = f"path_constraint component {component}" if component < constraints - of_the_set else "the control set"
     return f"{name} is violated by {path.max():.3g} at t = {times[k, i]:.6g}"
+
+
+def _beyond(c: Array, lower: Array, upper: Array) -> Array:
+    """Distances to the interval between two bounds."""
+    result: Array = np.maximum(np.maximum(lower - c, c - upper), 0.0)
+    return result

@@ -71,7 +71,8 @@ class Automatic(Solver):
                     best = answer
             if not _hopeless(best, problem) or _interrupted(answers[-1]):
                 break
-        return best
+        late = limits.max_seconds is not None and time.perf_counter() - begin >= limits.max_seconds
+        return best if late else _not_late(best)
 
     @staticmethod
     def _collocates(problem: Any, discretization: Discretization, limits: Limits) -> bool:
@@ -137,6 +138,12 @@ def _hopeless(solution: Solution, problem: OptimalControlProblem) -> bool:
     return any(far) and any(one and not note for one, note in zip(far, violated_start(problem), strict=True))
 
 
+def _not_late(solution: Solution) -> Solution:
+    """The solution without the word that the time ran out: it was that of an attempt, which nobody has set."""
+    status: list[Status] = [Status.STALLED if status is Status.MAX_SECONDS else status for status in solution.status]
+    return replace(solution, status=status)
+
+
 def _interrupted(start: Any) -> bool:
     """Whether it is what somebody has interrupted, who wants no other attempt."""
     return isinstance(start, Solution) and Status.INTERRUPTED in start.status
@@ -158,7 +165,5 @@ def _better(new: Solution, old: Solution) -> bool:
     violations = [sum(float(v.sum()) for v in s.violations.values()) for s in (new, old)]
     if not bool(old.success.all()) and violations[1] > ADMISSIBLE:
         return violations[0] < (CLOSER if cut else 1.0) * violations[1]
-    costs = [float(s.cost.sum()) for s in (new, old)]
-    if bool(new.success.all() & old.success.all()):  # on a coarse mesh J may look lower than it is
-        costs = [J + float(s.certificate.cost_error.sum()) for J, s in zip(costs, (new, old), strict=True)]
+    costs = [float((s.cost + s.certificate.cost_error).sum()) for s in (new, old)]  # J may look lower than it is
     return not cut and violations[0] <= max(violations[1], ADMISSIBLE) and costs[0] < costs[1]
