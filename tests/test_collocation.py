@@ -514,6 +514,20 @@ def test_saddle_points_are_left(control_set: oc.ControlSet, monkeypatch: pytest.
     assert float(around.cost) < 0.6 * float(across.cost)
 
 
+def test_a_start_at_a_saddle_point_of_the_terminal_cost_is_left() -> None:
+    """At rest ∂H/∂u = 0 and nothing moves, but it pays to go away, to either side."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: 0.1 * u[..., 0] ** 2,
+        lambda x: -(x[..., 0] ** 2),
+        initial_state=[0.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Box(-1.0, 1.0),
+    )
+    for solver in (None, oc.Collocation()):
+        assert float(oc.solve(problem, solver).cost) == pytest.approx(-0.9, abs=1e-7)
+
+
 def test_a_minimum_is_not_taken_for_a_saddle_point(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
 

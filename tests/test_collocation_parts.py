@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 import ocsolver as oc
 from ocsolver.collocation import compiled as measures
 from ocsolver.collocation import damping, elastic, errors, kkt
-from ocsolver.collocation.barrier import Barrier
+from ocsolver.collocation.barrier import Barrier, longest
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.compiled import CompiledSystem
 from ocsolver.collocation.dense import control_basis, limited, state_basis, state_slope, with_ends
@@ -28,7 +29,8 @@ from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.stop import Stop
 from ocsolver.collocation.system import System as CollocationSystem
 from ocsolver.collocation.tableau import Tableau, gauss, radau
-from ocsolver.collocation.unknowns import Mesh, Model, Point, Residual, Step
+from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point, Residual, Step
+from ocsolver.collocation.verdict import Ending, worst_violation
 from ocsolver.solvers.collocated import limits_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -166,6 +168,67 @@ def test_swinging_costates_are_noticed() -> None:
     ends = np.zeros((4, 0))
     point = Point(smooth, empty, smooth, nodes, nodes, empty, empty, ends, ends, none, none, none, none)
     assert damping.swinging(mesh, point).tolist() == [False, True, False, False]
+
+
+# ------------------------------------------------------------------------------------------------------- verdicts
+
+
+def ending(**changes: float | bool) -> Ending:
+    """One group that has converged, but for some changes."""
+    parts: dict[str, float | bool] = {
+        "solved": True,
+        "unfinished": False,
+        "admissible": True,
+        "possible": True,
+        "cost": 1.0,
+        "size": 1.0,
+        "error": 1e-9,
+        "residual": 1e-9,
+        "between": 0.0,
+    }
+    return Ending(**{name: np.array([value]) for name, value in {**parts, **changes}.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "violated", "status", "words"),
+    [
+        ({}, "c is violated", oc.Status.CONVERGED, ""),
+        ({"admissible": False, "possible": False}, "c is violated", oc.Status.INFEASIBLE, "c is violated"),
+        ({"admissible": False}, "c is violated", oc.Status.STALLED, "the iterations on a mesh ended early, c is"),
+        ({"admissible": False}, None, oc.Status.STALLED, "the iterations on a mesh ended early"),
+        ({"admissible": False, "solved": False}, None, oc.Status.STALLED, "the iterations on a mesh ended early"),
+        ({"residual": 1e-3}, None, oc.Status.STALLED, "J is estimated to be within 1.0e-09 of its minimum"),
+        ({"cost": math.nan}, None, oc.Status.NONFINITE, "no finite trajectory was found"),
+    ],
+)
+def test_what_became_of_a_group(
+    changes: dict[str, float | bool], violated: str | None, status: oc.Status, words: str
+) -> None:
+    """A solution of a coarse mesh, whose barrier hides small violations, is no proof that there is none."""
+    found, note = ending(**changes).verdict(0, Stop(100, None, 1e-8, 0.0), 10, lambda g: violated)
+    assert found is status
+    assert note.startswith(words)
+    assert bool(words) == bool(note)
+
+
+def test_slacks_that_have_not_followed_are_no_violations() -> None:
+    """Of an unfinished iterate the constraints count, not how far they are from their slacks."""
+    c = np.array([[0.5], [2.0]])[:, :, None, None] * np.ones((2, 1, 1, 1))
+    times = np.array([[0.25], [0.75]])
+    bounds = {name: np.zeros(0) for name in ("control_lower", "control_upper", "end_lower", "end_upper")}
+    bounds |= {"start_lower": np.zeros((1, 1)), "start_upper": np.zeros((1, 1))}
+    none = np.zeros((1, 0))
+    now = SimpleNamespace(values=SimpleNamespace(c=c), end=SimpleNamespace(c=none), path=c - 9.0, terminal=none)
+    for upper, expected in ((3.0, None), (1.0, "path_constraint component 0 is violated by 1 at t = 0.75")):
+        limits = Bounds(path_lower=np.zeros(1), path_upper=np.array([upper]), **bounds)
+        assert worst_violation(now, limits, 0, times, 1, 0) == expected  # type: ignore[arg-type]
+
+
+def test_barriers_of_nothing_leave_all_room() -> None:
+    barrier = Barrier.start(np.zeros(0), np.ones(0), (4, 3, 1, 0))
+    value = np.zeros((4, 3, 1, 0))
+    assert longest(value, np.array([0.99])).tolist() == [1.0]
+    assert barrier.room(value, value, np.array([0.99])).tolist() == [1.0]
 
 
 # -------------------------------------------------------------------------------------------------- Newton systems

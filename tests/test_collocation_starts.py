@@ -16,7 +16,7 @@ from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.collocation import campaign
-from ocsolver.collocation.guess import straight
+from ocsolver.collocation.guess import constraint_scales, straight
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.switches import beyond_the_points, touched
 from ocsolver.collocation.tableau import gauss
@@ -428,3 +428,34 @@ def test_radau_points_take_over_where_controls_rattle_along_singular_arcs(monkey
 
     monkeypatch.setattr(campaign, "resting", lambda system, point, model: np.zeros(1, dtype=bool))
     assert not solve_quietly(problem, oc.Collocation()).success.any(), "without them it would not have converged"
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e2, 1e4])
+def test_units_of_states_do_not_matter(unit: float) -> None:
+    """The brachistochrone from rest in kilometres, centimetres and tenths of millimetres."""
+    reference = brachistochrone.build(target=(2.0 * unit, 2.0 * unit), gravity=9.8 * unit)
+    solution = solve_quietly(reference.problem, oc.Collocation())
+    assert solution.success.all()
+    assert float(solution.cost) == pytest.approx(0.824759143156625, abs=1e-8)
+    assert solution.stats.iterations <= 150
+
+
+def test_constraints_are_priced_in_units_of_what_they_depend_on() -> None:
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0]), -1),
+        lambda t, x, u: u[..., 0] ** 2,
+        initial_state=[0.0, 1.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Box(-50.0, 50.0),
+        terminal_constraint=oc.Constraint(lambda x: x - 3.0),
+        path_constraint=oc.Constraint(
+            lambda t, x, u: torch.cat((1e3 * x[..., :1], u, 0.1 * x[..., 1:]), -1), -1e6, 1e6
+        ),
+    )
+    stacked = Stacked(problem, begin=0.0, source=problem)
+    mesh = Mesh(np.linspace(0.0, 1.0, 5)[:, None], gauss(3))
+    x, u = np.zeros((4, 3, 1, 2)), np.zeros((4, 3, 1, 1))
+    scales = np.array([[2.0, 5.0]]), np.array([100.0])
+    paths, ends = constraint_scales(stacked, limits_of(stacked), mesh, x, x[:, 0], u, scales)
+    np.testing.assert_allclose(paths, [[2e3, 100.0, 1.0]])
+    np.testing.assert_allclose(ends, [[2.0, 5.0]])

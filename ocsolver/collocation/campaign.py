@@ -39,7 +39,7 @@ LAST = 0.03  # final μ relative to the tolerance
 SMALLER = 0.03  # least factor by which the final μ is lower where J turns out small
 TOUCHING = 0.1  # the same relative to the square of the accuracy of controls
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
-SADDLES, EASY = 3, 5  # saddle points that are left, and iterations of problems that are taken to have none
+SADDLES, EASY = 3, 5  # saddle points that are left, and iterations of warm starts that are taken to meet none
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
@@ -149,7 +149,7 @@ class Campaign:
         G = self.stacked.groups
         mesh = Mesh(nodes, self._tableau)
         solved = self._first(mesh, control, warm)
-        if G == 1 and solved.all() and self.counts["iterations"] > EASY:
+        if G == 1 and solved.all() and (warm is None or self.counts["iterations"] > EASY):
             self._leave_saddles()
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
@@ -372,7 +372,7 @@ class Campaign:
                 break
             phi = self.model.now.barrier
             self.model = self.system.linearize(self.point, self.mu)
-            lower = self._solve(self._first_barrier, at_saddle) & (self.model.now.barrier < phi)
+            lower = self._solve(self._first_barrier, at_saddle, exact=True) & (self.model.now.barrier < phi)
             if not lower.all():
                 self._state = before
                 break
@@ -439,12 +439,15 @@ class Campaign:
 
     # ------------------------------------------------------------------- solve
 
-    def _solve(self, hat: float, wanted: Array, doubts: int | None = None) -> Array:
-        """Iterate on the current mesh until μ is `hat` relative to the size of J: which groups are solved (G,)."""
+    def _solve(self, hat: float, wanted: Array, doubts: int | None = None, *, exact: bool = False) -> Array:
+        """Iterate on the current mesh until μ is `hat` relative to the size of J: which groups are solved (G,).
+
+        It is solved as exactly as J is to be known on a mesh that may be the last, or wherever that is asked for.
+        """
         crew = Crew.gather(
             self.system, self.point, self.mu, hat=hat, wanted=wanted, clocked=self.clocked, careful=self.careful
         )
-        exact = hat <= self._final or self.limits.path_lower.size > 0
+        exact |= hat <= self._final or self.limits.path_lower.size > 0
         accuracy = self.accuracy if exact else max(self.accuracy, LOOSE * hat)
         iterations = PATIENCE if self.counts["meshes"] == 0 else LATER
         patience = Patience(iterations, accuracy, doubts, self.callback is not None, self.time_left, self._count)

@@ -21,6 +21,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 LINEARIZATIONS = 10  # of terminal constraints
 FAR = 1e3  # a simulation that goes so far from the start is no guess
 CANDIDATES, VERGE = 100, 0.01  # constant controls, and relative distance to constraints below which others are tried
+STILL, LARGE = 1e-6, 10.0  # states relative to how far they may move, and steps that change scales
+DEPENDENT = 1e-6  # singular values, relative to the largest, that are none
 LONGER = 3.0, 10.0, 30.0  # factors of the guessed duration that are tried where a shorter one does not reach the end
 
 
@@ -152,18 +154,38 @@ def simulated(
 def scales(
     stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array
 ) -> tuple[Array, Array, Array]:
-    """Scales of states (G, v) and controls (m,), and the size of J (G,)."""
-    state = np.maximum(np.maximum(np.abs(nodes).max(0), np.abs(x).max((0, 1))), 1.0)
+    """Scales of states (G, v) and controls (m,), and the size of J (G,).
+
+    States are as large as on the way of the guess, or as a step that meets the terminal constraints; those that rest
+    at zero may move as fast as the controls allow.
+    """
     width = limits.control_upper - limits.control_lower
     control = np.where(np.isfinite(width) & (width > 0), width, 1.0)
-    size = np.abs(stacked.end_values(nodes[-1])[0])
+    reach, size = np.zeros_like(nodes[0]), np.abs(stacked.end_values(nodes[-1])[0])
     for shift in (0.0, -0.5, 0.5):
         other = np.clip(
             u + shift * np.where(np.isfinite(width), width, 2.0), limits.control_lower, limits.control_upper
         )
-        running = (mesh.weights * np.abs(stacked.values(mesh.points, x, other).running)).sum((0, 1))
+        values = stacked.values(mesh.points, x, other)
+        running = (mesh.weights * np.abs(values.running)).sum((0, 1))
         size = np.fmax(size, np.where(np.isfinite(running), running, 0.0))
+        reach = np.fmax(reach, (mesh.weights[..., None] * np.abs(values.f)).sum((0, 1)))
+    state = np.maximum(np.abs(nodes).max(0), np.abs(x).max((0, 1)))
+    far = np.maximum(np.abs(_to_the_end(stacked, limits, nodes[-1])), np.where(state <= STILL * reach, reach, 0.0))
+    state = np.maximum(np.maximum(state, np.where(np.isfinite(far) & (far > LARGE), far, 0.0)), 1.0)
     return state, control, np.where(size > 1e-3, size, 1.0)
+
+
+def _to_the_end(stacked: Stacked, limits: Bounds, x: Array) -> Array:
+    """The shortest step from final states (G, v) that meets the linearized terminal constraints."""
+    if not limits.end_lower.size:
+        return np.zeros_like(x)
+    end = stacked.end(x, np.zeros((len(x), len(limits.end_lower))))
+    missing = np.clip(end.c, limits.end_lower, limits.end_upper) - end.c
+    if not (np.isfinite(missing).all() and np.isfinite(end.jacobian).all()):
+        return np.zeros_like(x)
+    result: Array = (np.linalg.pinv(end.jacobian, rcond=DEPENDENT) @ missing[..., None])[..., 0]
+    return result
 
 
 def constraint_scales(
