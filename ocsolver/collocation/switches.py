@@ -21,6 +21,7 @@ __all__ = ["Switch", "beyond_the_points", "find_switches", "touched"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SAFETY, SHARPEST = 3.0, 0.01  # of the estimated error; smallest width relative to the interval
+OUTSIDE = 0.5  # largest width, relative to the interval, around a switch that has moved farther than it was enclosed
 SLOWEST = 0.3  # width relative to the last move if constraints tie all times together
 HIDDEN = 1e-7  # distance beyond a bound, relative to its size, that a control reaches after its last point
 CLOSE = 0.01  # distance from a bound, relative to that of the two, of a control that is as good as on it
@@ -296,7 +297,7 @@ def _with_widths(found: list[Sighting], nodes: Array, before: list[Switch], slow
         if move is None:
             width = 0.25 * cell
         elif move[0] > move[1]:  # it lay outside
-            width = move[0]
+            width = min(move[0], OUTSIDE * cell)
         else:
             width = min(max(SAFETY * wrong, slowest * move[0], SHARPEST * cell, doubt), 0.25 * cell)
         result.append(Switch(time, j, max(width, shortest), cell))
