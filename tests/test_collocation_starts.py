@@ -23,7 +23,7 @@ from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Mesh
 from ocsolver.solvers.collocated import limits_of
 from ocsolver.solvers.collocation import merit
-from problems import brachistochrone, luus_reactor, tuberculosis, van_der_pol_bounded
+from problems import brachistochrone, jackson, luus_reactor, tuberculosis, van_der_pol_bounded
 
 Status = oc.Status
 
@@ -399,32 +399,14 @@ def test_of_campaigns_the_best_one_is_the_answer() -> None:
 
 
 def test_radau_points_take_over_where_controls_rattle_along_singular_arcs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tumour without its blood supply: the dose rests on a singular arc, which Gauss's points alone do not resolve.
-
-    Ledzewicz and Schättler, *Antiangiogenic therapy in cancer treatment as an optimal control problem*, SIAM J. Control
-    Optim. 46 (2007).
-    """
-
-    def rates(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
-        size, support, _ = x.unbind(-1)
-        shrinks = -0.084 * size * torch.log(size / support)
-        grows = 5.85 * size - (0.02 + 0.00873 * size ** (2 / 3) + 0.15 * u[..., 0]) * support
-        return torch.stack((shrinks, grows, u[..., 0]), -1)
-
-    problem = oc.OptimalControlProblem(
-        rates,
-        terminal_cost=lambda x: x[..., 0] / 1e4,
-        initial_state=[12000.0, 15000.0, 0.0],
-        horizon=(0.0, 1.2),
-        control_set=oc.Box(0.0, 75.0),
-        terminal_constraint=oc.Constraint(lambda x: x[..., 2:], -math.inf, 45.0),
-    )
+    """Jackson's reactor, whose singular arc Gauss's points alone do not resolve."""
+    problem = jackson.build().problem
     solution = solve_quietly(problem, oc.Collocation())
     assert solution.success.all()
     ((first, last, _),) = solution.singular[0]
-    assert 0.0 < first < last < 1.2
+    assert 0.1 < first < 0.16 < 3.7 < last < 3.75
     again = solution.resimulate(oc.SolveIVP("DOP853", rtol=1e-10, atol=1e-10))
-    assert float(again) == pytest.approx(float(solution.cost), abs=1e-7)
+    assert float(again) == pytest.approx(float(solution.cost), abs=1e-8)
 
     monkeypatch.setattr(campaign, "resting", lambda system, point, model: np.zeros(1, dtype=bool))
     assert not solve_quietly(problem, oc.Collocation()).success.any(), "without them it would not have converged"
