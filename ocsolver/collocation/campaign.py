@@ -155,7 +155,8 @@ class Campaign:
         switches: list[list[Switch]] = []
         self.smaller = float(np.clip((self.scale() / self.system.size)[solved].min(initial=1.0), SMALLER, 1.0))
         final, hat = self._final, self._first_barrier
-        best, wasted, finished = ((G + 1, np.inf), self._state, solved), 0, np.zeros(G, dtype=bool)
+        worst_of_all = G + 1, np.inf
+        best, wasted, finished = (worst_of_all, self._state, solved), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal = self.errors(), self.goal()
@@ -168,7 +169,7 @@ class Campaign:
             score = float(np.max(np.where(solved, worst, 0.0)))
             above = int((solved & (self._gap(errors) > self.stop.goal)).sum())
             if hat > final:
-                best = (G + 1, np.inf), self._state, solved
+                best = worst_of_all, self._state, solved
             elif above < best[0][0] or (above == best[0][0] and score < 0.8 * best[0][1]):
                 best, wasted = ((above, score), self._state, solved), 0
             else:

@@ -25,7 +25,7 @@ __all__ = ["Automatic"]
 LARGEST = 40  # states and controls of a group for which dense blocks pay
 ENTRIES = 100_000_000  # of the stage equations of all groups on the default mesh
 NEAR = 1e-5  # residual of a group that stalled near its answer
-LONGEST, RANDOM = 20.0, 40.0  # seconds that augmented Lagrangians, and random starts, may take to find an answer
+LONGEST, RANDOM = 20.0, 40.0  # seconds that E-MSA, and random starts, may take to find an answer
 STARTS = 8  # of a single problem that nothing else has solved
 ADMISSIBLE = 1e-7  # violation of constraints
 CLOSER = 0.1  # factor of the violation that makes up for being cut short
@@ -97,15 +97,10 @@ def _others(
     def left() -> Limits:
         return limits.after(time.perf_counter() - begin, used)
 
-    def at_most(seconds: float, rest: Limits) -> Limits:
-        return replace(rest, max_seconds=seconds if rest.max_seconds is None else min(seconds, rest.max_seconds))
-
     def starts() -> Iterator[Any]:
         free, quiet = Discretization(None, None, None), replace(left(), progress=False)
-        if problem.restrictions:
-            yield AugmentedLagrangian(EMSA()).run(problem, free, None, at_most(LONGEST, quiet))
-        else:
-            yield EMSA().run(problem, free, None, quiet)
+        solver = AugmentedLagrangian(EMSA()) if problem.restrictions else EMSA()
+        yield solver.run(problem, free, None, quiet.within(LONGEST))
         sides = problem.control_set.enclosure(problem.initial_state)
         assert sides is not None
         if bool(torch.isfinite(sides[0]).all() & torch.isfinite(sides[1]).all()):
@@ -121,7 +116,7 @@ def _others(
         yield (start, answer) if isinstance(start, Solution) else (answer,)
     rest = left()
     if problem.trajectories == 1 and rest.max_seconds != 0.0 and not _interrupted(start):
-        each = replace(at_most(RANDOM, rest), max_iterations=limits.max_iterations)
+        each = replace(rest.within(RANDOM), max_iterations=limits.max_iterations)
         yield (MultiStart(Collocation(), STARTS).run(problem, discretization, None, each),)
 
 

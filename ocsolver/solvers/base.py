@@ -43,6 +43,10 @@ class Limits:
         left = None if self.max_seconds is None else max(0.0, self.max_seconds - seconds)
         return replace(self, max_iterations=max(0, self.max_iterations - iterations), max_seconds=left)
 
+    def within(self, seconds: float) -> Limits:
+        """The same, for a run that takes at most so many seconds."""
+        return replace(self, max_seconds=seconds if self.max_seconds is None else min(seconds, self.max_seconds))
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
