@@ -271,8 +271,8 @@ def with_arcs(solution: Any) -> Any:
     arcs = find_arcs(solution)
     notes = []
     for own, note, status, switches in zip(solution.notes, arcs.notes, solution.status, arcs.switches, strict=True):
-        extra = ""
+        parts, extra = [own] if own else [], ""
         if status < 0 and len(switches) >= SHORTEST:
             extra = f"u switches {len(switches)} times: oc.find_arcs(solution, finer) tells if that grows with N"
-        notes.append("; ".join([own] * bool(own) + [part for part in (note, extra) if part and part not in own]))
+        notes.append("; ".join(parts + [part for part in (note, extra) if part and part not in own]))
     return replace(solution, switches=arcs.switches, singular=arcs.singular, notes=notes)

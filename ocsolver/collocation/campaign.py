@@ -106,7 +106,7 @@ class Campaign:
         return self.system.mesh
 
     def another(self, *, damps: bool, at_once: bool = False, tries: Tries = Tries.ALL) -> Campaign:
-        """Another campaign for the same problem, whose history goes on; Radau's method may take its place `at_once`."""
+        """Another campaign for the same problem, whose history goes on; it may have Radau's points `at_once`."""
         fresh: dict[str, Any] = {
             "status": [],
             "notes": [],

@@ -174,7 +174,7 @@ def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign
             attempt(tried[-1].another(damps=first.damps, tries=Tries.OTHERS), nodes)
     if (first.damped or tried[-1].damped) and failing():
         attempt(tried[-1].another(damps=False), nodes)
-    if failing():
+    if failing() and 2 * tried[-1].successes.sum() <= first.stacked.groups:  # the others would pay for a few
         best = max(tried, key=merit)
         if best.rested and not best.damped:
             attempt(tried[-1].another(damps=False, at_once=True), meshes[tried.index(best)])
