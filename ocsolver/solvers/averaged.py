@@ -12,7 +12,7 @@ the step to the minimum, for any metric, and four times the limit of stability. 
 judged (the step size of Polyak [1]_, a little longer). Such steps follow the noise of the batches rather than average
 it out. So training ends with an average of the weights that were visited, over a window that grows with the number of
 steps [2]_. The longer the window, the more noise it takes out, and the longer the steps may be, which in the long run
-find better weights: what they may promise grows to eight times the cost, and the answer of ρ to noise fades.
+find better weights: what they may promise grows to sixteen times the cost, and the answer of ρ to noise fades.
 
 .. [1] B. Polyak, *Introduction to Optimization*, 1987, Section 5.3.
 .. [2] O. Shamir, T. Zhang, *Stochastic Gradient Descent for Non-smooth Optimization*, ICML 2013 (polynomial decay).
@@ -36,7 +36,7 @@ from ocsolver.transcription import Control, Sweep
 __all__ = ["AveragedMemory", "averaged_step", "fading_answer", "largest_gain"]
 
 FIRST_GAIN = 0.1  # of the cost, that the first step promises
-LARGEST_GAIN, LATER = 2.5, 8.0  # of the cost, that a step may promise, at first and in the long run
+LARGEST_GAIN, LATER = 2.5, 16.0  # of the cost, that a step may promise, at first and in the long run
 SETTLED = 400.0  # steps after which it may promise √2 times more than at first, and ρ leaves noise to the average
 EARLY = 4  # steps that are all judged
 LENGTH = 1.9  # of a step, relative to the one that gains most at once; the average takes out the noise of long ones
@@ -151,7 +151,7 @@ def averaged_step(maximizer: Maximizer, transcription: Timed, iterate: Iterate, 
 
 def largest_gain(steps: Tensor) -> Tensor:
     """What the next step may promise after so many, relative to the cost (1,)."""
-    return (LARGEST_GAIN * (1.0 + steps / SETTLED).sqrt()).clamp_max(LATER)
+    return (LARGEST_GAIN * (1.0 + (steps / SETTLED).square()).sqrt()).clamp_max(LATER)
 
 
 def fading_answer(steps: Tensor) -> Tensor:
