@@ -151,7 +151,8 @@ def averaged_step(maximizer: Maximizer, transcription: Timed, iterate: Iterate, 
 
 def largest_gain(steps: Tensor) -> Tensor:
     """What the next step may promise after so many, relative to the cost (1,)."""
-    return (LARGEST_GAIN * (1.0 + (steps / SETTLED).square()).sqrt()).clamp_max(LATER)
+    age = steps / SETTLED
+    return (LARGEST_GAIN * (1.0 + age * age.clamp_min(1.0)).sqrt()).clamp_max(LATER)
 
 
 def fading_answer(steps: Tensor) -> Tensor:
