@@ -96,7 +96,7 @@ class Campaign:
     cost: Array = field(init=False)
     residual: Array = field(init=False)
     error: Array = field(init=False)  # estimated distance of J from its minimum (G,)
-    smaller: float = field(default=1.0, init=False)  # factor by which J is smaller than it looked at first
+    smaller: Array | float = field(default=1.0, init=False)  # J relative to what it looked like at first (G,)
     started: bool = field(init=False)  # whether its guesses led to solutions, or no others are to come
     lost: Array = field(init=False)  # ended farther from a solution than by a gap that does not close (G,)
 
@@ -153,7 +153,7 @@ class Campaign:
             self._leave_saddles()
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
-        self.smaller = float(np.clip((self.scale() / self.system.size)[solved].min(initial=1.0), SMALLER, 1.0))
+        self.smaller = np.where(solved, np.clip(self.scale() / self.system.size, SMALLER, 1.0), 1.0)
         final, hat = self._final, self._first_barrier
         worst_of_all = G + 1, np.inf
         best, wasted, finished = (worst_of_all, self._state, solved), 0, np.zeros(G, dtype=bool)
@@ -250,8 +250,13 @@ class Campaign:
 
         A control that just touches a bound is kept off it by about √μ.
         """
-        last = self.smaller * min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2)
+        last = min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2)
         return max(last, SHARPEST_KINK if self.stacked.kinked else 0.0)
+
+    def _end(self, hat: float) -> Array:
+        """μ at which a mesh is left, relative to the size of J (G,): the last one to that of the J that was found."""
+        last = hat * self.smaller if hat <= self._final else hat
+        return np.maximum(last, SHARPEST_KINK if self.stacked.kinked else 0.0) * np.ones(self.stacked.groups)
 
     @property
     def _first_barrier(self) -> float:
@@ -446,7 +451,7 @@ class Campaign:
         It is solved as exactly as J is to be known on a mesh that may be the last, or wherever that is asked for.
         """
         crew = Crew.gather(
-            self.system, self.point, self.mu, hat=hat, wanted=wanted, clocked=self.clocked, careful=self.careful
+            self.system, self.point, self.mu, self._end(hat), wanted, clocked=self.clocked, careful=self.careful
         )
         exact |= hat <= self._final or self.limits.path_lower.size > 0
         accuracy = self.accuracy if exact else max(self.accuracy, LOOSE * hat)

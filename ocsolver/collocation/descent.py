@@ -64,9 +64,9 @@ class Crew:
 
     @classmethod
     def gather(
-        cls, system: System, point: Point, mu: Array, *, hat: float, wanted: Array, clocked: bool, careful: bool
+        cls, system: System, point: Point, mu: Array, hat: Array, wanted: Array, *, clocked: bool, careful: bool
     ) -> Crew:
-        """All groups at a start; those `wanted` go on until μ is `hat` relative to the size of J."""
+        """All groups at a start; those `wanted` go on until μ is `hat` (G,) relative to the size of J."""
         system.stacked.epsilon = float((mu / system.unit).max())  # kinks are rounded as widely as the barrier is high
         model = system.linearize(point, mu)
         walk = Walk(system, clocked=clocked, careful=careful)
