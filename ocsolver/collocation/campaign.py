@@ -39,7 +39,8 @@ LAST = 0.03  # final μ relative to the tolerance
 SMALLER = 0.03  # least factor by which the final μ is lower where J turns out small
 TOUCHING = 0.1  # the same relative to the square of the accuracy of controls
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
-SADDLES, EASY = 3, 5  # saddle points that are left, and iterations of warm starts that are taken to meet none
+SADDLES, EASY = 3, 5  # saddle points that are left, and iterations of problems that are taken to have none
+NOTHING = 1e-2  # costates, relative to the size of J, that do not pull
 LEVELS = 10  # meshes
 PATIENT_LEVELS = 2  # meshes that bring nothing
 PATIENCE, LATER = 150, 80  # iterations on the first mesh and on later ones
@@ -149,11 +150,10 @@ class Campaign:
         G = self.stacked.groups
         mesh = Mesh(nodes, self._tableau)
         solved = self._first(mesh, control, warm)
-        if G == 1 and solved.all() and (warm is None or self.counts["iterations"] > EASY):
+        if G == 1 and solved.all() and (self.counts["iterations"] > EASY or self._rests()):
             self._leave_saddles()
         base = [nodes[:, g] for g in range(G)]
         switches: list[list[Switch]] = []
-        self.smaller = np.where(solved, np.clip(self.scale() / self.system.size, SMALLER, 1.0), 1.0)
         final, hat = self._final, self._first_barrier
         worst_of_all = G + 1, np.inf
         best, wasted, finished = (worst_of_all, self._state, solved), 0, np.zeros(G, dtype=bool)
@@ -183,6 +183,8 @@ class Campaign:
             switches = find_switches(
                 self.stacked, self.limits, self.mesh, self.point, self.system.size, switches, violation * (hat <= final)
             )
+            if hat <= final:  # the barrier may be what keeps it from the goal
+                self.smaller = np.where(solved, np.clip(self.scale() / self.system.size, SMALLER, 1.0), 1.0)
             floor = 4.0 * self.mu * self.limits.control_lower.size
             goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
             self.damped |= self.damps and bool((swinging(self.mesh, self.point) & solved).any())
@@ -366,6 +368,10 @@ class Campaign:
         again = self._solve(hat, unbounded)
         self._keep(before, ~again)
         return solved | again
+
+    def _rests(self) -> bool:
+        """Whether costates vanish: nothing pulls at the start, which may be a saddle point."""
+        return bool((np.abs(self.point.costates) * self.system.scale_x <= NOTHING * self.system.size[:, None]).all())
 
     def _leave_saddles(self) -> None:
         """Go on to lower solutions from those of the first mesh that are saddle points."""
