@@ -1132,9 +1132,8 @@ def test_contradictory_constraints_are_named() -> None:
     problem = ramp(terminal_constraint=oc.Constraint(lambda x: torch.cat((x, 2.0 * x), -1), [1.0, 3.0], [1.0, 3.0]))
     solution = solve_quietly(problem, oc.Collocation())
     assert solution.status == [Status.INFEASIBLE]
-    assert (
-        "terminal_constraint component 1 is missed by 1;" in solution.message
-    )  # x is 1, in whose units 2 x counts half
+    # x is 1, in whose units 2 x counts half
+    assert "terminal_constraint component 1 is missed by 1;" in solution.message
 
 
 def test_starts_outside_a_path_constraint_are_named() -> None:

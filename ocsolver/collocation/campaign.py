@@ -99,6 +99,7 @@ class Campaign:
     error: Array = field(init=False)  # estimated distance of J from its minimum (G,)
     smaller: Array | float = field(default=1.0, init=False)  # J relative to what it looked like at first (G,)
     started: bool = field(init=False)  # whether its guesses led to solutions, or no others are to come
+    nodes: Array = field(init=False)  # of the first mesh (N + 1, G)
     lost: Array = field(init=False)  # ended farther from a solution than by a gap that does not close (G,)
 
     @property
@@ -133,6 +134,7 @@ class Campaign:
 
     def run(self, nodes: Array, control: Array | None = None, warm: Start | None = None) -> None:
         """Solve from a guess: nodes (N + 1, G), control (N, G, m), or values of everything at its Gauss points."""
+        self.nodes = nodes
         self.ending: Status | None = None
         self.started = True
         with np.errstate(all="ignore"):
@@ -188,7 +190,7 @@ class Campaign:
             floor = 4.0 * self.mu * self.limits.control_lower.size
             goal = np.where(finished, np.inf, goal)  # what is finished is not refined any more
             self.damped |= self.damps and bool((swinging(self.mesh, self.point) & solved).any())
-            self.rested |= bool((resting(self.system, self.point, self.model) & solved).any())
+            self.rested = self.rested or bool((resting(self.system, self.point, self.model) & solved).any())
             plan = refined_nodes(
                 self.mesh,
                 base,
@@ -253,12 +255,17 @@ class Campaign:
         A control that just touches a bound is kept off it by about √μ.
         """
         last = min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2)
-        return max(last, SHARPEST_KINK if self.stacked.kinked else 0.0)
+        return max(last, self._sharpest)
+
+    @property
+    def _sharpest(self) -> float:
+        """Least μ, relative to the size of J, to which kinks can be rounded."""
+        return SHARPEST_KINK if self.stacked.kinked else 0.0
 
     def _end(self, hat: float) -> Array:
         """μ at which a mesh is left, relative to the size of J (G,): the last one to that of the J that was found."""
         last = hat * self.smaller if hat <= self._final else hat
-        return np.maximum(last, SHARPEST_KINK if self.stacked.kinked else 0.0) * np.ones(self.stacked.groups)
+        return np.maximum(last, self._sharpest) * np.ones(self.stacked.groups)
 
     @property
     def _first_barrier(self) -> float:

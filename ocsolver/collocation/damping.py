@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ocsolver.collocation.dense import control_basis
-from ocsolver.collocation.switches import active_sides
+from ocsolver.collocation.switches import sides_of
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Mesh, Model, Point
 
@@ -31,17 +31,11 @@ def resting(system: System, point: Point, model: Model) -> Array:
 
     Points where a path constraint is active do not count.
     """
-    mesh, limits, size = system.mesh, system.limits, system.size
-    width = limits.control_upper - limits.control_lower
-    width = np.where(np.isfinite(width), width, 1.0)
-    price = width**2 * (system.duration / size)[:, None]
     assert model.now.values.hessian is not None
     bend = np.einsum("...ii->...i", model.now.values.hessian)[..., system.stacked.v :]
-    free = active_sides(point.controls, point.u, width, mesh, size) == 0
-    free &= (np.abs(bend) * price <= STRAIGHT) & ~limits.control_fixed
-    if point.slack.shape[-1]:
-        room = np.maximum(point.slack.max((0, 1)) - point.slack.min((0, 1)), 1e-12)
-        free &= ~(active_sides(point.paths, point.slack, room, mesh, size) != 0).any(-1, keepdims=True)
+    controls, paths = sides_of(system.limits, system.mesh, point, system.size)
+    straight = np.abs(bend) * system.scale_u**2 <= STRAIGHT * system.unit[:, None]
+    free = (controls == 0) & straight & ~system.limits.control_fixed & (paths == 0).all(-1, keepdims=True)
     still = free.all(1)
     result: Array = (still[1:] & still[:-1]).any((0, -1))
     return result

@@ -16,7 +16,7 @@ from ocsolver.collocation.errors import VIOLATION, between, improved
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Switch", "beyond_the_points", "find_switches", "touched"]
+__all__ = ["Switch", "beyond_the_points", "find_switches", "sides_of", "touched"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -58,6 +58,19 @@ def active_sides(barrier: Barrier, value: Array, unit: Array, mesh: Mesh, size: 
     return np.where(low, -1, np.where(high, 1, 0))
 
 
+def sides_of(limits: Bounds, mesh: Mesh, point: Point, size: Array) -> tuple[Array, Array]:
+    """`active_sides` of the controls (N, s, G, m) and of the path constraints (N, s, G, e)."""
+    width = limits.control_upper - limits.control_lower
+    controls = active_sides(point.controls, point.u, np.where(np.isfinite(width), width, 1.0), mesh, size)
+    return controls, active_sides(point.paths, point.slack, _ranges(point.slack), mesh, size)
+
+
+def _ranges(slack: Array) -> Array:
+    """By how much path constraints vary (G, e)."""
+    result: Array = np.maximum(slack.max((0, 1)) - slack.min((0, 1)), 1e-12)
+    return result
+
+
 def find_switches(
     stacked: Stacked,
     limits: Bounds,
@@ -74,10 +87,8 @@ def find_switches(
     """
     N, s, G, m = point.u.shape
     times = mesh.points.reshape(N * s, G)
-    width = limits.control_upper - limits.control_lower
-    flat = _flat(active_sides(point.controls, point.u, np.where(np.isfinite(width), width, 1.0), mesh, size))
-    varies = np.maximum(point.slack.max((0, 1)) - point.slack.min((0, 1)), 1e-12)
-    path = _flat(active_sides(point.paths, point.slack, varies, mesh, size))
+    flat, path = (_flat(sides) for sides in sides_of(limits, mesh, point, size))
+    varies = _ranges(point.slack)
     bounds = (limits.control_lower, limits.control_upper)
     better = _flat(preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y))
     u, slack = _flat(point.u), _flat(point.slack)

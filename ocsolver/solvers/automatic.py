@@ -135,6 +135,8 @@ def _hopeless(solution: Solution, problem: OptimalControlProblem) -> bool:
 
 def _not_late(solution: Solution) -> Solution:
     """The solution without the word that the time ran out: it was that of an attempt, which nobody has set."""
+    if Status.MAX_SECONDS not in solution.status:
+        return solution
     status: list[Status] = [Status.STALLED if status is Status.MAX_SECONDS else status for status in solution.status]
     return replace(solution, status=status)
 
@@ -160,5 +162,7 @@ def _better(new: Solution, old: Solution) -> bool:
     violations = [sum(float(v.sum()) for v in s.violations.values()) for s in (new, old)]
     if not bool(old.success.all()) and violations[1] > ADMISSIBLE:
         return violations[0] < (CLOSER if cut else 1.0) * violations[1]
+    if cut or violations[0] > max(violations[1], ADMISSIBLE):
+        return False
     costs = [float((s.cost + s.certificate.cost_error).sum()) for s in (new, old)]  # J may look lower than it is
-    return not cut and violations[0] <= max(violations[1], ADMISSIBLE) and costs[0] < costs[1]
+    return costs[0] < costs[1]

@@ -153,11 +153,10 @@ def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign
     alone = finer and first.stacked.groups == 1  # in a batch, those that did well would pay for the others
     first.tries = Tries.FIRST if alone else Tries.ALL
     first.run(nodes, control)
-    tried, meshes = [first], [nodes]
+    tried = [first]
 
     def attempt(campaign: Campaign, nodes: Any) -> None:
         tried.append(campaign)
-        meshes.append(nodes)
         campaign.run(nodes, control)
 
     def failing() -> bool:
@@ -177,7 +176,7 @@ def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign
     if failing() and 2 * tried[-1].successes.sum() <= first.stacked.groups:  # the others would pay for a few
         best = max(tried, key=merit)
         if best.rested and not best.damped:
-            attempt(tried[-1].another(damps=False, at_once=True), meshes[tried.index(best)])
+            attempt(tried[-1].another(damps=False, at_once=True), best.nodes)
     best = max(tried, key=merit)  # of equals, the first
     best.history, best.counts = tried[-1].history, tried[-1].counts
     return best
