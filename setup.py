@@ -7,17 +7,27 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-PARTS = ("collocation._measures", "collocation._moves", "collocation._newton", "tape._program")
+PARTS = {
+    "collocation._compiled": ("_iteration", "_measures", "_module", "_moves", "_newton"),
+    "tape._program": ("_program",),
+}
+
+
+def source(part: str, name: str) -> str:
+    """Path of a file of a part."""
+    folder = part.rpartition(".")[0]
+    return f"ocsolver/{folder}/{name}.c"
+
 
 setup(
     ext_modules=[
         Extension(
             f"ocsolver.{part}",
-            [f"ocsolver/{part.replace('.', '/')}.c"],
+            [source(part, name) for name in names],
             extra_compile_args=["-O3"],
             depends=glob("ocsolver/collocation/*.h"),
             optional=True,
         )
-        for part in PARTS
+        for part, names in PARTS.items()
     ]
 )

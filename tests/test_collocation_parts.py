@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -829,10 +829,13 @@ def test_measures_in_c_are_those_of_numpy() -> None:
         plain = CollocationSystem(**{entry.name: getattr(system, entry.name) for entry in fields(CollocationSystem)})
         again = [other.remodel(point, mu, model=model) for other in (plain, system)]
         for entry in fields(Model):
-            close(*(getattr(part, entry.name) for part in again if entry.name != "now"))
+            close(*(getattr(part, entry.name) for part in again if entry.name not in ("now", "optimality")))
         for entry in fields(Residual):
             close(*(getattr(part.now, entry.name) for part in again if entry.name not in ("values", "end")))
-        close(*(np.array(other.errors(point, mu, model)) for other in (plain, system)))
+        again = [replace(part, optimality=None) for part in again]
+        close(
+            *(np.array(other.optimality(point, mu, part)) for other, part in zip((plain, system), again, strict=True))
+        )
         steps = [other.direction(point, mu, again[0], np.array([0.0, 0.1]), mu > 0) for other in (plain, system)]
         for entry in fields(Step):
             close(*(getattr(step, entry.name) for step in steps if entry.name != "d"))
@@ -846,6 +849,38 @@ def test_measures_in_c_are_those_of_numpy() -> None:
         corrected = [other.direction(point, mu, again[0], np.zeros(2), mu > 0, residual) for other in (plain, system)]
         for entry in fields(Step):
             close(*(getattr(step, entry.name) for step in corrected if entry.name != "d"))
+
+
+def test_usual_iterations_in_c_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs with a free time, path and terminal constraints, one of which makes all its steps one by one."""
+    if measures.compiled is None:
+        pytest.skip("the part in C was not compiled")
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0] - 0.1 * x[..., 1] ** 3), -1),
+        lambda t, x, u: 1.0 + 0.1 * u[..., 0] ** 2,
+        initial_state=[0.0, 0.0],
+        horizon=(0.0, oc.FreeTime(guess=3.0)),
+        control_set=oc.Box(-1.0, 1.0),
+        terminal_constraint=oc.Constraint(lambda x: x - torch.tensor([1.0, 0.0], dtype=x.dtype)),
+        path_constraint=oc.Constraint(lambda t, x, u: x[..., 1:], -math.inf, 0.7),
+    )
+    answers: list[Any] = []
+    real, taken = CompiledSystem.attempt, [0, 0]
+
+    def counted(self: CompiledSystem, *arguments: Any) -> Any:
+        found = real(self, *arguments)
+        taken[0] += 1
+        taken[1] += found is not None and found.model is not None
+        return found
+
+    for attempt in (counted, lambda *_: None):
+        monkeypatch.setattr(CompiledSystem, "attempt", attempt)
+        answers.append(oc.solve(problem, oc.Collocation(), tolerance=1e-9))
+    one, other = answers
+    assert taken[0] > taken[1] > 10
+    assert one.stats.iterations == other.stats.iterations
+    for name in ("t", "x", "p", "u"):
+        close(getattr(one, name).numpy(), getattr(other, name).numpy())
 
 
 @pytest.mark.parametrize("most", [1, 400])

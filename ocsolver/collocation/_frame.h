@@ -3,6 +3,7 @@
    All arrays are contiguous and of doubles. N intervals, s Gauss points, G groups, v states, m controls, D = v + m, e path
    and k terminal constraints; formulas are those of the NumPy methods of the same names.
 */
+#define OCSOLVER_FRAME
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <float.h>

@@ -2,6 +2,7 @@
    filter, the quadratic model, the errors, and what a Newton step means for slacks and multipliers.
 */
 #include "_frame.h"
+#include "_kernels.h"
 
 enum { F, RUNNING, C, JACOBIAN, HESSIAN, VALUES };
 enum { END_COST, END_C, END_SLOPE, END_JACOBIAN, END_HESSIAN, END };
@@ -17,7 +18,7 @@ enum { STEP_PATH, STEP_Y, STEP_END, DERIVATIVE, BEND, LENGTH, REACH, STEP };
 
 /* ------------------------------------------------------------------------------------------------------- residual */
 
-static void measure(const Frame *y, double **values, double **end, double **out)
+void measure(const Frame *y, double **values, double **end, double **out)
 {
     const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, e = y->e, k = y->k;
     double *const *c = y->constants, *const *q = y->point;
@@ -77,7 +78,7 @@ static void measure(const Frame *y, double **values, double **end, double **out)
     }
 }
 
-static PyObject *residual(PyObject *self, PyObject *arguments)
+PyObject *py_residual(PyObject *self, PyObject *arguments)
 {
     double *q[3], *at_end[2], *out[RESIDUAL];
     Frame y;
@@ -92,7 +93,7 @@ static PyObject *residual(PyObject *self, PyObject *arguments)
 
 /* ---------------------------------------------------------------------------------------------------------- model */
 
-static void quadratic(const Frame *y, double **values, const double *path, double **out)
+void quadratic(const Frame *y, double **values, const double *path, double **out)
 {
     const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, D = y->D, e = y->e, rows = y->v + 1 + y->e;
     double *const *c = y->constants, *const *q = y->point;
@@ -156,7 +157,7 @@ static void quadratic(const Frame *y, double **values, const double *path, doubl
             }
 }
 
-static PyObject *model(PyObject *self, PyObject *arguments)
+PyObject *py_model(PyObject *self, PyObject *arguments)
 {
     double *q[VALUES], *gaps[1], *out[MODEL];
     Frame y;
@@ -175,7 +176,7 @@ enum { N_JACOBIAN, N_RIGHT, N_PULL, N_AIM, N_PATH, N_END_SLOPE, N_END_JACOBIAN, 
 enum { E_AIM, E_RIGHT, E_START_X, E_START_Q, E_START_RIGHT, E_SLACK, E_END_RIGHT, E_CONSTRAINT, EQUATIONS };
 
 /* What the Newton system has on its right, and at its ends. */
-static void arrange(const Frame *y, double **own, double **out)
+void arrange(const Frame *y, double **own, double **out)
 {
     const int N = y->N, s = y->s, G = y->G, v = y->v, D = y->D, e = y->e, k = y->k, rows = y->v + 1 + y->e;
     double *const *c = y->constants, *const *q = y->point;
@@ -221,7 +222,7 @@ static void arrange(const Frame *y, double **own, double **out)
     }
 }
 
-static PyObject *equations(PyObject *self, PyObject *arguments)
+PyObject *py_equations(PyObject *self, PyObject *arguments)
 {
     double *own[N_ALL], *out[EQUATIONS];
     Frame y;
@@ -238,13 +239,14 @@ static PyObject *equations(PyObject *self, PyObject *arguments)
 
 enum { OWN_SLOPE, OWN_COSTATE, OWN_JACOBIAN, OWN_STAGE, OWN_GAP, OWN_PATH, OWN_TERMINAL, OWN_END_SLOPE, OWN_END_JACOBIAN, OWN };
 
-static void worst(const Frame *y, double **own, double **out)
+void worst(const Frame *y, double **own, double **out)
 {
     const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, D = y->D, e = y->e, k = y->k, rows = y->v + 1 + y->e;
     double *const *c = y->constants, *const *q = y->point;
     const size_t points = (size_t)N * s * G;
     BLOCKS(begin, end) {
         double dual_u[BLOCK] = {0.0}, dual_x[BLOCK] = {0.0}, primal[BLOCK] = {0.0}, gap[BLOCK] = {0.0};
+        double bought[BLOCK] = {0.0};
         for (int n = 0; n < N; n++) {
             for (int i = 0; i < s; i++)
                 for (int g = begin, l = 0; g < end; g++, l++) {
@@ -269,9 +271,9 @@ static void worst(const Frame *y, double **own, double **out)
                     }
                     for (int r = 0; r < e; r++) {
                         const size_t place = at * e + r;
-                        const double left = own[OWN_PATH][place] - relation(q[Y][place], c[RHO_PATH][place], mu);
+                        const double worth = relation(q[Y][place], c[RHO_PATH][place], mu), left = own[OWN_PATH][place] - worth;
                         const Sides slack = sides(q[PATHS], q[Z_PATHS], place, points * e, q[SLACK][place]);
-                        primal[l] = larger(primal[l], fabs(left));
+                        primal[l] = larger(primal[l], fabs(left)), bought[l] = larger(bought[l], fabs(worth));
                         gap[l] = larger(gap[l], complementarity(slack, mu));
                     }
                 }
@@ -293,23 +295,24 @@ static void worst(const Frame *y, double **own, double **out)
             }
             for (int r = 0; r < k; r++) {
                 const size_t place = (size_t)g * k + r;
-                const double left = own[OWN_TERMINAL][place] - relation(q[NU][place], c[RHO_END][place], mu_end);
+                const double worth = relation(q[NU][place], c[RHO_END][place], mu_end), left = own[OWN_TERMINAL][place] - worth;
                 const Sides slack = sides(q[ENDS], q[Z_ENDS], place, (size_t)G * k, q[END_SLACK][place]);
-                primal[l] = larger(primal[l], fabs(left));
+                primal[l] = larger(primal[l], fabs(left)), bought[l] = larger(bought[l], fabs(worth));
                 gap_end = larger(gap_end, complementarity(slack, mu_end));
             }
             out[0][g] = larger(dual_u[l] * duration, dual_x[l]) / size;
             out[1][g] = primal[l];
             out[2][g] = larger(gap[l] * duration, gap_end) / size;
+            out[3][g] = bought[l];
         }
     }
 }
 
-static PyObject *errors(PyObject *self, PyObject *arguments)
+PyObject *py_errors(PyObject *self, PyObject *arguments)
 {
-    double *own[OWN], *out[3];
+    double *own[OWN], *out[4];
     Frame y;
-    int good = enter(&y, arguments, 2, (double **[]){own, out}, (int[]){OWN, 3});
+    int good = enter(&y, arguments, 2, (double **[]){own, out}, (int[]){OWN, 4});
     if (good) {
         Py_BEGIN_ALLOW_THREADS
         worst(&y, own, out);
@@ -322,7 +325,7 @@ static PyObject *errors(PyObject *self, PyObject *arguments)
 
 enum { M_JACOBIAN, M_HESSIAN, M_GRADIENT, M_PULL, M_AIM, M_PATH, M_TERMINAL, M_END_SLOPE, M_END_JACOBIAN, M_END_HESSIAN, M_ALL };
 
-static void meaning(const Frame *y, double **own, double **d, double **out)
+void meaning(const Frame *y, double **own, double **d, double **out)
 {
     const int N = y->N, s = y->s, G = y->G, v = y->v, m = y->m, D = y->D, e = y->e, k = y->k, rows = y->v + 1 + y->e;
     double *const *c = y->constants, *const *q = y->point;
@@ -409,7 +412,7 @@ static void meaning(const Frame *y, double **own, double **d, double **out)
     }
 }
 
-static PyObject *complete(PyObject *self, PyObject *arguments)
+PyObject *py_complete(PyObject *self, PyObject *arguments)
 {
     double *own[M_ALL], *d[DIRECTION], *out[STEP];
     Frame y;
@@ -421,16 +424,3 @@ static PyObject *complete(PyObject *self, PyObject *arguments)
     }
     return leave(&y, good);
 }
-
-static PyMethodDef methods[] = {
-    {"residual", residual, METH_VARARGS, "residual(constants, point, mu, values, end, results)"},
-    {"model", model, METH_VARARGS, "model(constants, point, mu, values, path, results)"},
-    {"equations", equations, METH_VARARGS, "equations(constants, point, mu, model, results)"},
-    {"errors", errors, METH_VARARGS, "errors(constants, point, mu, model, results)"},
-    {"complete", complete, METH_VARARGS, "complete(constants, point, mu, model, direction, results)"},
-    {NULL, NULL, 0, NULL},
-};
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_measures", NULL, -1, methods, NULL, NULL, NULL, NULL};
-
-PyMODINIT_FUNC PyInit__measures(void) { return PyModule_Create(&definition); }

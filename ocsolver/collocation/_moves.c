@@ -1,5 +1,6 @@
 /* What `system.System` does with a step: how far it may go, where it leads, and what becomes of the multipliers. */
 #include "_frame.h"
+#include "_kernels.h"
 
 enum { DX, DU, DNODES, STEP_PATH, STEP_END, SHIFT };
 enum { NEW_X, NEW_U, NEW_NODES, NEW_SLACK, NEW_END_SLACK, PRIMAL };
@@ -39,7 +40,7 @@ static inline double length(double worst, double share)
 
 /* ----------------------------------------------------------------------------------------------------------- room */
 
-static void reach(const Frame *y, double **moves, const double *share, double *alpha)
+void reach(const Frame *y, double **moves, const double *share, double *alpha)
 {
     Bounded all[SETS];
     list_bounded(y, NULL, all);
@@ -60,7 +61,7 @@ static void reach(const Frame *y, double **moves, const double *share, double *a
         alpha[g] = length(alpha[g], share[g]);
 }
 
-static PyObject *py_room(PyObject *self, PyObject *arguments)
+PyObject *py_room(PyObject *self, PyObject *arguments)
 {
     double *moves[SETS], *alpha[1];
     Frame y;
@@ -85,20 +86,25 @@ static void along(int points, int G, int width, const double *from, const double
                 to[i] = from[i] + alpha[g] * step[i];
 }
 
-static PyObject *shift(PyObject *self, PyObject *arguments)
+void shift(const Frame *y, const double *alpha, double **d, double **out)
+{
+    double *const *q = y->point;
+    const int points = y->N * y->s;
+    along(points, y->G, y->v, q[X], alpha, d[DX], out[NEW_X]);
+    along(points, y->G, y->m, q[U], alpha, d[DU], out[NEW_U]);
+    along(y->N + 1, y->G, y->v, q[NODES], alpha, d[DNODES], out[NEW_NODES]);
+    along(points, y->G, y->e, q[SLACK], alpha, d[STEP_PATH], out[NEW_SLACK]);
+    along(1, y->G, y->k, q[END_SLACK], alpha, d[STEP_END], out[NEW_END_SLACK]);
+}
+
+PyObject *py_shift(PyObject *self, PyObject *arguments)
 {
     double *d[SHIFT], *out[PRIMAL];
     Frame y;
     int good = enter(&y, arguments, 2, (double **[]){d, out}, (int[]){SHIFT, PRIMAL});
     if (good) {
-        double *const *q = y.point;
-        const int points = y.N * y.s;
         Py_BEGIN_ALLOW_THREADS
-        along(points, y.G, y.v, q[X], y.mu, d[DX], out[NEW_X]);
-        along(points, y.G, y.m, q[U], y.mu, d[DU], out[NEW_U]);
-        along(y.N + 1, y.G, y.v, q[NODES], y.mu, d[DNODES], out[NEW_NODES]);
-        along(points, y.G, y.e, q[SLACK], y.mu, d[STEP_PATH], out[NEW_SLACK]);
-        along(1, y.G, y.k, q[END_SLACK], y.mu, d[STEP_END], out[NEW_END_SLACK]);
+        shift(&y, y.mu, d, out);
         Py_END_ALLOW_THREADS
     }
     return leave(&y, good);
@@ -120,7 +126,7 @@ static inline double ratio(double value, double move, double rho)
     return greater(move / (rho - value), -move / (rho + value));
 }
 
-static void renew(
+void renew(
     const Frame *y, double **moves, double **values, double **d, const double *share, const double *alpha, double *spare, double **out
 )
 {
@@ -180,7 +186,7 @@ static void renew(
     along(1, G, k, q[NU], elastic, d[DMULTIPLIERS], out[NEW_NU]);
 }
 
-static PyObject *multipliers(PyObject *self, PyObject *arguments)
+PyObject *py_multipliers(PyObject *self, PyObject *arguments)
 {
     double *moves[SETS], *values[SETS], *d[DUAL], *along[2], *out[RESULTS], *spare = NULL;
     Frame y;
@@ -197,14 +203,3 @@ static PyObject *multipliers(PyObject *self, PyObject *arguments)
     free(spare);
     return leave(&y, good);
 }
-
-static PyMethodDef methods[] = {
-    {"room", py_room, METH_VARARGS, "room(constants, point, share, moves, results)"},
-    {"shift", shift, METH_VARARGS, "shift(constants, point, alpha, steps, results)"},
-    {"multipliers", multipliers, METH_VARARGS, "multipliers(constants, point, mu, moves, values, duals, (share, alpha), results)"},
-    {NULL, NULL, 0, NULL},
-};
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_moves", NULL, -1, methods, NULL, NULL, NULL, NULL};
-
-PyMODINIT_FUNC PyInit__moves(void) { return PyModule_Create(&definition); }

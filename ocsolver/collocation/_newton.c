@@ -7,6 +7,7 @@
 #include <Python.h>
 #include <stdlib.h>
 
+#include "_kernels.h"
 #include "_stages.h"
 
 /* Rows [r, E, F] and [t, Q, R] of dx_{k+1} = r + E dx_k + F dq_{k+1} and dq_k = t + Q dx_k + R dq_{k+1}, gaps left out:
@@ -251,6 +252,76 @@ static void rest(const System *y, int g)
     memset(at(&y->results[MULTIPLIERS], g, 0, 0), 0, sizeof(double) * y->e);
 }
 
+/* The steps of the wanted groups: 1, 0 if one is singular or none is left, or -1 if there is no memory. */
+static int solve_groups(const System *y, const char *wanted)
+{
+    const int v = y->v, S = y->s * (2 * v + y->m), size = 2 * v + y->e;
+    const size_t rows = (size_t)(S > size ? S : size);
+    const int n = y->s * v, q = y->s * y->m, inputs = 1 + 2 * v, known = 1 + v + q;
+    const size_t groups = (size_t)(y->N + LANES - 1) / LANES, one = sizeof(double), four = sizeof(lanes);
+    const Memory memory = {
+        .found = malloc(four * groups * S * inputs),
+        .work = malloc(four * (n * (n + 2 * known + inputs) + q * (q + inputs) + S)),
+        .link = malloc(four * 2 * v * inputs),
+        .dense = malloc(one * rows * (rows + 2 * inputs)),
+        .left = malloc(one * v * inputs),
+        .rows = malloc(one * y->N * 2 * v * (1 + 3 * v)),
+        .nodes = malloc(one * (y->N + 1) * 2 * v),
+    };
+    int good = -1;
+    if (memory.found && memory.work && memory.link && memory.dense && memory.left && memory.rows && memory.nodes) {
+        int solved = 0;
+        good = 1;
+        for (int g = 0; g < y->G && good; g++)
+            if (wanted[g] && solve_group(y, g, &memory))
+                solved++;
+            else if (wanted[g] && has_numbers(y, g))
+                good = 0;
+            else
+                rest(y, g);
+        good = good && solved;
+    }
+    free(memory.found), free(memory.work), free(memory.link), free(memory.dense), free(memory.left);
+    free(memory.rows), free(memory.nodes);
+    return good;
+}
+
+/* An array of `count` axes before those whose entries, `inner` of them, stand together. */
+static Py_buffer packed(double *values, int count, int middle, int last, int inner, Py_ssize_t *strides)
+{
+    strides[count - 1] = (Py_ssize_t)inner * sizeof(double);
+    if (count > 1)
+        strides[count - 2] = strides[count - 1] * last;
+    if (count > 2)
+        strides[0] = strides[1] * middle;
+    return (Py_buffer){.buf = values, .ndim = count > 2 ? 4 : count, .strides = strides}; /* of stages there is one axis more */
+}
+
+int newton_step(
+    const int *shape, double *const *tables, double *const *inside, int rows, double *const *ends, const char *active,
+    double *const *results
+)
+{
+    System y = {.N = shape[0], .s = shape[1], .G = shape[2], .v = shape[3], .m = shape[4], .e = shape[5]};
+    const int s = y.s, G = y.G, v = y.v, D = v + y.m, e = y.e;
+    const int inner[INSIDE] = {1, D * D, rows * D, D, v, v, v}, staged[INSIDE] = {0, 1, 1, 1, 1, 0, 0};
+    const int widths[ENDS] = {v, v, v, v * v, e * v, e, v, e}, lasts[ENDS] = {1, 1, 1, v, v, 1, 1, 1};
+    const int sizes[RESULTS] = {v, y.m, v, v, v, e};
+    Py_ssize_t strides[INSIDE + ENDS + RESULTS][3];
+    for (int part = 0; part < TABLES; part++)
+        y.tables[part].buf = tables[part];
+    for (int part = 0; part < INSIDE; part++)
+        y.inside[part] = packed(inside[part], staged[part] ? 3 : 2, s, G, inner[part], strides[part]);
+    for (int part = 0; part < ENDS; part++)
+        y.ends[part] = packed(ends[part], 2, 0, widths[part] / lasts[part], lasts[part], strides[INSIDE + part]);
+    for (int part = 0; part < RESULTS; part++) {
+        const int count = part == MULTIPLIERS ? 2 : part < NODES ? 3 : 2;
+        const int last = part == MULTIPLIERS ? e : G, entries = part == MULTIPLIERS ? 1 : sizes[part];
+        y.results[part] = packed(results[part], count, s, last, entries, strides[INSIDE + ENDS + part]);
+    }
+    return solve_groups(&y, active);
+}
+
 static int get(PyObject *tuple, Py_buffer *buffers, int count, int flags)
 {
     for (int i = 0; i < count; i++)
@@ -268,7 +339,7 @@ static void release(Py_buffer *buffers, int count)
         PyBuffer_Release(&buffers[i]);
 }
 
-static PyObject *solve(PyObject *module, PyObject *arguments)
+PyObject *py_solve(PyObject *module, PyObject *arguments)
 {
     PyObject *tables, *inside, *ends, *results;
     Py_buffer active;
@@ -295,37 +366,11 @@ static PyObject *solve(PyObject *module, PyObject *arguments)
     const Py_ssize_t *shape = y.inside[RATES].shape; /* (N, s, G, v, v + m) */
     y.N = (int)shape[0], y.s = (int)shape[1], y.G = (int)shape[2], y.v = (int)shape[3], y.m = (int)(shape[4] - shape[3]);
     y.e = (int)y.ends[SLACK].shape[1];
-    const int v = y.v, S = y.s * (2 * v + y.m), size = 2 * v + y.e;
-    const size_t rows = (size_t)(S > size ? S : size);
-    const int n = y.s * v, q = y.s * y.m, inputs = 1 + 2 * v, known = 1 + v + q;
-    const size_t groups = (size_t)(y.N + LANES - 1) / LANES, one = sizeof(double), four = sizeof(lanes);
-    const Memory memory = {
-        .found = malloc(four * groups * S * inputs),
-        .work = malloc(four * (n * (n + 2 * known + inputs) + q * (q + inputs) + S)),
-        .link = malloc(four * 2 * v * inputs),
-        .dense = malloc(one * rows * (rows + 2 * inputs)),
-        .left = malloc(one * v * inputs),
-        .rows = malloc(one * y.N * 2 * v * (1 + 3 * v)),
-        .nodes = malloc(one * (y.N + 1) * 2 * v),
-    };
-    if (memory.found && memory.work && memory.link && memory.dense && memory.left && memory.rows && memory.nodes) {
-        Py_BEGIN_ALLOW_THREADS
-        const char *wanted = active.buf;
-        int solved = 0;
-        good = 1;
-        for (int g = 0; g < y.G && good; g++)
-            if (wanted[g] && solve_group(&y, g, &memory))
-                solved++;
-            else if (wanted[g] && has_numbers(&y, g))
-                good = 0;
-            else
-                rest(&y, g);
-        good = good && solved;
-        Py_END_ALLOW_THREADS
-    } else
+    Py_BEGIN_ALLOW_THREADS
+    good = solve_groups(&y, active.buf);
+    Py_END_ALLOW_THREADS
+    if (good < 0)
         PyErr_NoMemory();
-    free(memory.found), free(memory.work), free(memory.link), free(memory.dense), free(memory.left);
-    free(memory.rows), free(memory.nodes);
     release(y.results, RESULTS);
 without_results:
     release(y.ends, ENDS);
@@ -337,13 +382,3 @@ without_tables:
     PyBuffer_Release(&active);
     return good < 0 ? NULL : PyBool_FromLong(good);
 }
-
-static PyMethodDef methods[] = {
-    {"solve", solve, METH_VARARGS, "solve(tables, inside, ends, active, results) -> bool: fill the results, with zeros for groups that are not active\n"
-     "or no numbers; False if one is singular, or none is left."},
-    {NULL, NULL, 0, NULL},
-};
-
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_newton", NULL, -1, methods, NULL, NULL, NULL, NULL};
-
-PyMODINIT_FUNC PyInit__newton(void) { return PyModule_Create(&module); }

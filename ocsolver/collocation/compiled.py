@@ -12,11 +12,10 @@ from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.kkt import Direction, Ends
 from ocsolver.collocation.points import EndPoint, PointValues
 from ocsolver.collocation.system import System
-from ocsolver.collocation.unknowns import Model, Point, Residual, Step
+from ocsolver.collocation.unknowns import Attempt, Model, Optimality, Point, Residual, Step
 
 try:
-    from ocsolver.collocation import _measures as compiled
-    from ocsolver.collocation import _moves as moves_in_c
+    from ocsolver.collocation import _compiled as compiled
 except ImportError:  # there was no compiler
     compiled = None  # type: ignore[assignment]
 
@@ -70,8 +69,8 @@ class CompiledSystem(System):
         results = tuple(np.empty(shape) for shape in shapes)
         inside = (values.f, values.running, values.c, jacobian, values.hessian)
         _called(compiled.model, self._constants, point.arrays, mu, inside, (now.path,), results)
-        hessian, slope, adjoint, *rest = results
-        return Model(now, jacobian, hessian, slope, adjoint, *rest)
+        hessian, slope, adjoint, right, back, gradient, pull, aim = results
+        return Model(now, jacobian, hessian, slope, adjoint, right, back, gradient, pull, aim)
 
     def _equations(self, point: Point, mu: Array, model: Model, now: Residual) -> tuple[Array, Array, Ends]:
         end, x0, nu = model.now.end, point.nodes[0].shape, point.nu.shape
@@ -104,17 +103,75 @@ class CompiledSystem(System):
         _called(compiled.complete, self._constants, point.arrays, mu, own, moved, results)
         return Step(d, *results)
 
-    def errors(self, point: Point, mu: Array, model: Model) -> tuple[Array, Array, Array]:
+    def attempt(
+        self, point: Point, mu: Array, model: Model, active: Array, rules: tuple[Array, ...], bar: tuple[Array, ...]
+    ) -> Attempt | None:
+        if self.limits.control_fixed.any() or self.stacked.tape is None:
+            return None
+        wanted = active.astype(float)
+        launched = self._launch(point, mu, model, (wanted, *rules))
+        if launched is None:
+            return None
+        step, alpha, trial = launched
+        before = model.now.feasibility, model.now.barrier, step.slope, alpha, step.reach, *bar, wanted
+        return Attempt(step, alpha, trial, *self._arrive(trial, mu, before))
+
+    def _launch(
+        self, point: Point, mu: Array, model: Model, rules: tuple[Array, ...]
+    ) -> tuple[Step, Array, Point] | None:
+        """A step, its length, and where it leads; None if it is not a usual one."""
+        now, end = model.now, model.now.end
+        equations = model.jacobian, model.hessian, model.right, model.back, model.gradient, model.pull, model.aim
+        ends = end.slope, end.jacobian, end.hessian
+        own = (*equations, now.stage, now.gap, now.path, now.terminal, *ends)
+        x, u, nodes, path, last, G = point.x, point.u, point.nodes, point.slack, point.end_slack, len(mu)
+        direction = Direction(*(np.empty(like.shape) for like in (x, u, x, nodes, nodes, last)))
+        step = Step(direction, *(np.empty(like.shape) for like in (path, path, last)), *np.empty((4, G)))
+        barriers = point.controls, point.paths, point.ends, point.starts
+        news = [np.empty(like.shape) for like in (x, u, x, nodes, nodes, path, path, last, last)]
+        z = [np.empty(barrier.z.shape) for barrier in barriers]
+        alpha = np.empty(G)
+        results = (*direction, step.path, step.y, step.end, step.slope, step.bend, step.length, step.reach, alpha)
+        if not _called(compiled.launch, self._constants, point.arrays, mu, own, rules, results, (*news, *z)):
+            return None
+        held = [barrier.held(multipliers) for barrier, multipliers in zip(barriers, z, strict=True)]
+        return step, alpha, Point(*news, *held)  # type: ignore[arg-type]
+
+    def _arrive(self, point: Point, mu: Array, before: tuple[Array, ...]) -> tuple[Residual, Model | None, Array]:
+        """Residuals at a trial; if all groups accept it, its model, and which widen the filter (G,)."""
+        stacked = self.stacked
+        values = stacked.expand(self.mesh.points, point.x, point.u, point.p, point.y, iterate=True)
+        end = stacked.end(point.nodes[-1], point.nu)
+        assert values.jacobian is not None
+        x, c, G = point.x.shape, point.slack.shape, len(mu)
+        z, gap = (*x[:-1], self.scale_z.shape[-1]), (x[0], *x[2:])
+        residual = tuple(np.empty(shape) for shape in (x, gap, c, point.end_slack.shape, (G,), (G,)))
+        model = tuple(np.empty(shape) for shape in ((*z, z[-1]), z, x, z, gap, z, c, c))
+        optimality, fresh = Optimality(*np.empty((4, G))), np.empty(G)
+        inside = (values.f, values.running, values.c, values.jacobian, values.hessian)
+        own = (*inside, end.cost, end.c, end.slope, end.jacobian)
+        results = (*model, *optimality, fresh)
+        good = _called(compiled.arrive, self._constants, point.arrays, mu, own, before, residual, results)
+        now = Residual(values, end, *residual)
+        if not good:
+            return now, None, fresh > 0.0
+        hessian, slope, adjoint, right, back, gradient, pull, aim = model
+        known = Model(now, values.jacobian, hessian, slope, adjoint, right, back, gradient, pull, aim, optimality)
+        return now, known, fresh > 0.0
+
+    def optimality(self, point: Point, mu: Array, model: Model) -> Optimality:
+        if model.optimality is not None:
+            return model.optimality
         now, end = model.now, model.now.end
         inside = (model.slope, model.adjoint, model.jacobian, now.stage, now.gap, now.path, now.terminal)
         own = (*inside, end.slope, end.jacobian)
-        results = np.empty(len(mu)), np.empty(len(mu)), np.empty(len(mu))
+        results = Optimality(*(np.empty(len(mu)) for _ in range(4)))
         _called(compiled.errors, self._constants, point.arrays, mu, own, results)
         return results
 
     def room(self, point: Point, step: Step, share: Array) -> Array:
         result = np.empty(len(share))
-        _called(moves_in_c.room, self._constants, point.arrays, share, step.moves, (result,))
+        _called(compiled.room, self._constants, point.arrays, share, step.moves, (result,))
         return result
 
     def shifted(self, point: Point, step: Step, alpha: Array) -> Point:
@@ -123,7 +180,7 @@ class CompiledSystem(System):
             np.empty(old.shape) for old in (point.x, point.u, point.nodes, point.slack, point.end_slack)
         )
         steps = (d.x, d.u, d.nodes, step.path, step.end)
-        _called(moves_in_c.shift, self._constants, point.arrays, alpha, steps, results)
+        _called(compiled.shift, self._constants, point.arrays, alpha, steps, results)
         return point.primal(x, u, nodes, slack, end_slack)
 
     def moved(self, point: Point, mu: Array, step: Step, moves: tuple[Array, ...], share: Array, alpha: Array) -> Point:
@@ -134,17 +191,19 @@ class CompiledSystem(System):
         values = (new.u, new.slack, new.end_slack, new.nodes[0])
         duals = (d.p, d.costates, step.y, d.multipliers)
         lengths = (share, np.minimum(alpha, 1.0))
-        _called(moves_in_c.multipliers, self._constants, point.arrays, mu, moves, values, duals, lengths, results)
+        _called(compiled.multipliers, self._constants, point.arrays, mu, moves, values, duals, lengths, results)
         held: list[Barrier] = [barrier.held(own) for barrier, own in zip(barriers, z, strict=True)]
         return new.dual(p, costates, y, nu, *held)
 
 
-def _called(function: Callable[..., None], *parts: Any) -> None:
+def _called(function: Callable[..., Any], *parts: Any) -> Any:
     """Call a function in C, with copies of arrays if some have gaps in memory; those of results have none."""
     try:
-        function(*parts)
+        return function(*parts)
     except ValueError:
-        function(*(_contiguous(*part) if isinstance(part, tuple) else np.ascontiguousarray(part) for part in parts))
+        return function(
+            *(_contiguous(*part) if isinstance(part, tuple) else np.ascontiguousarray(part) for part in parts)
+        )
 
 
 def _contiguous(*arrays: Array | None) -> tuple[Array, ...]:

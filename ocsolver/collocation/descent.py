@@ -84,30 +84,31 @@ class Crew:
 
     def look(self, accuracy: float) -> tuple[Array, Array]:
         """Errors (G,), and which groups are still at work (G,); prices of violations are raised where these pay."""
-        parts = self.system.errors(self.point, self.mu, self.model)
-        error = np.maximum(np.maximum(parts[0], parts[1]), parts[2])
-        dearer = self._raise_prices(error, accuracy)
+        found = self.system.optimality(self.point, self.mu, self.model)
+        error = found.error
+        dearer = self._raise_prices(error, found.bought, accuracy)
         settled = self.mu <= 1.0001 * self.mu_end
         if not settled.any():
             self.nearly, self.converged = np.zeros_like(self.nearly), np.zeros_like(settled)
             return error, ~self.failed
         settled &= ~dearer
-        done = settled & (parts[0] <= accuracy) & (parts[1] <= accuracy)
-        done &= parts[2] <= KAPPA * self.mu / self.system.unit
-        fair = settled & (parts[0] <= FAIR) & (parts[1] <= accuracy**0.5)
+        done = settled & (found.dual <= accuracy) & (found.primal <= accuracy)
+        done &= found.complementarity <= KAPPA * self.mu / self.system.unit
+        fair = settled & (found.dual <= FAIR) & (found.primal <= accuracy**0.5)
         self.nearly = np.where(fair, self.nearly + 1, 0)
         self.converged = done | (self.nearly >= NEARLY)
         return error, ~(self.converged | self.failed)
 
-    def _raise_prices(self, error: Array, accuracy: float) -> Array:
-        """A higher price of violations that pay: which groups (G,)."""
+    def _raise_prices(self, error: Array, bought: Array, accuracy: float) -> Array:
+        """A higher price of violations that pay, `bought` (G,) as they are: which groups (G,)."""
         system, hat = self.system, self.mu / self.system.unit
         solved, stuck = error <= _solved(hat), self.fails > STUCK // 2
         raised = solved | stuck
         if raised.any():
             most = accuracy + VIOLATION + 10 * hat
-            bought = solved & (system.bought(self.point, self.mu) > most)
-            raised = (bought | (stuck & (self.model.now.violation > most))) & ~(self.failed | self.hopeless)
+            raised = ((solved & (bought > most)) | (stuck & (self.model.now.violation > most))) & ~(
+                self.failed | self.hopeless
+            )
         if raised.any():
             same = raised & self._unmoved()
             self.hopeless = self.hopeless | same | (raised & (system.dearest >= HIGHEST_PRICE * system.size))
@@ -140,14 +141,17 @@ class Crew:
         """Lower the barrier where it is time, and take a step."""
         self._lower_barrier(error, active)
         walk = self.walk
-        self.point, moved, now = walk.step(self.point, self.mu, self.model, active)
+        self.point, moved, found = walk.step(self.point, self.mu, self.model, active)
+        if isinstance(found, Model):
+            self.model, self.fails = found, np.zeros_like(self.fails)
+            return
         stuck = active & ~moved
         self.fails = np.where(stuck, self.fails + 1, 0)
         self.failed = self.failed | (self.fails > STUCK)
         walk.last_delta = np.where(stuck, np.maximum(1e-4, 10 * walk.last_delta), walk.last_delta)
         walk.delta = np.where(stuck, walk.last_delta, 0.0)
-        now = self.system.at(self.point, self.mu, whole=True) if now is None else now
-        self.model = self.system.model(self.point, self.mu, now)
+        found = self.system.at(self.point, self.mu, whole=True) if found is None else found
+        self.model = self.system.model(self.point, self.mu, found)
 
     def _lower_barrier(self, error: Array, active: Array) -> None:
         unit = self.system.unit
@@ -163,7 +167,7 @@ class Crew:
             again = system.linearize if system.stacked.kinked else partial(system.remodel, model=self.model)
             self.model = again(self.point, self.mu)
             self.walk.reset(self.model.now)
-            error = np.max(system.errors(self.point, self.mu, self.model), axis=0)
+            error = system.optimality(self.point, self.mu, self.model).error
 
     def part(self, rows: Array) -> Crew:
         """Some of these groups."""

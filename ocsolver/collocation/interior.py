@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ocsolver.collocation.system import System
-from ocsolver.collocation.unknowns import Model, Point, Residual, Step
+from ocsolver.collocation.unknowns import Attempt, Model, Point, Residual, Step
 
 __all__ = ["Walk"]
 
@@ -32,6 +32,11 @@ ARMIJO = 1e-4
 HALVINGS = 12
 LONGEST = 16.0  # of steps of a shifted Hessian
 BOUNDARY = 0.99  # share of the way to a bound
+FEW = 4  # groups of which all are likely to go as usual
+
+RULES = tuple(np.array([value]) for value in (CURVATURE, SHORT, BOUNDARY, 0.0, 0.0))  # of a step, in the order of C
+CLOCKED = (*RULES[:3], np.array([SHRINK]), np.array([GROW]))
+ACCEPTANCE = np.array([ARMIJO]), np.array([FILTER_SHRINK])
 
 
 class Walk:
@@ -64,28 +69,67 @@ class Walk:
         walk.theta_max = self.theta_max[rows]
         return walk
 
-    def step(self, point: Point, mu: Array, model: Model, active: Array) -> tuple[Point, Array, Residual | None]:
-        """One iteration of the active groups: the next point, which groups moved, and the residuals if known whole."""
-        step = self._regular_direction(point, mu, model, active)
-        if step is None:
-            return point, np.zeros_like(active), None
+    def step(
+        self, point: Point, mu: Array, model: Model, active: Array
+    ) -> tuple[Point, Array, Residual | Model | None]:
+        """One iteration of the active groups: the next point, which groups moved, and what is known there.
+
+        That is the model, if the step was as steps mostly are, or the residuals, if they are known whole.
+        """
         share = np.maximum(BOUNDARY, 1.0 - mu * self.system.duration / self.system.size)
-        alpha = self._room(point, step, share)
-        step, alpha = self._longer(point, mu, model, step, alpha, share, active)
-        moves = step.moves  # those of the multipliers of bounds
-        first = np.where(active, alpha, 0.0)
-        if self.system.stacked.tape is not None:  # derivatives cost little: the first trial is made as if it were good
-            guess = self.system.moved(point, mu, step, moves, np.where(active, share, 0.0), first)
-            tried = self.system.at(guess, mu, whole=True)
-        else:
-            guess = self.system.shifted(point, step, alpha)
-            tried = self.system.at(guess, mu)
+        attempt = self._usual(point, mu, model, active) or self._trial(point, mu, model, active, share)
+        if attempt is None:
+            return point, np.zeros_like(active), None
+        step, alpha, guess, tried, known, _ = attempt
+        if known is not None:
+            return guess, active, known
+        moves, first = step.moves, np.where(active, alpha, 0.0)  # moves are those of the multipliers of bounds
         moved, taken, found = self._search(point, mu, model, step, alpha, share, active, tried)
         taken = self._stretched(point, mu, model.now, found, share, moved, taken, tried)
         if tried.values.jacobian is not None and found is step and (moved == active).all() and (taken == first).all():
             return guess, moved, tried
         taken, share = np.where(moved, taken, 0.0), np.where(moved, share, 0.0)
         return self.system.moved(point, mu, found, moves, share, taken), moved, None
+
+    def _usual(self, point: Point, mu: Array, model: Model, active: Array) -> Attempt | None:
+        """Step and first trial where nothing is unusual; the filter is widened if all groups accept it."""
+        if len(active) > FEW or self.delta.any():
+            return None
+        rules = CLOCKED if self.clocked else RULES
+        bar = self.theta_max, self.filter, np.array([self._straight]), *ACCEPTANCE
+        attempt = self.system.attempt(point, mu, model, active, rules, bar)
+        if attempt is not None and attempt.model is not None:
+            self.steps += 1
+            self._widen(model.now, attempt.fresh)
+        return attempt
+
+    def _trial(self, point: Point, mu: Array, model: Model, active: Array, share: Array) -> Attempt | None:
+        """Step and first trial, the Hessian shifted where that helps; None if there is no step."""
+        step = self._regular_direction(point, mu, model, active)
+        if step is None:
+            return None
+        alpha = self._room(point, step, share)
+        step, alpha = self._longer(point, mu, model, step, alpha, share, active)
+        if self.system.stacked.tape is not None:  # derivatives cost little: the first trial is made as if it were good
+            first = np.where(active, alpha, 0.0)
+            guess = self.system.moved(point, mu, step, step.moves, np.where(active, share, 0.0), first)
+            tried = self.system.at(guess, mu, whole=True)
+        else:
+            guess = self.system.shifted(point, step, alpha)
+            tried = self.system.at(guess, mu)
+        return Attempt(step, alpha, guess, tried, None, np.zeros_like(active))
+
+    @property
+    def _straight(self) -> float:
+        """Largest defect that the next step may leave, relative to what it changes."""
+        return CAREFUL if self.careful or self.steps < FIRST_STEPS else NONLINEAR
+
+    def _widen(self, now: Residual, fresh: Array) -> None:
+        """Another corner of the filter for the groups of `fresh` (G,)."""
+        if fresh.any():
+            theta, phi = (1 - FILTER_SHRINK) * now.feasibility, now.barrier - FILTER_SHRINK * now.feasibility
+            corner = np.where(fresh, np.stack((theta, phi)), np.inf)
+            self.filter = np.concatenate((self.filter, corner[:, None]), 1)
 
     def _stretched(
         self,
@@ -175,8 +219,8 @@ class Walk:
         `tried` is what the first trial has given.
         """
         now = model.now
+        straight = self._straight
         self.steps += 1
-        straight = CAREFUL if self.careful or self.steps <= FIRST_STEPS else NONLINEAR
         theta_min = _small(now)
         reach = step.reach
         moved, waiting = np.zeros_like(active), active.copy()
@@ -202,11 +246,7 @@ class Walk:
                         step = step.merged(other, use)
                         trial_alpha = np.where(use, beta, trial_alpha)
                         good, armijo = good | use, np.where(use, armijo2, armijo)
-            fresh = good & ~armijo
-            if fresh.any():
-                theta, phi = (1 - FILTER_SHRINK) * now.feasibility, now.barrier - FILTER_SHRINK * now.feasibility
-                corner = np.where(fresh, np.stack((theta, phi)), np.inf)
-                self.filter = np.concatenate((self.filter, corner[:, None]), 1)
+            self._widen(now, good & ~armijo)
             taken = np.where(good, trial_alpha, taken)
             moved |= good
             waiting &= ~good

@@ -11,7 +11,7 @@ from scipy.linalg.lapack import dgbsv
 from ocsolver.collocation.tableau import Tableau
 
 try:
-    from ocsolver.collocation import _newton as compiled
+    from ocsolver.collocation import _compiled as compiled
 except ImportError:  # there was no compiler
     compiled = None  # type: ignore[assignment]
 

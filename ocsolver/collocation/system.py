@@ -17,7 +17,18 @@ from ocsolver.collocation import elastic
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.kkt import Direction, Ends, Linearized, directions
 from ocsolver.collocation.points import EndPoint, PointValues, Stacked
-from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point, Residual, Step, largest, total
+from ocsolver.collocation.unknowns import (
+    Attempt,
+    Bounds,
+    Mesh,
+    Model,
+    Optimality,
+    Point,
+    Residual,
+    Step,
+    largest,
+    total,
+)
 
 __all__ = ["System"]
 
@@ -313,13 +324,6 @@ class System:
             bend = bend + (point.starts.curvature(point.nodes[0]) * first**2).sum(-1)
         return Step(d, path, y, end, slope, bend, length, reach)
 
-    def bought(self, point: Point, mu: Array) -> Array:
-        """Largest violation that the prices leave worth its while, at the multipliers as they are (G,)."""
-        path = np.abs(elastic.gap(point.y, self.rho_path, mu[:, None])).max((0, 1, 3), initial=0.0)
-        ends = np.abs(elastic.gap(point.nu, self.rho_end, (mu * self.duration)[:, None]))
-        result: Array = np.maximum(path, ends.max(-1, initial=0.0))
-        return result
-
     # -------------------------------------------------------------------- moves
 
     def room(self, point: Point, step: Step, share: Array) -> Array:
@@ -356,22 +360,37 @@ class System:
         alpha = np.minimum(alpha, 1.0)
         return new.with_duals(step, alpha, np.minimum(alpha, below), *barriers)
 
+    # --------------------------------------------------------------- iteration
+
+    def attempt(
+        self, point: Point, mu: Array, model: Model, active: Array, rules: tuple[Array, ...], bar: tuple[Array, ...]
+    ) -> Attempt | None:
+        """The Newton step and its first trial, if the step is regular and not cut short, and that is known at once.
+
+        `rules` are the curvature a step must have, the length below which it is short, the share of the way to a bound,
+        and the largest changes of the duration; `bar` is what a trial has to pass: the largest infeasibility, the
+        corners of the filter, the largest defect and the shares of Armijo's rule and of the filter.
+        """
+
     # ------------------------------------------------------------------ errors
 
-    def errors(self, point: Point, mu: Array, model: Model) -> tuple[Array, Array, Array]:
-        """Dual infeasibility, primal infeasibility and complementarity, without units (G,)."""
+    def optimality(self, point: Point, mu: Array, model: Model) -> Optimality:
+        """Dual infeasibility, primal infeasibility and complementarity, without units."""
         v, now, end = self.stacked.v, model.now, model.now.end
         unit, mu_end = self.duration / self.size, (mu * self.duration)[:, None]
         slope = model.slope
         transversal = point.costates[-1] + end.slope
         primal = np.maximum(largest(now.stage / self.scale_x), largest(now.gap / self.scale_x))
+        bought = np.zeros_like(mu)
         if now.path.shape[-1]:
             slope = slope + np.einsum("...c,...ci->...i", point.y, model.jacobian[..., v + 1 :, :])
-            primal = np.maximum(primal, largest(now.path - elastic.gap(point.y, self.rho_path, mu[:, None])))
+            worth = elastic.gap(point.y, self.rho_path, mu[:, None])
+            primal, bought = np.maximum(primal, largest(now.path - worth)), largest(worth)
         if now.terminal.shape[-1]:
             transversal = transversal + np.einsum("ge,gev->gv", point.nu, end.jacobian)
-            terminal = now.terminal - elastic.gap(point.nu, self.rho_end, mu_end)
-            primal = np.maximum(primal, np.abs(terminal).max(-1))
+            worth = elastic.gap(point.nu, self.rho_end, mu_end)
+            primal = np.maximum(primal, np.abs(now.terminal - worth).max(-1))
+            bought = np.maximum(bought, np.abs(worth).max(-1))
         dual_u = slope[..., v:]
         if not point.controls.idle:
             dual_u = dual_u - point.controls.low + point.controls.high
@@ -386,4 +405,4 @@ class System:
             ],
             axis=0,
         )
-        return dual, primal, gap
+        return Optimality(dual, primal, gap, bought)

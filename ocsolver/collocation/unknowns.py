@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ocsolver.collocation.kkt import Direction
 from ocsolver.collocation.points import EndPoint, PointValues
 from ocsolver.collocation.tableau import Tableau
 
-__all__ = ["Bounds", "Mesh", "Model", "Point", "Residual", "Step", "largest", "total"]
+__all__ = ["Attempt", "Bounds", "Mesh", "Model", "Optimality", "Point", "Residual", "Step", "largest", "total"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -186,6 +186,21 @@ class Residual:
         return result
 
 
+class Optimality(NamedTuple):
+    """How far a point is from solving a barrier problem, without units (G,)."""
+
+    dual: Array
+    primal: Array
+    complementarity: Array
+    bought: Array  # largest violation that the prices leave worth its while, at the multipliers as they are
+
+    @property
+    def error(self) -> Array:
+        """The largest of the first three (G,)."""
+        result: Array = np.maximum(np.maximum(self.dual, self.primal), self.complementarity)
+        return result
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """Quadratic model at a point."""
@@ -200,6 +215,7 @@ class Model:
     gradient: Array  # (N, s, G, v + m), of φ, without path terms, the weights included
     pull: Array  # (N, s, G, e), curvature of the path terms
     aim: Array  # (N, s, G, e), multipliers they aim at
+    optimality: Optimality | None = None  # if it has been measured together with the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +259,17 @@ class Step:
             np.where(use, other.length, self.length),
             np.where(use, other.reach, self.reach),
         )
+
+
+class Attempt(NamedTuple):
+    """A Newton step that is as steps mostly are, and what is found at its end."""
+
+    step: Step
+    alpha: Array  # (G,), its length
+    point: Point
+    now: Residual
+    model: Model | None  # if all groups accept the point
+    fresh: Array  # (G,), whether that widens the filter
 
 
 def total(values: Array) -> Array:

@@ -1,0 +1,22 @@
+/* The parts of collocation in C, as one module. */
+#include "_kernels.h"
+
+static PyMethodDef methods[] = {
+    {"residual", py_residual, METH_VARARGS, "residual(constants, point, mu, values, end, results)"},
+    {"model", py_model, METH_VARARGS, "model(constants, point, mu, values, path, results)"},
+    {"equations", py_equations, METH_VARARGS, "equations(constants, point, mu, model, results)"},
+    {"errors", py_errors, METH_VARARGS, "errors(constants, point, mu, model, results)"},
+    {"complete", py_complete, METH_VARARGS, "complete(constants, point, mu, model, direction, results)"},
+    {"room", py_room, METH_VARARGS, "room(constants, point, share, moves, results)"},
+    {"shift", py_shift, METH_VARARGS, "shift(constants, point, alpha, steps, results)"},
+    {"multipliers", py_multipliers, METH_VARARGS, "multipliers(constants, point, mu, moves, values, duals, (share, alpha), results)"},
+    {"solve", py_solve, METH_VARARGS, "solve(tables, inside, ends, active, results) -> bool: fill the results, with zeros for groups that are not active\n"
+     "or no numbers; False if one is singular, or none is left."},
+    {"launch", py_launch, METH_VARARGS, "launch(constants, point, mu, model, rules, step, results) -> bool: False if the step is not a usual one."},
+    {"arrive", py_arrive, METH_VARARGS, "arrive(constants, point, mu, values, before, residual, model) -> bool: False, without a model, if the trial fails."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_compiled", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__compiled(void) { return PyModule_Create(&definition); }
