@@ -128,9 +128,11 @@ def find_arcs(solution: Solution, finer: Solution | None = None, *, tolerance: f
     span = np.where(bounded, width, 1.0)
     place = np.where(u <= low + AT_BOUND * span, -1, np.where(u >= high - AT_BOUND * span, 1, 0))  # (N, G, m)
     G = u.shape[1]
+    singular: list[list[tuple[float, float, int]]] = [[] for _ in range(G)]
+    if not bounded.any() and finer is None:
+        return Arcs([[] for _ in range(G)], singular, [[] for _ in range(G)], solution.u)
     switches = _switches(t, u, place, np.where(bounded, width, np.inf))
     chattering = [_chattering(t[:, g], switches[g], len(u)) for g in range(G)]
-    singular: list[list[tuple[float, float, int]]] = [[] for _ in range(G)]
     inside = (place == 0) & bounded & ~_on_the_rim(problem, solution.u)
     if _longest(inside) >= SHORTEST and problem.control_set.convex:
         vanishing = inside & _vanishing(problem, solution, np.where(bounded, width, 0.0), tolerance)

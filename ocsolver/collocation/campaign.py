@@ -12,7 +12,7 @@ from ocsolver.collocation.compiled import fastest_system
 from ocsolver.collocation.damping import resting, swinging
 from ocsolver.collocation.descent import Crew, Patience, descend
 from ocsolver.collocation.errors import VIOLATION, Errors, estimate
-from ocsolver.collocation.guess import Tries, constraint_scales, first_point, guesses, scales, warm_point
+from ocsolver.collocation.guess import Tries, constraint_scales, ends_inside, first_point, guesses, scales, warm_point
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
 from ocsolver.collocation.saddles import beyond_saddle
@@ -32,6 +32,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 WARM_BARRIER = 1e-4  # of a start from a solution of a similar problem
 LOOSE = 1.0  # accuracy of the equations on meshes that are not the last, relative to μ
 SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
+SHIFTS = (0.0, -0.5, 0.5)  # of controls, relative to their ranges, for which J and the rates are looked at
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
 SHARPEST_KINK = 5e-9
@@ -368,9 +369,8 @@ class Campaign:
         if u is None:
             return solved
         before, point = self._state, self.point
-        self.point = warm_point(
-            self.system, point, (point.x, u, point.p, point.y, point.nodes, point.costates), self.mu
-        )
+        parts = (point.x, u, point.p, point.y, point.nodes, point.costates)
+        self.point = warm_point(self.system, parts, (point.end_slack, point.nu), self.mu)
         self.model = self.system.linearize(self.point, self.mu)
         again = self._solve(hat, unbounded)
         self._keep(before, ~again)
@@ -417,25 +417,31 @@ class Campaign:
         self.point, self.mu = self.point.merged(point, groups), np.where(groups, mu, self.mu)
         self.model = self.system.linearize(self.point, self.mu)
 
-    def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
-        scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u)
+    def _begin(self, mesh: Mesh, x: Array, nodes: Array, u: Array, shifts: tuple[float, ...] = SHIFTS) -> None:
+        """The equations on the first mesh, with scales and prices from a trajectory."""
+        scale_x, scale_u, size = scales(self.stacked, self.limits, mesh, x, nodes, u, shifts)
         paths, ends = constraint_scales(self.stacked, self.limits, mesh, x, nodes, u, (scale_x, scale_u))
         way = WAY_PRICE * (size / mesh.h.sum(0))[:, None] / paths
         prices = way + np.zeros((*mesh.points.shape, 1)), PRICE * size[:, None] / ends
         self.system = fastest_system()(self.stacked, self.limits, mesh, scale_x, scale_u, size, *prices)
+
+    def _start(self, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
+        self._begin(mesh, x, nodes, u)
         self.mu = FIRST_BARRIER * self.system.size / self.system.duration
         self.point = first_point(self.stacked, self.limits, mesh, x, nodes, u, self.mu)
 
     def _start_warm(self, mesh: Mesh, warm: Start) -> None:
         """Start where a similar problem ended: its multipliers are known, so the barrier may be low at once."""
-        self._start(mesh, warm.x, warm.nodes, warm.u)
-        self.mu = WARM_BARRIER * self.system.unit
-        y, nu = _usable(warm.y, self.point.y), _usable(warm.nu, self.point.nu)
+        self._begin(mesh, warm.x, warm.nodes, warm.u, (0.0,))
+        self.mu = (WARM_BARRIER if self._has_barrier else self._final) * self.system.unit
+        y = _usable(warm.y, (*mesh.points.shape, self.limits.path_lower.size))
+        nu = _usable(warm.nu, (self.stacked.groups, self.limits.end_lower.size))
         rho_path = np.maximum(self.system.rho_path, SAFE * np.abs(y))
         rho_end = np.maximum(self.system.rho_end, SAFE * np.abs(nu))
         self.system = replace(self.system, rho_path=rho_path, rho_end=rho_end)
-        parts = (warm.x, warm.u, warm.p, y, warm.nodes, warm.costates)
-        self.point = warm_point(self.system, replace(self.point, nu=nu), parts, self.mu)
+        nodes, end_slack = ends_inside(self.stacked, self.limits, warm.nodes)
+        parts = (warm.x, warm.u, warm.p, y, nodes, warm.costates)
+        self.point = warm_point(self.system, parts, (end_slack, nu), self.mu)
 
     def _move(self, mesh: Mesh) -> None:
         """Go on from the current solution on another mesh."""
@@ -443,7 +449,8 @@ class Campaign:
         y = self._massive(y, mesh)
         rho_path = np.maximum(self.system.rho_path.max((0, 1)), SAFE * np.abs(y))
         self.system = replace(self.system, mesh=mesh, rho_path=rho_path)
-        self.point = warm_point(self.system, self.point, (x, u, p, y, at_nodes, costates), self.mu)
+        ends = self.point.end_slack, self.point.nu
+        self.point = warm_point(self.system, (x, u, p, y, at_nodes, costates), ends, self.mu)
 
     def _massive(self, y: Array, mesh: Mesh) -> Array:
         """Multipliers on another mesh; where a constraint is first met at the end, their integral counts."""
@@ -525,8 +532,8 @@ class Campaign:
         return worst_violation(self.model.now, self.limits, g, t, constraints, self.of_the_set)
 
 
-def _usable(multipliers: Array | None, like: Array) -> Array:
+def _usable(multipliers: Array | None, shape: tuple[int, ...]) -> Array:
     """Multipliers of a similar problem; zeros where it has other constraints or did not find them."""
-    if multipliers is None or multipliers.shape != like.shape or not np.isfinite(multipliers).all():
-        return np.zeros_like(like)
+    if multipliers is None or multipliers.shape != shape or not np.isfinite(multipliers).all():
+        return np.zeros(shape)
     return multipliers

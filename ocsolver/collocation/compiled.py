@@ -42,6 +42,11 @@ class CompiledSystem(System):
         start = limits.start_fixed.astype(float), np.asarray(limits.start_lower, float)
         return _contiguous(*parts, self.size, self.duration, *prices, *fixed, *start)
 
+    @cached_property
+    def _some_fixed(self) -> bool:
+        """Whether nothing is left of some controls; their equations are those of NumPy."""
+        return bool(self.limits.control_fixed.any())
+
     def residual(self, point: Point, mu: Array, values: PointValues, end: EndPoint | None = None) -> Residual:
         end = self.last(point) if end is None else end
         x, c = point.x, point.slack
@@ -58,7 +63,7 @@ class CompiledSystem(System):
         return Residual(values, end, *results)
 
     def model(self, point: Point, mu: Array, now: Residual) -> Model:
-        if self.limits.control_fixed.any():
+        if self._some_fixed:
             return super().model(point, mu, now)
         values = now.values
         assert values.jacobian is not None
@@ -106,7 +111,7 @@ class CompiledSystem(System):
     def attempt(
         self, point: Point, mu: Array, model: Model, active: Array, rules: tuple[Array, ...], bar: tuple[Array, ...]
     ) -> Attempt | None:
-        if self.limits.control_fixed.any() or self.stacked.tape is None:
+        if self._some_fixed or self.stacked.tape is None:
             return None
         wanted = active.astype(float)
         launched = self._launch(point, mu, model, (wanted, *rules))
@@ -159,9 +164,7 @@ class CompiledSystem(System):
         known = Model(now, values.jacobian, hessian, slope, adjoint, right, back, gradient, pull, aim, optimality)
         return now, known, fresh > 0.0
 
-    def optimality(self, point: Point, mu: Array, model: Model) -> Optimality:
-        if model.optimality is not None:
-            return model.optimality
+    def measured(self, point: Point, mu: Array, model: Model) -> Optimality:
         now, end = model.now, model.now.end
         inside = (model.slope, model.adjoint, model.jacobian, now.stage, now.gap, now.path, now.terminal)
         own = (*inside, end.slope, end.jacobian)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -154,20 +153,23 @@ class Crew:
         self.model = self.system.model(self.point, self.mu, found)
 
     def _lower_barrier(self, error: Array, active: Array) -> None:
-        unit = self.system.unit
+        """Lower the barrier as often as the point solves its problem; of the model, only the errors are asked."""
+        system, unit, lowered = self.system, self.system.unit, False
         for _ in range(4):
             hat = self.mu / unit
             ready = active & (error <= _solved(hat)) & (self.mu > self.mu_end)
             if not ready.any():
-                return
+                break
             lower = np.maximum(self.mu_end, unit * np.minimum(FASTER * hat, hat**POWER))
-            self.mu = np.where(ready, lower, self.mu)
-            system = self.system
+            self.mu, lowered = np.where(ready, lower, self.mu), True
             system.stacked.epsilon = float((self.mu / unit).max())
-            again = system.linearize if system.stacked.kinked else partial(system.remodel, model=self.model)
-            self.model = again(self.point, self.mu)
+            if system.stacked.kinked:
+                self.model = system.linearize(self.point, self.mu)
+            error = system.measured(self.point, self.mu, self.model).error
+        if lowered:
+            if not system.stacked.kinked:
+                self.model = system.remodel(self.point, self.mu, model=self.model)
             self.walk.reset(self.model.now)
-            error = system.optimality(self.point, self.mu, self.model).error
 
     def part(self, rows: Array) -> Crew:
         """Some of these groups."""

@@ -136,11 +136,13 @@ def _others(stacked: Stacked, limits: Bounds, u: Array) -> Iterator[list[Array]]
 
 def _unbounded(stacked: Stacked, limits: Bounds, at: Fine, q: PointValues) -> Array:
     """Where H is convex or rises in a control that has no bound on that side, so has no maximum (N, q, G)."""
+    open_up, open_down = np.isinf(limits.control_upper), np.isinf(limits.control_lower)
+    if not (open_up | open_down).any():
+        return np.zeros(at.t.shape, dtype=bool)
     assert q.jacobian is not None
     assert q.hessian is not None
     bend = np.einsum("...ii->...i", q.hessian)[..., stacked.v :]  # of −H
     slope = -weighted(q.jacobian, at.p, at.y)[..., stacked.v :]
-    open_up, open_down = np.isinf(limits.control_upper), np.isinf(limits.control_lower)
     flat = CONVEX * (1.0 + np.abs(bend).max(initial=0.0))
     steep = RISING * (1.0 + np.abs(q.running)[..., None])
     rising = (np.abs(bend) <= flat) & (((slope > steep) & open_up) | ((slope < -steep) & open_down))

@@ -152,9 +152,15 @@ def simulated(
 
 
 def scales(
-    stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: Array, u: Array
+    stacked: Stacked,
+    limits: Bounds,
+    mesh: Mesh,
+    x: Array,
+    nodes: Array,
+    u: Array,
+    shifts: tuple[float, ...],
 ) -> tuple[Array, Array, Array]:
-    """Scales of states (G, v) and controls (m,), and the size of J (G,).
+    """Scales of states (G, v) and controls (m,), and the size of J (G,), also for controls that are `shifts` away.
 
     States are as large as on the way of the guess, or as a step that meets the terminal constraints; those that rest
     at zero may move as fast as the controls allow.
@@ -162,7 +168,7 @@ def scales(
     width = limits.control_upper - limits.control_lower
     control = np.where(np.isfinite(width) & (width > 0), width, 1.0)
     reach, size = np.zeros_like(nodes[0]), np.abs(stacked.end_values(nodes[-1])[0])
-    for shift in (0.0, -0.5, 0.5):
+    for shift in shifts:
         other = np.clip(
             u + shift * np.where(np.isfinite(width), width, 2.0), limits.control_lower, limits.control_upper
         )
@@ -210,15 +216,12 @@ def first_point(stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: A
     """A start from states (N, s, G, v), (N + 1, G, v) and controls (N, s, G, m); costates zero."""
     controls = barrier_between(limits.control_lower, limits.control_upper, u.shape)
     u = np.where(limits.control_fixed, limits.control_lower, controls.inside(u))
+    nodes, end_slack = ends_inside(stacked, limits, nodes)
     starts = barrier_between(limits.start_lower, limits.start_upper, nodes[0].shape)
-    nodes = nodes.copy()
-    nodes[0] = np.where(limits.start_fixed, limits.start_lower, starts.inside(nodes[0]))
+    ends = barrier_between(limits.end_lower, limits.end_upper, end_slack.shape)
     c = stacked.values(mesh.points, x, u).c
     paths = barrier_between(limits.path_lower, limits.path_upper, c.shape)
     slack = np.where(limits.path_fixed, limits.path_lower, paths.inside(c))
-    _, end = stacked.end_values(nodes[-1])
-    ends = barrier_between(limits.end_lower, limits.end_upper, end.shape)
-    end_slack = np.where(limits.end_fixed, limits.end_lower, ends.inside(end))
     m, mu_end = mu[:, None], (mu * (mesh.t[-1] - mesh.t[0]))[:, None]
     return Point(
         x=x,
@@ -237,9 +240,23 @@ def first_point(stacked: Stacked, limits: Bounds, mesh: Mesh, x: Array, nodes: A
     )
 
 
-def warm_point(system: System, old: Point, parts: tuple[Array, ...], mu: Array) -> Point:
-    """A start from a solution of another mesh, on the central path of μ as nearly as its costates tell."""
+def ends_inside(stacked: Stacked, limits: Bounds, nodes: Array) -> tuple[Array, Array]:
+    """Nodes (N + 1, G, v), the first of them strictly inside its bounds, and such slacks of the last (G, k)."""
+    starts = barrier_between(limits.start_lower, limits.start_upper, nodes[0].shape)
+    nodes = nodes.copy()
+    nodes[0] = np.where(limits.start_fixed, limits.start_lower, starts.inside(nodes[0]))
+    _, end = stacked.end_values(nodes[-1])
+    ends = barrier_between(limits.end_lower, limits.end_upper, end.shape)
+    return nodes, np.where(limits.end_fixed, limits.end_lower, ends.inside(end))
+
+
+def warm_point(system: System, parts: tuple[Array, ...], ends: tuple[Array, Array], mu: Array) -> Point:
+    """A start from a solution of another mesh, on the central path of μ as nearly as its costates tell.
+
+    `parts` are x, u, p, y, nodes and costates, `ends` slacks and multipliers of the terminal constraints (G, k).
+    """
     x, u, p, y, nodes, costates = parts
+    end_slack, nu = ends
     stacked, limits, mesh = system.stacked, system.limits, system.mesh
     values = stacked.expand(mesh.points, x, u, p, y)
     assert values.jacobian is not None
@@ -273,10 +290,10 @@ def warm_point(system: System, old: Point, parts: tuple[Array, ...], mu: Array) 
     slack = np.where(limits.path_fixed, limits.path_lower, slack)
     mu_end = (mu * system.duration)[:, None]
     nodes = nodes.copy()
-    nodes[0] = np.where(limits.start_fixed, limits.start_lower, old.nodes[0])
-    ends = barrier_between(limits.end_lower, limits.end_upper, old.nu.shape)
+    nodes[0] = np.where(limits.start_fixed, limits.start_lower, nodes[0])
+    at_end = barrier_between(limits.end_lower, limits.end_upper, nu.shape)
     starts = barrier_between(limits.start_lower, limits.start_upper, nodes[0].shape)
-    end_slack = np.where(limits.end_fixed, limits.end_lower, ends.inside(old.end_slack, 1e-12))
+    end_slack = np.where(limits.end_fixed, limits.end_lower, at_end.inside(end_slack, 1e-12))
     return Point(
         x=x,
         u=u,
@@ -286,9 +303,9 @@ def warm_point(system: System, old: Point, parts: tuple[Array, ...], mu: Array) 
         slack=slack,
         y=y,
         end_slack=end_slack,
-        nu=np.clip(old.nu, -0.99 * system.rho_end, 0.99 * system.rho_end),
+        nu=np.clip(nu, -0.99 * system.rho_end, 0.99 * system.rho_end),
         controls=controls.centered(u, m),
         paths=paths.centered(slack, m),
-        ends=ends.centered(end_slack, mu_end),
+        ends=at_end.centered(end_slack, mu_end),
         starts=starts.centered(nodes[0], mu_end),
     )

@@ -76,13 +76,14 @@ class Walk:
 
         That is the model, if the step was as steps mostly are, or the residuals, if they are known whole.
         """
+        attempt = self._usual(point, mu, model, active)
+        if attempt is not None and attempt.model is not None:
+            return attempt.point, active, attempt.model
         share = np.maximum(BOUNDARY, 1.0 - mu * self.system.duration / self.system.size)
-        attempt = self._usual(point, mu, model, active) or self._trial(point, mu, model, active, share)
+        attempt = attempt or self._trial(point, mu, model, active, share)
         if attempt is None:
             return point, np.zeros_like(active), None
-        step, alpha, guess, tried, known, _ = attempt
-        if known is not None:
-            return guess, active, known
+        step, alpha, guess, tried = attempt[:4]
         moves, first = step.moves, np.where(active, alpha, 0.0)  # moves are those of the multipliers of bounds
         moved, taken, found = self._search(point, mu, model, step, alpha, share, active, tried)
         taken = self._stretched(point, mu, model.now, found, share, moved, taken, tried)

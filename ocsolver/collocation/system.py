@@ -375,7 +375,11 @@ class System:
     # ------------------------------------------------------------------ errors
 
     def optimality(self, point: Point, mu: Array, model: Model) -> Optimality:
-        """Dual infeasibility, primal infeasibility and complementarity, without units."""
+        """Dual infeasibility, primal infeasibility and complementarity, without units; μ is that of the model."""
+        return self.measured(point, mu, model) if model.optimality is None else model.optimality
+
+    def measured(self, point: Point, mu: Array, model: Model) -> Optimality:
+        """The same for any μ: what is needed of the model does not depend on it."""
         v, now, end = self.stacked.v, model.now, model.now.end
         unit, mu_end = self.duration / self.size, (mu * self.duration)[:, None]
         slope = model.slope

@@ -35,6 +35,7 @@ __all__ = ["Warm", "iterate_of", "limits_of", "report", "warm_start"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ACTIVE = 1e-3  # inequalities of a control set so near to zero hold with a multiplier
+SAME = 1e-12  # difference of nodes, relative to the horizon, that is rounding
 NARROW = 0.2  # of the mean length: intervals that enclosed a switch and are left out of a warm start
 
 
@@ -210,15 +211,10 @@ def warm_start(
     if problem.free_time is not None:
         t1 = t0 + float(old[-1, 0] - old[0, 0])
     fractions = np.repeat(nodes[:, None], unit.groups, 1)
+    N, count = len(nodes) - 1, len(nodes)
     inner = nodes[:-1, None] + np.diff(nodes)[:, None] * gauss(s).c  # (N, s)
-    N = len(inner)
-    like = solution.x
-    times = shifted((t0 + (t1 - t0) * torch.as_tensor(np.concatenate((nodes, inner.ravel())))).to(like), old)
-    count = len(nodes)
-    k, sigma = locate(old, times)
-    curves = solution.curves
-    u_at = problem.control_set.project(curves.controls(k, sigma))
-    at = curves.states(solution.x, k, sigma), curves.costates(solution.p, k, sigma), u_at
+    times = (t0 + (t1 - t0) * torch.as_tensor(np.concatenate((nodes, inner.ravel())))).to(solution.x)
+    at, rows = _read(problem, solution, times, s, count)
     state, costate, control = (_array(part) for part in at)
     stacked = Stacked(unit)
     G, members = stacked.groups, stacked.members
@@ -237,14 +233,38 @@ def warm_start(
     nu = None
     if problem.terminal_constraint is not None and "terminal_constraint" in solution.multipliers:
         nu = _array(solution.multipliers["terminal_constraint"]).reshape(G, -1) / members
-    pieces, rows, y = solution.pieces, None, None
-    if problem.path_constraint is not None and pieces is not None and pieces.path_multipliers is not None:
-        rows = pieces.multipliers(k, sigma)  # (T, B, c)
+    y = None
     if rows is not None or problem.path_constraint is None:
         rows = _with_the_set(problem, times, *at, rows)
         duration = t1 - t0 if unit.n > problem.n else 1.0
         y = inside(_array(rows).reshape(len(rows), G, -1)) * duration / members
     return Warm(fractions, Start(inside(x), inside(u), inside(p), x[:count], p[:count], y, nu))
+
+
+def _read(
+    problem: OptimalControlProblem, solution: Solution, times: Tensor, s: int, count: int
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+    """States, costates, control and path multipliers, if known, at times of which the first `count` are nodes."""
+    path, old, nodes = problem.path_constraint is not None, solution.pieces, solution.t
+
+    def joined(ends: Tensor, own: Tensor) -> Tensor:
+        return torch.cat((ends.expand(count, -1, -1), own.flatten(0, 1)))
+
+    same = len(nodes) == count and bool(((nodes - times[:count, None]).abs() <= SAME * (nodes[-1] - nodes[0])).all())
+    if same and old is not None and old.stages == s:
+        x, p, u = (
+            joined(solution.x, old.state),
+            joined(solution.p, old.costate),
+            joined(old.control[0, :1], old.control),
+        )
+        y = old.path_multipliers
+        rows = None if y is None else joined(y[0, :1], y)
+    else:
+        k, sigma = locate(nodes, shifted(times, nodes))
+        curves = solution.curves
+        x, p, u = curves.states(solution.x, k, sigma), curves.costates(solution.p, k, sigma), curves.controls(k, sigma)
+        rows = None if old is None else old.multipliers(k, sigma)
+    return (x, p, problem.control_set.project(u)), rows if path else None
 
 
 def _with_the_set(
