@@ -15,7 +15,7 @@ from helpers import CONTROLS, B, cubic_growth, mild_problem, regulator, solve_qu
 from torch import Tensor
 
 import ocsolver as oc
-from ocsolver.collocation import campaign, descent, saddles
+from ocsolver.collocation import camp, campaign, descent, saddles, starts
 from problems import (
     bryson_denham,
     free_time_regulator,
@@ -467,7 +467,7 @@ def test_a_solution_is_a_start_on_another_mesh(mesh: Any) -> None:
 
 def test_a_mesh_that_was_not_solved_is_not_refined(monkeypatch: pytest.MonkeyPatch) -> None:
     """No iteration would follow on the finer mesh: it only looks worse."""
-    monkeypatch.setattr(campaign, "PATIENCE", 3)
+    monkeypatch.setattr(camp, "PATIENCE", 3)
     solution = solve_quietly(bounded(), oc.Collocation(), mesh=13)
     assert not bool(solution.success)
     assert len(solution.t) == 14
@@ -476,13 +476,13 @@ def test_a_mesh_that_was_not_solved_is_not_refined(monkeypatch: pytest.MonkeyPat
 
 def test_a_mesh_that_leads_nowhere_is_followed_by_a_finer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """But not if a mesh was asked for."""
-    solve, patience = campaign.Campaign._solve, campaign.PATIENCE
+    solve, patience = camp.Camp.solve, camp.PATIENCE
 
-    def short_of_breath(self: campaign.Campaign, *args: Any) -> Any:
-        monkeypatch.setattr(campaign, "PATIENCE", patience if len(self.mesh.h) > 25 else 3)
+    def short_of_breath(self: camp.Camp, *args: Any) -> Any:
+        monkeypatch.setattr(camp, "PATIENCE", patience if len(self.mesh.h) > 25 else 3)
         return solve(self, *args)
 
-    monkeypatch.setattr(campaign.Campaign, "_solve", short_of_breath)
+    monkeypatch.setattr(camp.Camp, "solve", short_of_breath)
     for build in (bounded, speed_limit):
         assert not bool(solve_quietly(build(), oc.Collocation(), mesh=25).success)
         solution = solve_quietly(build(), oc.Collocation(), tolerance=1e-6)
@@ -506,7 +506,7 @@ def around_a_hill(control_set: oc.ControlSet, height: float = 20.0) -> oc.Optima
 @pytest.mark.parametrize("control_set", [oc.Unconstrained(2), oc.Box([-6.0, -6.0], [6.0, 6.0])])
 def test_saddle_points_are_left(control_set: oc.ControlSet, monkeypatch: pytest.MonkeyPatch) -> None:
     around = oc.solve(around_a_hill(control_set), oc.Collocation())
-    monkeypatch.setattr(campaign, "SADDLES", 0)
+    monkeypatch.setattr(starts, "SADDLES", 0)
     across = oc.solve(around_a_hill(control_set), oc.Collocation())
     assert bool((around.success & across.success).all())  # both meet the maximum principle
     assert float(across.x[..., 1].abs().max()) < 1e-9
@@ -535,8 +535,8 @@ def test_a_minimum_is_not_taken_for_a_saddle_point(monkeypatch: pytest.MonkeyPat
         found.append(saddles.beyond_saddle(*state))
         return found[-1]
 
-    monkeypatch.setattr(campaign, "beyond_saddle", watched)
-    monkeypatch.setattr(campaign, "EASY", 0)
+    monkeypatch.setattr(starts, "beyond_saddle", watched)
+    monkeypatch.setattr(starts, "EASY", 0)
     low = around_a_hill(oc.Unconstrained(2), height=1.0)  # across is the shortest way
     assert bool(oc.solve(low, oc.Collocation()).success)
     assert bool(oc.solve(scalar_lqr.build().problem, oc.Collocation()).success)
@@ -546,16 +546,16 @@ def test_a_minimum_is_not_taken_for_a_saddle_point(monkeypatch: pytest.MonkeyPat
 
 def test_other_guesses_wait_for_a_finer_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first guess has the finer mesh before the others have the coarse one."""
-    solve = campaign.Campaign._solve
+    solve = camp.Camp.solve
     failing: set[int] = set()
     meshes: list[int] = []
 
-    def watched(self: campaign.Campaign, hat: float, wanted: Any, doubts: int | None = None) -> Any:
+    def watched(self: camp.Camp, hat: float, wanted: Any, doubts: int | None = None) -> Any:
         meshes.append(len(self.mesh.h))
         result = solve(self, hat, wanted, doubts)
         return result & (len(self.mesh.h) not in failing)
 
-    monkeypatch.setattr(campaign.Campaign, "_solve", watched)
+    monkeypatch.setattr(camp.Camp, "solve", watched)
     failing.add(25)
     assert bool(solve_quietly(bounded(), oc.Collocation()).success)
     assert set(meshes[:2]) == {25}  # once more from where it merely meets its constraints
@@ -570,14 +570,14 @@ def test_other_guesses_wait_for_a_finer_mesh(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_does_not_move_on_a_finer_mesh_starts_again_from_further_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """And has all the time it wants, if that leads nowhere, while μ has not reached its end."""
     tries: list[tuple[int, float, int | None]] = []
-    solve = campaign.Campaign._solve
+    solve = camp.Camp.solve
 
-    def watched(self: campaign.Campaign, hat: float, wanted: Any, doubts: int | None = None) -> Any:
+    def watched(self: camp.Camp, hat: float, wanted: Any, doubts: int | None = None) -> Any:
         tries.append((self.counts["meshes"], float(self.mu[0] / self.system.unit[0]), doubts))
         result = solve(self, hat, wanted, doubts)
         return result if self.counts["meshes"] != 2 or len(tries) > 4 else np.zeros_like(result)
 
-    monkeypatch.setattr(campaign.Campaign, "_solve", watched)
+    monkeypatch.setattr(camp.Camp, "solve", watched)
     solution = solve_quietly(bounded(), oc.Collocation())
     assert bool(solution.success)
     assert [(mesh, doubts) for mesh, _, doubts in tries[:5]] == [

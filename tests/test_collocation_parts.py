@@ -20,6 +20,7 @@ import ocsolver as oc
 from ocsolver.collocation import compiled as measures
 from ocsolver.collocation import damping, elastic, errors, kkt
 from ocsolver.collocation.barrier import Barrier, longest
+from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.compiled import CompiledSystem
 from ocsolver.collocation.dense import control_basis, limited, state_basis, state_slope, with_ends
@@ -815,8 +816,8 @@ def test_measures_in_c_are_those_of_numpy() -> None:
         pytest.skip("the part in C was not compiled")
     seen: list[tuple[Any, ...]] = []
 
-    def watch(k: int, campaign: Campaign) -> bool:
-        seen.append((campaign.system, campaign.point, campaign.mu, campaign.model))
+    def watch(k: int, camp: Camp) -> bool:
+        seen.append((camp.system, camp.point, camp.mu, camp.model))
         return False
 
     stacked = Stacked(constrained())
@@ -891,12 +892,13 @@ def test_controls_are_compared_all_at_once_or_a_few_at_a_time(monkeypatch: pytes
     assert stacked.candidates is not None
     campaign = Campaign(stacked, limits_of(stacked), 3, 100, Stop(2, None, 1e-6, 0.0), False)
     campaign.run(np.repeat(np.linspace(*problem.horizon, 4)[:, None], stacked.groups, 1))
-    parts = stacked, campaign.limits, campaign.mesh, campaign.point
+    camp = campaign.camp
+    parts = stacked, camp.limits, camp.mesh, camp.point
     fine = errors.between(*parts, gauss(errors.FINE).c)
     q = stacked.expand(fine.t, fine.x, fine.u, fine.p, fine.y)
     gains = [errors.gain(stacked, fine, q, np.array(np.broadcast_to(u, fine.u.shape))) for u in stacked.candidates]
-    weights = campaign.mesh.h[:, None] * gauss(errors.FINE).b[:, None]
-    own = errors.improved(stacked, campaign.limits, fine)
+    weights = camp.mesh.h[:, None] * gauss(errors.FINE).b[:, None]
+    own = errors.improved(stacked, camp.limits, fine)
     best = np.maximum(0.0, np.max([*gains, errors.gain(stacked, fine, q, own)], axis=0))
     monkeypatch.setattr(errors, "AT_ONCE", most)
     np.testing.assert_allclose(errors.estimate(*parts).gap, (weights * best).sum(1), atol=1e-12)

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import ocsolver as oc
-from ocsolver.collocation import campaign
+from ocsolver.collocation import camp, campaign
 from ocsolver.collocation.guess import constraint_scales, straight
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.switches import beyond_the_points, touched
@@ -263,8 +263,8 @@ def test_prices_stay_low_along_curved_constraints() -> None:
 
 
 def test_runs_that_are_cut_short_are_not_called_infeasible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign, "PATIENCE", 1)
-    monkeypatch.setattr(campaign, "LATER", 1)
+    monkeypatch.setattr(camp, "PATIENCE", 1)
+    monkeypatch.setattr(camp, "LATER", 1)
     problem = oc.OptimalControlProblem(
         lambda t, x, u: torch.stack((x[..., 1], u[..., 0] - torch.sin(x[..., 0])), -1),
         lambda t, x, u: u[..., 0] ** 2,
@@ -391,8 +391,9 @@ def test_of_campaigns_the_best_one_is_the_answer() -> None:
     """First those that succeeded, then those that are near to a solution, then the one of lower cost."""
 
     def ended(cost: float, error: float, *, success: bool = False, lost: bool = False) -> Any:
-        values = {"successes": success, "lost": lost, "cost": cost, "error": error}
-        return SimpleNamespace(**{name: np.array([value]) for name, value in values.items()})
+        values = {"successes": success, "lost": lost, "error": error}
+        arrays = {name: np.array([value]) for name, value in values.items()}
+        return SimpleNamespace(**arrays, camp=SimpleNamespace(cost=np.array([cost])))
 
     order = [ended(9.0, 0.0, success=True), ended(1.0, 0.1), ended(2.0, 0.1), ended(0.0, 9.0, lost=True)]
     assert sorted(order, key=merit, reverse=True) == order

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import group_mean
-from ocsolver.collocation.campaign import Campaign, Start
+from ocsolver.collocation.camp import Camp
+from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.dense import limited
 from ocsolver.collocation.errors import between
 from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.starts import Start
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds
 from ocsolver.constraints import Constraint
@@ -72,7 +74,7 @@ class _View:
     """Arrays of a campaign as tensors of the original problem."""
 
     problem: OptimalControlProblem
-    campaign: Campaign
+    camp: Camp
 
     def tensor(self, values: Array) -> Tensor:
         """With dtype and device of the run."""
@@ -86,20 +88,20 @@ class _View:
 
     def costates(self, values: Array) -> Tensor:
         """Costates per trajectory: (*b, G, v) -> (*b, B, n)."""
-        return self.campaign.stacked.members * self.states(values)
+        return self.camp.stacked.members * self.states(values)
 
     def multipliers(self, values: Array) -> Tensor:
         """Multipliers per trajectory: (*b, G, members · c) -> (*b, B, c)."""
-        rows = self.tensor(self.campaign.stacked.members * values)
+        rows = self.tensor(self.camp.stacked.members * values)
         return rows.reshape(*values.shape[:-2], self.problem.trajectories, -1)
 
     @property
     def duration(self) -> Array:
         """Factor from the time of the campaign to that of the problem (G,)."""
-        nodes = self.campaign.point.nodes
+        nodes = self.camp.point.nodes
         if self.problem.free_time is None:
             return np.ones(nodes.shape[1])
-        members = self.campaign.stacked.members
+        members = self.camp.stacked.members
         result: Array = nodes[0].reshape(nodes.shape[1], members, -1)[:, 0, -1]
         return result
 
@@ -111,26 +113,27 @@ class _View:
     @property
     def times(self) -> Array:
         """Nodes (N + 1, G)."""
-        result: Array = self.start + self.duration * self.campaign.mesh.t
+        result: Array = self.start + self.duration * self.camp.mesh.t
         return result
 
 
-def iterate_of(problem: OptimalControlProblem, campaign: Campaign) -> SimpleNamespace:
+def iterate_of(problem: OptimalControlProblem, camp: Camp) -> SimpleNamespace:
     """What a callback sees of an iteration."""
-    view, point = _View(problem, campaign), campaign.point
+    view, point = _View(problem, camp), camp.point
     return SimpleNamespace(
         t=view.tensor(view.times),
-        u=view.tensor(np.einsum("s,nsgm->ngm", campaign.mesh.tableau.b, point.u)),
+        u=view.tensor(np.einsum("s,nsgm->ngm", camp.mesh.tableau.b, point.u)),
         x=view.states(point.nodes),
         p=view.costates(point.costates),
-        cost=view.tensor(campaign.cost),
-        residual=view.tensor(campaign.residual),
+        cost=view.tensor(camp.cost),
+        residual=view.tensor(camp.residual),
     )
 
 
 def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, solver: str) -> Solution:
     """The Solution of a campaign that has ended."""
-    view, point = _View(problem, campaign), campaign.point
+    camp = campaign.camp
+    view, point = _View(problem, camp), camp.point
     duration, times = view.duration, view.tensor(view.times)
     multipliers, y = {}, None
     inner_x, inner_p, u, inner_y = _at_gauss_points(campaign)
@@ -143,7 +146,7 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
     pieces = Pieces(view.tensor(u), view.states(inner_x), view.costates(inner_p), y)
     x = view.states(point.nodes)
     return Solution(
-        residual=view.tensor(campaign.residual),
+        residual=view.tensor(camp.residual),
         status=campaign.status,
         notes=campaign.notes,
         history=_history(view),
@@ -153,7 +156,7 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
         x=x,
         p=view.costates(point.costates),
         u=pieces.mean_control(problem),
-        cost=view.tensor(campaign.cost),
+        cost=view.tensor(camp.cost),
         problem=problem,
         discretization=Discretization(_first_mesh(times), RK4(), None),
         shared_control=problem.shared_control,
@@ -165,11 +168,12 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
 
 def _at_gauss_points(campaign: Campaign) -> tuple[Array, Array, Array, Array]:
     """x, p, u and y at the Gauss points of the intervals."""
-    tableau, point, limits = campaign.mesh.tableau, campaign.point, campaign.limits
+    camp = campaign.camp
+    tableau, point, limits = camp.mesh.tableau, camp.point, camp.limits
     u = limited(tableau, point.u, limits.control_lower, limits.control_upper)
     if not tableau.closed:
         return point.x, point.p, u, point.y
-    at = between(campaign.stacked, limits, campaign.mesh, replace(point, u=u), gauss(tableau.s).c)
+    at = between(camp.stacked, limits, camp.mesh, replace(point, u=u), gauss(tableau.s).c)
     return at.x, at.p, at.u, at.y
 
 
@@ -182,7 +186,7 @@ def _first_mesh(times: Tensor) -> Mesh:
 
 
 def _history(view: _View) -> History:
-    costs, residuals = (view.tensor(np.array(part)) for part in zip(*view.campaign.history, strict=True))
+    costs, residuals = (view.tensor(np.array(part)) for part in zip(*view.camp.history, strict=True))
     unknown = torch.full_like(costs, torch.nan)
     accepted = torch.ones_like(costs, dtype=torch.bool)
     return History(costs, residuals, unknown, unknown, unknown, unknown, unknown, accepted)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ocsolver._call import call
 from ocsolver.arcs import with_arcs
 from ocsolver.boxed import in_a_box
+from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.guess import Tries
@@ -133,14 +134,14 @@ class _Reporter:
     limits: Limits
     bar: Any
 
-    def __call__(self, k: int, campaign: Campaign) -> bool:
+    def __call__(self, k: int, camp: Camp) -> bool:
         if self.limits.progress:
-            cost, error = float(campaign.cost.mean()), float(campaign.residual.max())
-            self.bar.set_postfix(cost=f"{cost:.6g}", residual=f"{error:.1e}", intervals=len(campaign.mesh.h))
+            cost, error = float(camp.cost.mean()), float(camp.residual.max())
+            self.bar.set_postfix(cost=f"{cost:.6g}", residual=f"{error:.1e}", intervals=len(camp.mesh.h))
             self.bar.update()
         if self.limits.callback is None:
             return False
-        return bool(self.limits.callback(k, iterate_of(self.problem, campaign)))
+        return bool(self.limits.callback(k, iterate_of(self.problem, camp)))
 
 
 def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:
@@ -161,7 +162,7 @@ def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign
 
     def failing() -> bool:
         last = tried[-1]
-        return last.ending is None and last.time_left() and not last.successes.all()
+        return last.ending is None and last.camp.time_left() and not last.successes.all()
 
     def nowhere() -> bool:
         return failing() and (bool(tried[-1].lost.all()) or not tried[-1].started)
@@ -185,7 +186,7 @@ def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign
 def merit(campaign: Campaign) -> tuple[int, int, float]:
     """How well a campaign has ended: groups that succeeded, others that are not lost, and how low their costs are."""
     near = ~campaign.lost
-    return int(campaign.successes.sum()), int(near.sum()), -float((campaign.cost + campaign.error)[near].sum())
+    return int(campaign.successes.sum()), int(near.sum()), -float((campaign.camp.cost + campaign.error)[near].sum())
 
 
 def violated_start(problem: OptimalControlProblem) -> list[str]:

@@ -1,0 +1,191 @@
+"""The first solution of a campaign: from one trivial guess after the other, or from a solution of a similar problem."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ocsolver.collocation.camp import Camp
+from ocsolver.collocation.compiled import fastest_system
+from ocsolver.collocation.guess import Tries, constraint_scales, ends_inside, first_point, guesses, scales, warm_point
+from ocsolver.collocation.saddles import beyond_saddle
+from ocsolver.collocation.settle import settled
+from ocsolver.collocation.unknowns import Mesh
+
+__all__ = ["Start", "first_solution"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+WARM_BARRIER = 1e-4  # of a start from a solution of a similar problem
+SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
+SHIFTS = (0.0, -0.5, 0.5)  # of controls, relative to their ranges, for which J and the rates are looked at
+FIRST_BARRIER = 0.1  # μ, relative to the size of J
+SADDLES, EASY = 3, 5  # saddle points that are left, and iterations of problems that are taken to have none
+NOTHING = 1e-2  # costates, relative to the size of J, that do not pull
+MET, SOUND = 2, 4  # ranks of first solutions: their constraints are met; they are solved, too, and not too rough
+FOLLOWED = 1e-4  # defects of the dynamics, scaled, of a trajectory that is one
+ROUGH = 0.1  # error of J on the first mesh, relative to its size, above which another guess is tried
+PRICE = 1e2  # of a violation at the end or at one point at first, relative to the size of J
+WAY_PRICE = 10.0  # of a violation all the way, on the first mesh: dear ones cut steps along curved constraints
+
+
+class Start(NamedTuple):
+    """Values of everything at the nodes and Gauss points of a mesh."""
+
+    x: Array  # (N, s, G, v)
+    u: Array  # (N, s, G, m)
+    p: Array  # (N, s, G, v)
+    nodes: Array  # (N + 1, G, v)
+    costates: Array  # (N + 1, G, v)
+    y: Array | None = None  # (N, s, G, e), multipliers of path constraints
+    nu: Array | None = None  # (G, k), of terminal constraints
+
+
+def first_solution(
+    camp: Camp, mesh: Mesh, control: Array | None, warm: Start | None, tries: Tries
+) -> tuple[Array, bool]:
+    """Solve on the first mesh: which groups are solved (G,), and whether the guesses led to solutions.
+
+    Parameters
+    ----------
+    camp : Camp
+        Is set up on the mesh.
+    mesh : Mesh
+        The first mesh.
+    control : Array or None
+        Control to start from (N, G, m).
+    warm : Start or None
+        A solution of a similar problem, from which to start instead.
+    tries : Tries
+        Which guesses are tried.
+    """
+    everybody = np.ones(camp.stacked.groups, dtype=bool)
+    if warm is not None:
+        _start_warm(camp, mesh, warm)
+        if (solved := camp.solve(camp.first, everybody)).all():
+            return _beyond_saddles(camp, solved), True
+    solved, started = _guessed(camp, mesh, control, tries)
+    return _beyond_saddles(camp, solved), started
+
+
+def _guessed(camp: Camp, mesh: Mesh, control: Array | None, tries: Tries) -> tuple[Array, bool]:
+    """From one guess after the other, until all groups are solved; without the others the first one has to be sound."""
+    G, hat = camp.stacked.groups, camp.first
+    solved, rank = np.zeros(G, dtype=bool), np.full(G, -1)
+    for guess in guesses(tries, clocked=camp.clocked, ends=camp.limits.end_lower.size > 0):
+        camp.careful = guess.careful
+        parts = guess.trajectory(camp.stacked, camp.limits, mesh, control, guess.longer)
+        for _ in range(2):
+            before = camp.state if rank.max() >= 0 else None
+            _start(camp, mesh, *parts)
+            now = _settle(camp, camp.solve(hat, rank < SOUND))
+            reached = _rank(camp, now)
+            better = reached > rank
+            if before is not None:
+                camp.keep(before, ~better)
+            solved, rank = np.where(better, now, solved), np.maximum(rank, reached)
+            if (rank == SOUND).all() or not camp.time_left():
+                return solved, True
+            if not (better & (rank == MET)).any():
+                break
+            # It meets the constraints and no more: once again from there, with room around it.
+            parts = camp.point.x, camp.point.nodes, camp.point.u
+    good: Array = (rank == SOUND) | (tries is not Tries.FIRST)
+    return solved & good, bool(good.all())
+
+
+def _rank(camp: Camp, solved: Array) -> Array:
+    """How good the current solution of each group is as a start (G,): infeasible, …, `MET`, …, `SOUND`.
+
+    It is sound where the errors of the mesh are small enough for the solution to mean anything.
+    """
+    exact = camp.errors().total <= ROUGH * np.maximum(camp.scale(), camp.system.size)
+    met = camp.admissible & (solved | (camp.model.now.feasibility <= FOLLOWED))
+    return np.asarray(MET * met + solved + (met & solved & exact))
+
+
+# ---------------------------------------------------------------------------------------------------- first points
+
+
+def _begin(camp: Camp, mesh: Mesh, x: Array, nodes: Array, u: Array, shifts: tuple[float, ...] = SHIFTS) -> None:
+    """The equations on the first mesh, with scales and prices from a trajectory."""
+    stacked, limits = camp.stacked, camp.limits
+    scale_x, scale_u, size = scales(stacked, limits, mesh, x, nodes, u, shifts)
+    paths, ends = constraint_scales(stacked, limits, mesh, x, nodes, u, (scale_x, scale_u))
+    way = WAY_PRICE * (size / mesh.h.sum(0))[:, None] / paths
+    prices = way + np.zeros((*mesh.points.shape, 1)), PRICE * size[:, None] / ends
+    camp.system = fastest_system()(stacked, limits, mesh, scale_x, scale_u, size, *prices)
+
+
+def _start(camp: Camp, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
+    _begin(camp, mesh, x, nodes, u)
+    camp.mu = FIRST_BARRIER * camp.system.size / camp.system.duration
+    camp.point = first_point(camp.stacked, camp.limits, mesh, x, nodes, u, camp.mu)
+
+
+def _start_warm(camp: Camp, mesh: Mesh, warm: Start) -> None:
+    """Start where a similar problem ended: its multipliers are known, so the barrier may be low at once."""
+    limits = camp.limits
+    _begin(camp, mesh, warm.x, warm.nodes, warm.u, (0.0,))
+    camp.mu = (WARM_BARRIER if camp.has_barrier else camp.final) * camp.system.unit
+    y = _usable(warm.y, (*mesh.points.shape, limits.path_lower.size))
+    nu = _usable(warm.nu, (camp.stacked.groups, limits.end_lower.size))
+    rho_path = np.maximum(camp.system.rho_path, SAFE * np.abs(y))
+    rho_end = np.maximum(camp.system.rho_end, SAFE * np.abs(nu))
+    camp.system = replace(camp.system, rho_path=rho_path, rho_end=rho_end)
+    nodes, end_slack = ends_inside(camp.stacked, limits, warm.nodes)
+    parts = (warm.x, warm.u, warm.p, y, nodes, warm.costates)
+    camp.point = warm_point(camp.system, parts, (end_slack, nu), camp.mu)
+
+
+def _usable(multipliers: Array | None, shape: tuple[int, ...]) -> Array:
+    """Multipliers of a similar problem; zeros where it has other constraints or did not find them."""
+    if multipliers is None or multipliers.shape != shape or not np.isfinite(multipliers).all():
+        return np.zeros(shape)
+    return multipliers
+
+
+# ------------------------------------------------------------------------------------------- solutions that are none
+
+
+def _settle(camp: Camp, solved: Array) -> Array:
+    """Solve again from better controls, where solutions without bounds rest at others: which groups are solved."""
+    unbounded = np.isinf(camp.errors().total) & np.isfinite(camp.cost) & solved
+    u = settled(camp.stacked, camp.limits, camp.mesh, camp.point) if unbounded.any() else None
+    if u is None:
+        return solved
+    before, point = camp.state, camp.point
+    parts = (point.x, u, point.p, point.y, point.nodes, point.costates)
+    camp.point = warm_point(camp.system, parts, (point.end_slack, point.nu), camp.mu)
+    camp.model = camp.system.linearize(camp.point, camp.mu)
+    again = camp.solve(camp.first, unbounded)
+    camp.keep(before, ~again)
+    return solved | again
+
+
+def _beyond_saddles(camp: Camp, solved: Array) -> Array:
+    """Go on to lower solutions from saddle points, if a single group may have ended there: which are solved (G,)."""
+    if camp.stacked.groups > 1 or not solved.all() or (camp.counts["iterations"] <= EASY and not _rests(camp)):
+        return solved
+    for _ in range(SADDLES):
+        if not camp.time_left():
+            break
+        before = camp.state
+        camp.point, at_saddle = beyond_saddle(camp.system, camp.point, camp.mu, camp.model)
+        if not at_saddle.any():
+            break
+        phi = camp.model.now.barrier
+        camp.model = camp.system.linearize(camp.point, camp.mu)
+        lower = camp.solve(camp.first, at_saddle, exact=True) & (camp.model.now.barrier < phi)
+        if not lower.all():
+            camp.state = before
+            break
+    return solved
+
+
+def _rests(camp: Camp) -> bool:
+    """Whether costates vanish: nothing pulls at the start, which may be a saddle point."""
+    system = camp.system
+    return bool((np.abs(camp.point.costates) * system.scale_x <= NOTHING * system.size[:, None]).all())
