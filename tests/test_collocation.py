@@ -465,6 +465,22 @@ def test_a_solution_is_a_start_on_another_mesh(mesh: Any) -> None:
     assert float(warm.cost) == pytest.approx(float(cold.cost), abs=1e-7)
 
 
+@pytest.mark.parametrize("haste", [starts.HASTE, 1])
+def test_solutions_of_similar_problems_lead_to_the_last_barrier_at_once(
+    haste: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or, if few iterations do not get there, in the same steps as a guess."""
+    monkeypatch.setattr(starts, "HASTE", haste)
+    start = oc.solve(bounded(), oc.Collocation(), tolerance=1e-6)
+    assert start.stats.sweeps["meshes"] > 2
+    near = van_der_pol_bounded.build(initial_state=[0.02, 0.98]).problem
+    warm = oc.solve(near, oc.Collocation(), tolerance=1e-6, initial_control=start)
+    assert bool(warm.success)
+    assert (warm.stats.sweeps["meshes"] <= 2) == (haste > 1)
+    exact = oc.solve(near, oc.Collocation(), tolerance=1e-9)
+    assert float(warm.cost) == pytest.approx(float(exact.cost), abs=2e-6)
+
+
 def test_a_mesh_that_was_not_solved_is_not_refined(monkeypatch: pytest.MonkeyPatch) -> None:
     """No iteration would follow on the finer mesh: it only looks worse."""
     monkeypatch.setattr(camp, "PATIENCE", 3)

@@ -21,7 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 State = tuple[System, Point, Model, Array]  # equations, point, model and μ
 
 LOOSE = 1.0  # accuracy of the equations on meshes that are not the last, relative to μ
-COARSE = 1e-4  # μ at which the first mesh is left
+COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
 SHARPEST_KINK = 5e-9
 LAST = 0.03  # final μ relative to the tolerance
 TOUCHING = 0.1  # the same relative to the square of the accuracy of controls
@@ -116,18 +116,21 @@ class Camp:
 
     # -------------------------------------------------------------------- solve
 
-    def solve(self, hat: float, wanted: Array, doubts: int | None = None, *, exact: bool = False) -> Array:
+    def solve(
+        self, hat: float, wanted: Array, doubts: int | None = None, *, exact: bool = False, most: int | None = None
+    ) -> Array:
         """Iterate on the current mesh until μ is `hat`: which groups are solved (G,).
 
         It is solved as exactly as J is to be known on a mesh that may be the last, or wherever that is asked for. With
-        `doubts`, it is given up after so many iterations that have not come closer to a solution.
+        `doubts`, it is given up after so many iterations that have not come closer to a solution; it has `most`
+        iterations, or those of this mesh.
         """
         crew = Crew.gather(
             self.system, self.point, self.mu, self._end(hat), wanted, clocked=self.clocked, careful=self.careful
         )
         exact |= hat <= self.final or self.limits.path_lower.size > 0
         accuracy = self.accuracy if exact else max(self.accuracy, LOOSE * hat)
-        iterations = PATIENCE if self.counts["meshes"] == 0 else LATER
+        iterations = most or (PATIENCE if self.counts["meshes"] == 0 else LATER)
         patience = Patience(iterations, accuracy, doubts, self.callback is not None, self.time_left, self._count)
 
         def watch(cost: Array, error: Array) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ocsolver.collocation.camp import COARSE, Camp
+from ocsolver.collocation.camp import COARSE, FINER, Camp
 from ocsolver.collocation.damping import resting, swinging
 from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.guess import Tries, warm_point
@@ -25,7 +25,6 @@ __all__ = ["Campaign"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-FINER = 1e-2  # factor of the μ at which a mesh is left, from mesh to mesh
 SMALLER = 0.03  # least factor by which the final μ is lower where J turns out small
 LEVELS = 10  # meshes
 BETTER = 0.8  # errors relative to those of the best mesh so far that are worth another one
@@ -106,10 +105,9 @@ class Campaign:
 
     def _run(self, nodes: Array, control: Array | None, warm: Start | None) -> Array:
         camp, G = self.camp, self.stacked.groups
-        solved, self.started = first_solution(camp, Mesh(nodes, self._tableau), control, warm, self.tries)
+        solved, hat, self.started = first_solution(camp, Mesh(nodes, self._tableau), control, warm, self.tries)
         base, switches = [nodes[:, g] for g in range(G)], list[list[Switch]]()
-        final, hat = camp.final, camp.first
-        worst_of_all = G + 1, np.inf
+        final, worst_of_all = camp.final, (G + 1, np.inf)
         best, wasted, finished = (worst_of_all, camp.state, solved), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1

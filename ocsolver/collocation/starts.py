@@ -14,11 +14,12 @@ from ocsolver.collocation.saddles import beyond_saddle
 from ocsolver.collocation.settle import settled
 from ocsolver.collocation.unknowns import Mesh
 
-__all__ = ["Start", "first_solution"]
+__all__ = ["First", "Start", "first_solution"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-WARM_BARRIER = 1e-4  # of a start from a solution of a similar problem
+WARM_BARRIER = 1e-5  # of a start from a solution of a similar problem
+HASTE = 20  # iterations from there in which the last μ may be reached at once
 SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
 SHIFTS = (0.0, -0.5, 0.5)  # of controls, relative to their ranges, for which J and the rates are looked at
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
@@ -43,10 +44,16 @@ class Start(NamedTuple):
     nu: Array | None = None  # (G, k), of terminal constraints
 
 
-def first_solution(
-    camp: Camp, mesh: Mesh, control: Array | None, warm: Start | None, tries: Tries
-) -> tuple[Array, bool]:
-    """Solve on the first mesh: which groups are solved (G,), and whether the guesses led to solutions.
+class First(NamedTuple):
+    """What has become of the first mesh."""
+
+    solved: Array  # which groups are solved (G,)
+    hat: float  # μ at which it was left, relative to the size of J per time
+    started: bool = True  # whether the guesses led to solutions
+
+
+def first_solution(camp: Camp, mesh: Mesh, control: Array | None, warm: Start | None, tries: Tries) -> First:
+    """Solve on the first mesh.
 
     Parameters
     ----------
@@ -61,16 +68,27 @@ def first_solution(
     tries : Tries
         Which guesses are tried.
     """
+    first = None if warm is None else _warmed(camp, mesh, warm)
+    if first is None:
+        first = _guessed(camp, mesh, control, tries)
+    return first._replace(solved=_beyond_saddles(camp, first.solved, first.hat))
+
+
+def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First | None:
+    """From a solution of a similar problem: in a few iterations to the last μ, or as from a guess; None if neither."""
     everybody = np.ones(camp.stacked.groups, dtype=bool)
-    if warm is not None:
+    hasty = [(camp.final, HASTE)] if len(everybody) == 1 and camp.final < camp.first else []
+    for hat, most in (*hasty, (camp.first, None)):
         _start_warm(camp, mesh, warm)
-        if (solved := camp.solve(camp.first, everybody)).all():
-            return _beyond_saddles(camp, solved), True
-    solved, started = _guessed(camp, mesh, control, tries)
-    return _beyond_saddles(camp, solved), started
+        solved = camp.solve(hat, everybody, most=most)
+        if solved.all():
+            return First(solved, hat)
+        if not camp.time_left():
+            break
+    return None
 
 
-def _guessed(camp: Camp, mesh: Mesh, control: Array | None, tries: Tries) -> tuple[Array, bool]:
+def _guessed(camp: Camp, mesh: Mesh, control: Array | None, tries: Tries) -> First:
     """From one guess after the other, until all groups are solved; without the others the first one has to be sound."""
     G, hat = camp.stacked.groups, camp.first
     solved, rank = np.zeros(G, dtype=bool), np.full(G, -1)
@@ -87,13 +105,13 @@ def _guessed(camp: Camp, mesh: Mesh, control: Array | None, tries: Tries) -> tup
                 camp.keep(before, ~better)
             solved, rank = np.where(better, now, solved), np.maximum(rank, reached)
             if (rank == SOUND).all() or not camp.time_left():
-                return solved, True
+                return First(solved, hat)
             if not (better & (rank == MET)).any():
                 break
             # It meets the constraints and no more: once again from there, with room around it.
             parts = camp.point.x, camp.point.nodes, camp.point.u
     good: Array = (rank == SOUND) | (tries is not Tries.FIRST)
-    return solved & good, bool(good.all())
+    return First(solved & good, hat, bool(good.all()))
 
 
 def _rank(camp: Camp, solved: Array) -> Array:
@@ -165,7 +183,7 @@ def _settle(camp: Camp, solved: Array) -> Array:
     return solved | again
 
 
-def _beyond_saddles(camp: Camp, solved: Array) -> Array:
+def _beyond_saddles(camp: Camp, solved: Array, hat: float) -> Array:
     """Go on to lower solutions from saddle points, if a single group may have ended there: which are solved (G,)."""
     if camp.stacked.groups > 1 or not solved.all() or (camp.counts["iterations"] <= EASY and not _rests(camp)):
         return solved
@@ -178,7 +196,7 @@ def _beyond_saddles(camp: Camp, solved: Array) -> Array:
             break
         phi = camp.model.now.barrier
         camp.model = camp.system.linearize(camp.point, camp.mu)
-        lower = camp.solve(camp.first, at_saddle, exact=True) & (camp.model.now.barrier < phi)
+        lower = camp.solve(hat, at_saddle, exact=True) & (camp.model.now.barrier < phi)
         if not lower.all():
             camp.state = before
             break
