@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ocsolver._autodiff import leaf
 from ocsolver._call import call
 from ocsolver._shapes import as_tensor, check_finite, group_mean, per_row
 from ocsolver.adjoints import Adjoint, ContinuousAdjoint, DiscreteAdjoint
@@ -32,6 +34,7 @@ from ocsolver.transcription import Control, Discretization, Failure, Sweep, tran
 __all__ = ["ContinuousForward", "ContinuousTranscription"]
 
 DEFAULT_INTERVALS = 100
+MOVE, CHANGE = 1e-3, 1e-5  # relative move of a variable that torch has no derivative by, and change that it makes
 GAUSS_POINTS = 4  # quadrature nodes of the averaged Hamiltonian, exact to order 8
 MANY_INTERVALS = 200  # from which on a sweep that fails as a whole is tried in parts before stepping
 COUPLING_LIMIT = 1_000_000  # entries that second derivatives of all interval maps may fill
@@ -143,8 +146,8 @@ class ContinuousTranscription:
             )
         return u.reshape(N, 8, u.shape[1], m).mean(1)
 
-    def check(self, control: Control) -> None:
-        """Call every callable once, as the sweeps will, and check type, shape, dtype, device and finiteness."""
+    def check(self, control: Control, *, derivatives: bool = True) -> None:
+        """Call every callable once, as the sweeps will: type, shape, dtype, device, finiteness, and derivatives."""
         problem, (u,) = self.problem, control
         x0, t = problem.initial_state, self.intervals.t
         batch = (2, self.mesh.intervals)  # an extra leading axis, as replicas have
@@ -157,6 +160,19 @@ class ContinuousTranscription:
             if problem.terminal_cost is not None:
                 cost = call(problem.terminal_cost, "terminal_cost", x)
                 _check_output("terminal_cost", cost, x, x.shape[:-1], "(*b, B)")
+        if derivatives:
+            self.check_derivatives(control)
+
+    def check_derivatives(self, control: Control) -> None:
+        """Refuse callables that depend on states or controls without telling torch how."""
+        problem, u = self.problem, control[0][:1]
+        x, t = problem.initial_state[None], self.nodes[:1, None]
+        _check_derivatives("dynamics", lambda x, u: problem.dynamics(t, x, u), x, u)
+        running, terminal = problem.running_cost, problem.terminal_cost
+        if running is not None:
+            _check_derivatives("running_cost", lambda x, u: running(t, x, u), x, u)
+        if terminal is not None:
+            _check_derivatives("terminal_cost", terminal, x)
 
     # ---------------------------------------------------------------- forward
 
@@ -363,6 +379,11 @@ def _check_output(name: str, output: Any, x: Tensor, shape: torch.Size, axes: st
         todo = "Build constants with the dtype and device of x (e.g. torch.tensor(…).to(x)), or cast initial_state."
         expected, got = f"{x.dtype} on {x.device} (those of initial_state)", f"{output.dtype} on {output.device}"
         raise ShapeError(complaint(name, expected=expected, got=got, todo=todo))
+    check_numbers(name, output)
+
+
+def check_numbers(name: str, output: Tensor) -> None:
+    """Refuse what a callable returned (2, N, …) if its values at the initial time and state are not finite."""
     first = output[:, 0]
     if not bool(torch.isfinite(first).all()):
         index = tuple(int(i) for i in (~torch.isfinite(first)).nonzero()[0])[1:]
@@ -371,6 +392,31 @@ def _check_output(name: str, output: Any, x: Tensor, shape: torch.Size, axes: st
         raise InputError(
             complaint(f"{name} at the initial time and state", expected="finite values", got=got, todo=todo)
         )
+
+
+def _check_derivatives(name: str, function: Callable[..., Tensor], *arguments: Tensor) -> None:
+    """Refuse a callable whose value changes smoothly with an argument of which its derivative knows nothing."""
+    with torch.enable_grad():
+        leaves = [leaf(argument) for argument in arguments]
+        output = function(*leaves)
+        known = (
+            torch.autograd.grad(output.sum(), leaves, allow_unused=True)
+            if output.requires_grad
+            else (None,) * len(leaves)
+        )
+    for k in [k for k, slope in enumerate(known) if slope is None]:
+        with torch.no_grad():
+            here, near, far = (
+                function(*(a + shift * (1.0 + a.abs()) if j == k else a for j, a in enumerate(arguments)))
+                for shift in (0.0, MOVE, 2.0 * MOVE)
+            )
+        change, more = (near - here).abs().nan_to_num(), (far - here).abs().nan_to_num()
+        if bool((change > CHANGE * (1.0 + here.abs())).logical_and(more > 1.5 * change).any()):  # steps are as high
+            variable = "xu"[k]
+            todo = "Use torch operations on x and u, without .detach(), .numpy() or float(…): derivatives are needed."
+            expected = f"a function whose derivative by {variable} torch knows"
+            got = f"values that change with {variable} and have no gradient"
+            raise InputError(complaint(name, expected=expected, got=got, todo=todo))
 
 
 @transcribe.register

@@ -81,6 +81,9 @@ def no_maximum(blocks: tuple[HamiltonianBlock, ...]) -> Tensor:
 def projected_gradient(block: HamiltonianBlock) -> Tensor:
     """L² norm over time of P_U(u + ∂H/∂u) − u, per group (G,)."""
     move = block.control_set.project(block.current + block.current_slope) - block.current
+    bounds = block.control_set.bounds(block.current)
+    if bounds is not None:  # where there are none the slope does not drown in a large control
+        move = torch.where(torch.isinf(bounds[0]) & torch.isinf(bounds[1]), block.current_slope, move)
     return (block.weights[:, None] * move.square().sum(-1)).sum(0).sqrt()
 
 

@@ -170,3 +170,32 @@ def test_a_solar_sail_finds_its_way() -> None:
     assert solution.status == [oc.Status.CONVERGED]
     assert float(solution.cost) == pytest.approx(6.99593, abs=1e-4)
     assert float(solution.certificate.mean_gap) < 1e-6
+
+
+def test_what_no_control_keeps_from_blowing_up_says_so() -> None:
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: x**2 + u,
+        lambda t, x, u: (x**2 + u**2).sum(-1),
+        initial_state=[3.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Box(-1.0, 1.0),
+    )
+    solution = solve_quietly(problem, oc.Collocation(), max_iterations=200)
+    assert solution.status == [oc.Status.INTEGRATION_FAILED]
+    assert "state component 0 of trajectory 0 blows up between t = 0.4 and t = 0.44" in solution.message
+
+
+def test_of_answers_that_violate_constraints_alike_one_says_that_they_cannot_be_met() -> None:
+    def answer(status: oc.Status, violation: float) -> Any:
+        return SimpleNamespace(
+            status=[status],
+            success=torch.tensor([status >= 0]),
+            violations={"path_constraint": torch.tensor([[violation]])},
+        )
+
+    best, said = answer(oc.Status.MAX_ITERATIONS, 0.040), answer(oc.Status.INFEASIBLE, 0.041)
+    assert automatic._infeasible(best, [best, said]) is said
+    assert automatic._infeasible(best, [best, answer(oc.Status.INFEASIBLE, 0.2)]) is best
+    assert automatic._infeasible(answer(oc.Status.STALLED, 1e-6), [said]) is not said
+    done = answer(oc.Status.CONVERGED, 0.04)
+    assert automatic._infeasible(done, [said]) is done

@@ -199,7 +199,15 @@ def ending(**changes: float | bool) -> Ending:
         ({"admissible": False}, None, oc.Status.STALLED, "the iterations on a mesh ended early"),
         ({"admissible": False, "solved": False}, None, oc.Status.STALLED, "the iterations on a mesh ended early"),
         ({"residual": 1e-3}, None, oc.Status.STALLED, "J is estimated to be within 1.0e-09 of its minimum"),
+        (
+            {"residual": 3e-8},
+            None,
+            oc.Status.STALLED,
+            "J is estimated to be within 1.0e-09 of its minimum, and its resid",
+        ),
+        ({"error": math.inf}, None, oc.Status.STALLED, "H has no finite maximum along the solution"),
         ({"cost": math.nan}, None, oc.Status.NONFINITE, "no finite trajectory was found"),
+        ({"admissible": False}, "c is no number", oc.Status.NONFINITE, "c is no number"),
     ],
 )
 def test_what_became_of_a_group(
@@ -223,6 +231,9 @@ def test_slacks_that_have_not_followed_are_no_violations() -> None:
     for upper, expected in ((3.0, None), (1.0, "path_constraint component 0 is violated by 1 at t = 0.75")):
         limits = Bounds(path_lower=np.zeros(1), path_upper=np.array([upper]), **bounds)
         assert worst_violation(now, limits, 0, times, 1, 0) == expected  # type: ignore[arg-type]
+    c[1] = math.nan
+    expected = "path_constraint component 0 at t = 0.75 is no number"
+    assert worst_violation(now, limits, 0, times, 1, 0) == expected  # type: ignore[arg-type]
 
 
 def test_barriers_of_nothing_leave_all_room() -> None:

@@ -20,6 +20,7 @@ from helpers import (
     nonlinear_problem,
     random_control,
     seeded,
+    solve_quietly,
     transcription,
     uneven_mesh,
 )
@@ -827,3 +828,80 @@ def test_block_of_a_sweep(shared: bool, integrator: oc.Integrator) -> None:
     t = block.t.expand(N, Q, 1)[..., 0]
     assert bool((t >= chain.nodes[:-1, None]).all())
     assert bool((t <= chain.nodes[1:, None]).all())
+
+
+# ------------------------------------------------------------------------------------------- what torch cannot see
+
+
+def scalar(**changes: Any) -> oc.OptimalControlProblem:
+    """ẋ = u − x, J = ∫ x² + u² dt, but for some changes."""
+    parts: dict[str, Any] = {
+        "dynamics": lambda t, x, u: u - x,
+        "running_cost": lambda t, x, u: (x**2 + u**2).sum(-1),
+        "initial_state": [1.0],
+        "horizon": (0.0, 1.0),
+        "control_set": oc.Box(-1.0, 1.0),
+    }
+    return oc.OptimalControlProblem(**{**parts, **changes})
+
+
+BY_HAND = {"dynamics": lambda t, x, u: torch.as_tensor(np.sin(x.detach().numpy())) + u}
+
+
+@pytest.mark.parametrize(
+    ("solver", "changes", "words"),
+    [
+        (None, BY_HAND, "dynamics: expected a function whose derivative by x"),
+        (oc.Collocation(), BY_HAND, "dynamics: expected a function whose derivative by x"),
+        (oc.EMSA(), BY_HAND, "dynamics: expected a function whose derivative by x"),
+        (
+            oc.EMSA(),
+            {"dynamics": lambda t, x, u: u.detach() - x},
+            "dynamics: expected a function whose derivative by u",
+        ),
+        (
+            oc.EMSA(),
+            {"running_cost": lambda t, x, u: (x.detach() ** 2 + u**2).sum(-1)},
+            "running_cost: expected a function whose derivative by x",
+        ),
+        (
+            oc.EMSA(),
+            {"terminal_cost": lambda x: x.detach()[..., 0] ** 2},
+            "terminal_cost: expected a function whose derivative by x",
+        ),
+    ],
+)
+def test_functions_without_derivatives_are_refused(
+    solver: oc.Solver | None, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(oc.InputError, match=words):
+        oc.solve(scalar(**changes), solver)
+
+
+def test_steps_have_no_derivatives_to_lose() -> None:
+    problem = scalar(running_cost=lambda t, x, u: (u**2).sum(-1) + (x[..., 0] > 1.0).to(x.dtype))
+    assert bool(torch.isfinite(solve_quietly(problem, oc.EMSA(), max_iterations=3).cost).all())
+
+
+def test_constraints_that_are_no_numbers_are_named() -> None:
+    path = oc.Constraint(lambda t, x: torch.log(x - 2.0), 0.0, 1.0)
+    for solver in (None, oc.Collocation()):
+        with pytest.raises(
+            oc.InputError, match="path_constraint at the initial time and state: expected finite values"
+        ):
+            oc.solve(scalar(path_constraint=path), solver)
+    end = oc.Constraint(lambda x: torch.log(x - 2.0), 0.0, 1.0)
+    solution = solve_quietly(scalar(terminal_constraint=end), None)
+    assert solution.status == [Status.NONFINITE]
+    assert "terminal_constraint component 0 is no number" in solution.message
+    with pytest.raises(oc.InputError, match="terminal_constraint at the initial time and state"):
+        oc.solve(scalar(terminal_constraint=end), oc.AugmentedLagrangian())
+
+
+def test_a_cost_without_bottom_is_no_success() -> None:
+    """H is linear in a control without bounds."""
+    problem = scalar(running_cost=lambda t, x, u: x[..., 0], control_set=oc.Unconstrained(1))
+    solution = solve_quietly(problem, oc.EMSA())
+    assert solution.status == [Status.DIVERGED]
+    assert "J has fallen far below any size it had" in solution.message
+    assert "J may have no minimum" in solve_quietly(problem, oc.Collocation()).message

@@ -34,7 +34,7 @@ class CompiledSystem(System):
 
     @cached_property
     def _constants(self) -> tuple[Array, ...]:
-        """What no iteration changes, in the order of `_measures.c`."""
+        """What no iteration changes, in the order of `_frame.h`."""
         tab, mesh, limits = self.mesh.tableau, self.mesh, self.limits
         fixed = limits.path_fixed.astype(float), limits.end_fixed.astype(float)
         parts = (tab.alpha, tab.adjoint, tab.row, tab.d, tab.b, mesh.h, mesh.weights, self.scale_x, self.scale_z)

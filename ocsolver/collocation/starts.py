@@ -81,10 +81,8 @@ def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First | None:
     for hat, most in (*hasty, (camp.first, None)):
         _start_warm(camp, mesh, warm)
         solved = camp.solve(hat, everybody, most=most)
-        if solved.all():
+        if solved.all() or not camp.time_left():
             return First(solved, hat)
-        if not camp.time_left():
-            break
     return None
 
 

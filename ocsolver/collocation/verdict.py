@@ -16,7 +16,9 @@ __all__ = ["Ending", "worst_violation"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+UNKNOWN = "is no number"
 SURE = 1e-3  # error of J on the last mesh, relative to its size, of a solution that means anything
+ALMOST = 10.0  # residual relative to the tolerance that is worth a word
 BETWEEN = 1e-5  # violation of path constraints between their points up to which a solution is one
 
 
@@ -49,6 +51,8 @@ class Ending:
         if not np.isfinite(self.cost[g]):
             return Status.NONFINITE, "no finite trajectory was found"
         violated = None if admissible else worst(g)
+        if violated is not None and violated.endswith(UNKNOWN):
+            return Status.NONFINITE, violated
         if solved and not possible and violated:
             return Status.INFEASIBLE, violated
         if stop.tolerance is None:
@@ -68,7 +72,9 @@ class Ending:
             return Status.INFEASIBLE, violated
         note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
         if np.isinf(self.error[g]):
-            note = "∂H/∂u = 0 along the control, but H has no finite maximum there"
+            note = "H has no finite maximum along the solution: J may have no minimum, unless the control is bounded"
+        elif bool(self.meaningful[g]) and float(self.residual[g]) <= ALMOST * stop.tolerance:
+            note += f", and its residual {self.residual[g]:.1e} is just above the tolerance {stop.tolerance:.0e}"
         if self.between[g] > BETWEEN:
             note += f", path_constraint is violated by {self.between[g]:.1e} between the points where it is met"
         return Status.STALLED, note
@@ -94,6 +100,11 @@ def worst_violation(
     """
     path = _beyond(now.values.c[:, :, g], limits.path_lower, limits.path_upper)
     end = _beyond(now.end.c[g], limits.end_lower, limits.end_upper)
+    if np.isnan(end).any():
+        return f"terminal_constraint component {int(np.isnan(end).argmax())} {UNKNOWN}"
+    if np.isnan(path).any():
+        k, i, row = np.argwhere(np.isnan(path))[0]
+        return f"path_constraint component {int(row) % constraints} at t = {times[k, i]:.6g} {UNKNOWN}"
     if max(path.max(initial=0.0), end.max(initial=0.0)) == 0.0:
         return None
     if not path.size or path.max() < end.max(initial=0.0):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ocsolver.continuous import DEFAULT_INTERVALS
+from ocsolver.errors import InputError
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Solver
@@ -28,6 +30,7 @@ NEAR = 1e-5  # residual of a group that stalled near its answer
 LONGEST, RANDOM = 20.0, 40.0  # seconds that E-MSA, and random starts, may take to find an answer
 STARTS = 8  # of a single problem that nothing else has solved
 ADMISSIBLE = 1e-7  # violation of constraints
+VISIBLE, ALIKE = 1e-4, 2.0  # violation that the time or the mesh does not explain, and factor of one that is alike
 CLOSER = 0.1  # factor of the violation that makes up for being cut short
 FIRST, ENOUGH = 0.7, 700  # share of the iterations that the first attempt may take, and how many it may always take
 UNFINISHED = (Status.STALLED, Status.MAX_ITERATIONS)
@@ -65,14 +68,16 @@ class Automatic(Solver):
         used = best.stats.iterations
         if used >= limits.max_iterations or not _hopeless(best, problem):
             return best
+        hopes = [best]
         for answers in _others(problem, discretization, limits, begin, used):
+            hopes += answers
             for answer in answers:
                 if _better(answer, best) and _has_maximum(answer):
                     best = answer
             if not _hopeless(best, problem) or _interrupted(answers[-1]):
                 break
         late = limits.max_seconds is not None and time.perf_counter() - begin >= limits.max_seconds
-        return best if late else _not_late(best)
+        return best if late else _not_late(_infeasible(best, hopes))
 
     @staticmethod
     def _collocates(problem: Any, discretization: Discretization, limits: Limits) -> bool:
@@ -100,13 +105,15 @@ def _others(
     def starts() -> Iterator[Any]:
         free, quiet = Discretization(None, None, None), replace(left(), progress=False)
         solver = AugmentedLagrangian(EMSA()) if problem.restrictions else EMSA()
-        yield solver.run(problem, free, None, quiet.within(LONGEST))
+        with suppress(InputError):  # functions that collocation can do without at the initial state
+            yield solver.run(problem, free, None, quiet.within(LONGEST))
         sides = problem.control_set.enclosure(problem.initial_state)
         assert sides is not None
         if bool(torch.isfinite(sides[0]).all() & torch.isfinite(sides[1]).all()):
             for share in SHARES:
                 yield problem.control_set.project(torch.lerp(*sides, share))
 
+    start: Any = None
     for start in starts():
         rest = left()
         if _interrupted(start) or rest.max_iterations <= 0 or rest.max_seconds == 0.0:
@@ -141,6 +148,20 @@ def _not_late(solution: Solution) -> Solution:
     return replace(solution, status=status)
 
 
+def _infeasible(best: Solution, answers: Sequence[Solution]) -> Solution:
+    """The best answer, or one that says that nothing is feasible and violates constraints hardly more."""
+    if bool(best.success.all()) or Status.INFEASIBLE in best.status or _violation(best) <= VISIBLE:
+        return best
+    said = [answer for answer in answers if Status.INFEASIBLE in answer.status]
+    nearest = min(said, key=_violation, default=best)
+    return nearest if _violation(nearest) <= ALIKE * _violation(best) else best
+
+
+def _violation(solution: Solution) -> float:
+    """Sum of the largest violations of all constraints."""
+    return sum(float(v.sum()) for v in solution.violations.values())
+
+
 def _interrupted(start: Any) -> bool:
     """Whether it is what somebody has interrupted, who wants no other attempt."""
     return isinstance(start, Solution) and Status.INTERRUPTED in start.status
@@ -159,7 +180,7 @@ def _better(new: Solution, old: Solution) -> bool:
     if successes > 0 or any(status in LOST for status in old.status):
         return True
     cut = any(status is Status.MAX_SECONDS for status in new.status)
-    violations = [sum(float(v.sum()) for v in s.violations.values()) for s in (new, old)]
+    violations = [_violation(s) for s in (new, old)]
     if not bool(old.success.all()) and violations[1] > ADMISSIBLE:
         return violations[0] < (CLOSER if cut else 1.0) * violations[1]
     if cut or violations[0] > max(violations[1], ADMISSIBLE):

@@ -25,7 +25,9 @@ from ocsolver.transcription import Control, Discretization, Failure, Sweep, Tran
 __all__ = ["Iterate", "Limits", "Solver", "SweepSolver"]
 
 NO_MAXIMUM = "∂H/∂u = 0 along the control, but H has no maximum there: it is convex in a control without bounds"
+BOTTOMLESS = "J has fallen far below any size it had: it seems to have no minimum, unless the control is bounded"
 DIVERGENCE = 1e4  # growth of cost or residual that ends a group
+FALL = 1e12  # by how many times its first size, and 1, J may fall
 
 
 @dataclass(frozen=True)
@@ -357,6 +359,8 @@ class Run:
                 self._fail(g, self.transcription.diagnose(new.trial, g), f"in iteration {len(self.history) - 1}")
             elif limits.tolerance is not None and bool(new.residual[g] <= limits.tolerance):
                 self.status[g] = Status.CONVERGED
+            elif bool(new.cost[g] < -FALL * self.reference_cost[g].clamp_min(1.0)):
+                self.status[g], self.notes[g] = Status.DIVERGED, BOTTOMLESS
             elif bool(diverged[g]):
                 self.status[g] = Status.DIVERGED
             elif bool(new.step.stalled[g]) and limits.tolerance is not None:

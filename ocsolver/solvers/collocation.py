@@ -22,6 +22,7 @@ from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import divided
 from ocsolver.collocation.stop import Stop
 from ocsolver.constraints import Constraint
+from ocsolver.continuous import check_numbers
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.freetime import on_unit_time
 from ocsolver.maximizers.base import positive_int
@@ -95,12 +96,14 @@ class Collocation(Solver):
             mesh = len(start) if isinstance(start, (Tensor, np.ndarray)) and start.ndim == 3 else INTERVALS
         inner = transcribe(problem, Discretization(mesh, None, None))
         control = inner.start(None if isinstance(start, Solution) else start)
-        inner.check(control)
+        inner.check(control, derivatives=False)
         _check_constraints(problem, control[0])
         boxed = in_a_box(problem)
         assert boxed is not None
         unit = on_unit_time(boxed)
         stacked = Stacked(unit, begin=problem.horizon[0], source=problem)
+        if stacked.tape is None or stacked.end_tape is None:  # else they have been read operation by operation
+            inner.check_derivatives(control)
         stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
         bar = tqdm(total=limits.max_iterations, disable=not limits.progress, desc="Collocation")
         reporter = _Reporter(self, problem, limits, bar)
@@ -218,7 +221,9 @@ def _explain(campaign: Campaign, inner: Any, control: Any, start: list[str]) -> 
     forward = inner.forward(control)
     for g in hopeless:
         failure = None if bool(forward.finite[g]) else inner.diagnose(forward, g)
-        if failure is not None and failure.status is Status.NONFINITE:
+        if failure is not None and (
+            failure.status is Status.NONFINITE or campaign.error[g] > abs(campaign.camp.cost[g])
+        ):
             campaign.status[g], campaign.notes[g] = failure.status, f"{failure.message}, with the initial control"
 
 
@@ -252,4 +257,6 @@ def _check_constraints(problem: OptimalControlProblem, u: Tensor) -> None:
         if problem.path_constraint is not None:
             constraint = problem.path_constraint
             arguments = (t, x, u[:1].expand(2, 3, *u.shape[1:]))[: constraint.arguments]
-            constraint.check("path_constraint", call(constraint.function, "path_constraint", *arguments), x)
+            output = call(constraint.function, "path_constraint", *arguments)
+            constraint.check("path_constraint", output, x)
+            check_numbers("path_constraint", output)
