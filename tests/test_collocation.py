@@ -1210,3 +1210,26 @@ def test_warnings_of_the_arithmetic_stay_inside() -> None:
         warnings.simplefilter("error")
         oc.solve(bounded(), oc.Collocation())
         oc.solve(cubic_growth([2.0]), oc.Collocation())
+
+
+def test_kinks_and_several_bounded_controls_leave_a_gap_below_the_tolerance() -> None:
+    """A flat quadrotor in least time, with drag v|v|: both controls are at bounds nearly all the time."""
+
+    def dynamics(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        _, _, angle, v, w, spin = x.unbind(-1)
+        thrust, turn = u.unbind(-1)
+        right = -thrust * torch.sin(angle) - 0.1 * v * v.abs()
+        up = thrust * torch.cos(angle) - 9.81 - 0.1 * w * w.abs()
+        return torch.stack((v, w, spin, right, up, turn), -1)
+
+    problem = oc.OptimalControlProblem(
+        dynamics,
+        lambda t, x, u: torch.ones_like(x[..., 0]),
+        initial_state=[0.0] * 6,
+        horizon=(0.0, oc.FreeTime(2.0, 0.5, 10.0)),
+        control_set=oc.Box([1.0, -10.0], [20.0, 10.0]),
+        terminal_constraint=oc.Constraint(lambda x: x - x.new_tensor([4.0, 1.0, 0.0, 0.0, 0.0, 0.0])),
+    )
+    solution = oc.solve(problem, oc.Collocation())
+    assert solution.status == [Status.CONVERGED]
+    assert float(solution.cost) == pytest.approx(1.74963825, abs=1e-7)

@@ -22,7 +22,7 @@ State = tuple[System, Point, Model, Array]  # equations, point, model and μ
 
 LOOSE = 1.0  # accuracy of the equations on meshes that are not the last, relative to μ
 COARSE, FINER = 1e-4, 1e-2  # μ at which the first mesh is left, and its factor from mesh to mesh
-SHARPEST_KINK = 5e-9
+KINKED = 2e-9  # least final μ where kinks are rounded, which does not go well with bounds that are nearer
 LAST = 0.03  # final μ relative to the tolerance
 TOUCHING = 0.1  # the same relative to the square of the accuracy of controls
 ACCURACY, SINGLE = 1e-9, 1e-4  # of the Newton equations, without units; in single precision
@@ -83,22 +83,14 @@ class Camp:
 
     @property
     def final(self) -> float:
-        """Last μ; kinks cannot be rounded as sharply as bounds can be approached.
-
-        A control that just touches a bound is kept off it by about √μ.
-        """
+        """Last μ, not as low where there are kinks; a control that just touches a bound is kept off it by about √μ."""
         last = min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2)
-        return max(last, self._sharpest)
+        return max(last, KINKED) if self.stacked.kinked else last
 
     @property
     def first(self) -> float:
         """μ at which the first mesh is left."""
         return COARSE if self.has_barrier else self.final
-
-    @property
-    def _sharpest(self) -> float:
-        """Least μ to which kinks can be rounded."""
-        return SHARPEST_KINK if self.stacked.kinked else 0.0
 
     @property
     def has_barrier(self) -> bool:
@@ -112,7 +104,7 @@ class Camp:
     def _end(self, hat: float) -> Array:
         """μ at which a mesh is left (G,): the last one relative to the size of the J that was found."""
         last = hat * self.smaller if hat <= self.final else hat
-        return np.maximum(last, self._sharpest) * np.ones(self.stacked.groups)
+        return last * np.ones(self.stacked.groups)
 
     # -------------------------------------------------------------------- solve
 

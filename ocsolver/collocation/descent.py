@@ -20,6 +20,7 @@ __all__ = ["Crew", "Patience", "descend"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+SHARPEST_KINK = 5e-9  # radius by which kinks are rounded at least
 KAPPA, CLEAR = 30.0, 1.0  # a barrier problem counts as solved when its error is below so many μ, and below this
 FASTER, POWER = 0.2, 1.5  # decrease of μ
 FAIR, NEARLY = 1e-4, 12  # dual error that is good enough after so many iterations: singular arcs
@@ -66,7 +67,7 @@ class Crew:
         cls, system: System, point: Point, mu: Array, hat: Array, wanted: Array, *, clocked: bool, careful: bool
     ) -> Crew:
         """All groups at a start; those `wanted` go on until μ is `hat` (G,) relative to the size of J."""
-        system.stacked.epsilon = float((mu / system.unit).max())  # kinks are rounded as widely as the barrier is high
+        _round_kinks(system, mu)
         model = system.linearize(point, mu)
         walk = Walk(system, clocked=clocked, careful=careful)
         walk.reset(model.now)
@@ -162,7 +163,7 @@ class Crew:
                 break
             lower = np.maximum(self.mu_end, unit * np.minimum(FASTER * hat, hat**POWER))
             self.mu, lowered = np.where(ready, lower, self.mu), True
-            system.stacked.epsilon = float((self.mu / unit).max())
+            _round_kinks(system, self.mu)
             if system.stacked.kinked:
                 self.model = system.linearize(self.point, self.mu)
             error = system.measured(self.point, self.mu, self.model).error
@@ -201,6 +202,11 @@ class Crew:
         size = self.system.size.copy()
         size[rows] = part.system.size
         self.system = replace(self.system, size=size, rho_end=rho_end, rho_path=rho_path)
+
+
+def _round_kinks(system: System, mu: Array) -> None:
+    """Kinks are rounded as widely as the barrier is high, but not as sharply as bounds can be approached."""
+    system.stacked.epsilon = max(SHARPEST_KINK, float((mu / system.unit).max()))
 
 
 def _solved(hat: Array) -> Array:
