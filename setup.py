@@ -24,7 +24,7 @@ setup(
         Extension(
             f"ocsolver.{part}",
             [source(part, name) for name in names],
-            extra_compile_args=["-O3"],
+            extra_compile_args=["-O3", "-fvisibility=hidden"],
             depends=glob("ocsolver/collocation/*.h"),
             optional=True,
         )

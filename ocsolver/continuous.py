@@ -166,13 +166,24 @@ class ContinuousTranscription:
     def check_derivatives(self, control: Control) -> None:
         """Refuse callables that depend on states or controls without telling torch how."""
         problem, u = self.problem, control[0][:1]
-        x, t = problem.initial_state[None], self.nodes[:1, None]
-        _check_derivatives("dynamics", lambda x, u: problem.dynamics(t, x, u), x, u)
-        running, terminal = problem.running_cost, problem.terminal_cost
+        x, t, sets = problem.initial_state[None], self.nodes[:1, None], problem.control_set
+        step = MOVE * (1.0 + u.abs())
+        step = torch.where(sets.project(u + step) == u, -step, step)
+        ways: dict[str, tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]
+        ways = {"x": (x, MOVE * (1.0 + x.abs()), lambda x: x), "u": (u, step, sets.project)}
+        if not sets.convex:  # controls are compared one by one
+            del ways["u"]
+        running, terminal, path = problem.running_cost, problem.terminal_cost, problem.path_constraint
+        end = problem.terminal_constraint
+        _check_hidden("dynamics", lambda x=x, u=u: problem.dynamics(t, x, u), ways)
         if running is not None:
-            _check_derivatives("running_cost", lambda x, u: running(t, x, u), x, u)
-        if terminal is not None:
-            _check_derivatives("terminal_cost", terminal, x)
+            _check_hidden("running_cost", lambda x=x, u=u: running(t, x, u), ways)
+        if path is not None:
+            arguments = path.arguments
+            _check_hidden("path_constraint", lambda x=x, u=u: path.function(*(t, x, u)[:arguments]), ways)
+        for name, function in (("terminal_cost", terminal), ("terminal_constraint", end and end.function)):
+            if function is not None:
+                _check_hidden(name, lambda x=x, u=u, function=function: function(x), ways)
 
     # ---------------------------------------------------------------- forward
 
@@ -394,25 +405,36 @@ def check_numbers(name: str, output: Tensor) -> None:
         )
 
 
-def _check_derivatives(name: str, function: Callable[..., Tensor], *arguments: Tensor) -> None:
-    """Refuse a callable whose value changes smoothly with an argument of which its derivative knows nothing."""
+def _check_hidden(
+    name: str,
+    function: Callable[..., Tensor],
+    ways: dict[str, tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]],
+) -> None:
+    """Refuse a function whose value changes smoothly with a variable of which its derivative knows nothing.
+
+    Parameters
+    ----------
+    name : str
+        The callable, for the message.
+    function : callable
+        Of the variables by name, all of which it can do without.
+    ways : dict
+        Of each variable its value, a small step, and what brings it back to where it may be.
+    """
     with torch.enable_grad():
-        leaves = [leaf(argument) for argument in arguments]
-        output = function(*leaves)
-        known = (
-            torch.autograd.grad(output.sum(), leaves, allow_unused=True)
-            if output.requires_grad
-            else (None,) * len(leaves)
-        )
-    for k in [k for k, slope in enumerate(known) if slope is None]:
+        leaves = {variable: leaf(value) for variable, (value, _, _) in ways.items()}
+        output = function(**leaves)
+        slopes: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        if output.requires_grad:
+            slopes = torch.autograd.grad(output.sum(), list(leaves.values()), allow_unused=True)
+    for (variable, (value, step, back)), slope in zip(ways.items(), slopes, strict=True):
+        if slope is not None:
+            continue
         with torch.no_grad():
-            here, near, far = (
-                function(*(a + shift * (1.0 + a.abs()) if j == k else a for j, a in enumerate(arguments)))
-                for shift in (0.0, MOVE, 2.0 * MOVE)
-            )
+            here, near, far = (function(**{variable: back(value + shift * step)}) for shift in (0.0, 1.0, 2.0))
         change, more = (near - here).abs().nan_to_num(), (far - here).abs().nan_to_num()
-        if bool((change > CHANGE * (1.0 + here.abs())).logical_and(more > 1.5 * change).any()):  # steps are as high
-            variable = "xu"[k]
+        smooth = more > 1.5 * change  # functions that jump have no derivatives to lose
+        if bool((smooth & (change > CHANGE * (1.0 + here.abs()))).any()):
             todo = "Use torch operations on x and u, without .detach(), .numpy() or float(…): derivatives are needed."
             expected = f"a function whose derivative by {variable} torch knows"
             got = f"values that change with {variable} and have no gradient"

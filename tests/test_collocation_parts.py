@@ -181,6 +181,7 @@ def ending(**changes: float | bool) -> Ending:
         "unfinished": False,
         "admissible": True,
         "possible": True,
+        "defined": True,
         "cost": 1.0,
         "size": 1.0,
         "error": 1e-9,
@@ -205,9 +206,15 @@ def ending(**changes: float | bool) -> Ending:
             oc.Status.STALLED,
             "J is estimated to be within 1.0e-09 of its minimum, and its resid",
         ),
+        (
+            {"residual": 3e-8, "solved": False},
+            None,
+            oc.Status.STALLED,
+            "J is estimated to be within 1.0e-09 of its minimum",
+        ),
         ({"error": math.inf}, None, oc.Status.STALLED, "H has no finite maximum along the solution"),
         ({"cost": math.nan}, None, oc.Status.NONFINITE, "no finite trajectory was found"),
-        ({"admissible": False}, "c is no number", oc.Status.NONFINITE, "c is no number"),
+        ({"admissible": False, "defined": False}, "c is no number", oc.Status.NONFINITE, "c is no number"),
     ],
 )
 def test_what_became_of_a_group(
@@ -232,8 +239,9 @@ def test_slacks_that_have_not_followed_are_no_violations() -> None:
         limits = Bounds(path_lower=np.zeros(1), path_upper=np.array([upper]), **bounds)
         assert worst_violation(now, limits, 0, times, 1, 0) == expected  # type: ignore[arg-type]
     c[1] = math.nan
-    expected = "path_constraint component 0 at t = 0.75 is no number"
-    assert worst_violation(now, limits, 0, times, 1, 0) == expected  # type: ignore[arg-type]
+    for of_the_set, name in ((0, "path_constraint component 0"), (1, "the control set")):
+        found = worst_violation(now, limits, 0, times, 1, of_the_set)  # type: ignore[arg-type]
+        assert found == f"{name} is no number at t = 0.75"
 
 
 def test_barriers_of_nothing_leave_all_room() -> None:

@@ -262,6 +262,21 @@ def test_prices_stay_low_along_curved_constraints() -> None:
     assert float(solution.violations["path_constraint"].max()) <= 1e-6
 
 
+def test_histories_are_those_of_all_campaigns() -> None:
+    """Also if the answer is that of the first one: here the end cannot be reached."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0]), -1),
+        lambda t, x, u: u[..., 0] ** 2,
+        initial_state=[0.0, 0.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Box(-1.0, 1.0),
+        terminal_constraint=oc.Constraint(lambda x: x[..., :1] - 2.0),
+    )
+    solution = solve_quietly(problem, oc.Collocation())
+    assert solution.status == [Status.INFEASIBLE]
+    assert len(solution.history.cost) == solution.stats.iterations + 1 > 20
+
+
 def test_runs_that_are_cut_short_are_not_called_infeasible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camp, "PATIENCE", 1)
     monkeypatch.setattr(camp, "LATER", 1)

@@ -878,6 +878,23 @@ def test_functions_without_derivatives_are_refused(
         oc.solve(scalar(**changes), solver)
 
 
+def test_controls_that_are_compared_one_by_one_need_no_derivatives() -> None:
+    problem = scalar(
+        dynamics=lambda t, x, u: torch.as_tensor(np.sin(u.detach().numpy())) - x,
+        control_set=oc.FiniteSet([[-1.0], [1.0]]),
+    )
+    assert bool(torch.isfinite(solve_quietly(problem, oc.MSA(), max_iterations=3).cost).all())
+
+
+def test_constraints_without_derivatives_are_refused() -> None:
+    end = oc.Constraint(lambda x: torch.as_tensor(2.0 * x.detach().numpy()))
+    with pytest.raises(oc.InputError, match="terminal_constraint: expected a function whose derivative by x"):
+        oc.solve(scalar(terminal_constraint=end))
+    path = oc.Constraint(lambda t, x, u: torch.as_tensor(np.sin(u.detach().numpy())), -0.5, 0.5)
+    with pytest.raises(oc.InputError, match="path_constraint: expected a function whose derivative by u"):
+        oc.solve(scalar(path_constraint=path), oc.Collocation())
+
+
 def test_steps_have_no_derivatives_to_lose() -> None:
     problem = scalar(running_cost=lambda t, x, u: (u**2).sum(-1) + (x[..., 0] > 1.0).to(x.dtype))
     assert bool(torch.isfinite(solve_quietly(problem, oc.EMSA(), max_iterations=3).cost).all())

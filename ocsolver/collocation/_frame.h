@@ -1,4 +1,4 @@
-/* What the measures and the moves of an iteration have in common: how they get their arrays, barriers and prices.
+/* What the measures, the moves and whole iterations have in common: how they get their arrays, barriers and prices.
 
    All arrays are contiguous and of doubles. N intervals, s Gauss points, G groups, v states, m controls, D = v + m, e path
    and k terminal constraints; formulas are those of the NumPy methods of the same names.
@@ -13,8 +13,10 @@
 enum { ALPHA, ADJOINT, ROW, D_, B_, H, WEIGHTS, SCALE_X, SCALE_Z, SIZE, DURATION, RHO_PATH, RHO_END, PATH_FIXED, END_FIXED, START_FIXED, START_LOWER, CONSTANTS };
 enum { X, U, P, NODES, COSTATES, SLACK, Y, END_SLACK, NU, CONTROLS, Z_CONTROLS, PATHS, Z_PATHS, ENDS, Z_ENDS, STARTS, Z_STARTS, POINT };
 
+enum { MOST = 96 };
+
 typedef struct {
-    Py_buffer buffers[96];
+    Py_buffer buffers[MOST];
     int count, N, s, G, v, m, D, e, k;
     double *constants[CONSTANTS], *point[POINT], *mu;
 } Frame;
@@ -22,7 +24,7 @@ typedef struct {
 /* The arrays of a tuple; 0 if there is an error. */
 static int take(Frame *frame, PyObject *tuple, double **arrays, int count)
 {
-    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count) {
+    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count || frame->count + count > MOST) {
         PyErr_Format(PyExc_TypeError, "expected a tuple of %d arrays", count);
         return 0;
     }

@@ -131,11 +131,12 @@ PyObject *py_launch(PyObject *self, PyObject *arguments)
 /* ---------------------------------------------------------------------------------------------------------- arrive */
 
 enum { F, RUNNING, C, Q_JACOBIAN, Q_HESSIAN, END_COST, END_C, Q_END_SLOPE, Q_END_JACOBIAN, VALUES };
-enum { THETA, PHI, B_SLOPE, B_ALPHA, B_REACH, MOST, FILTER, STRAIGHT, ARMIJO, MARGIN, B_ACTIVE, BEFORE };
+enum { THETA, PHI, B_SLOPE, B_ALPHA, B_REACH, MOST_THETA, FILTER, STRAIGHT, ARMIJO, MARGIN, B_ACTIVE, BEFORE };
 enum { R_STAGE, R_GAP, R_PATH, R_TERMINAL, R_THETA, R_PHI, RESIDUAL };
 enum { M_BENT, M_SLOPE, M_ADJOINT, M_RIGHT, M_BACK, M_GRADIENT, M_PULL, M_AIM, M_DUAL, M_PRIMAL, M_GAP, M_BOUGHT, M_FRESH, NEXT };
 
-/* Whether a trial passes the filter and stays near to the linearization; it is `fresh` if not by the rule of Armijo. */
+/* Whether a trial passes the filter and stays near to the linearization, as in `Walk._search` and `Walk._acceptable`; if it
+   does, but not by the rule of Armijo, it is `fresh`. */
 static int passes(const Frame *y, double **before, int corners, double *const *now, int g, double *fresh)
 {
     const double theta = now[R_THETA][g], phi = now[R_PHI][g], old = before[THETA][g], size = y->constants[SIZE][g];
@@ -148,7 +149,7 @@ static int passes(const Frame *y, double **before, int corners, double *const *n
         better = (switching ? armijo : better) || (theta <= 1e-12 && old <= 1e-12 && phi <= before[PHI][g] + noise);
     }
     *fresh = armijo ? 0.0 : 1.0;
-    int good = better && isfinite(theta + phi) && theta <= before[MOST][g];
+    int good = better && isfinite(theta + phi) && theta <= before[MOST_THETA][g];
     good = good && theta <= (1.0 - alpha) * old + before[STRAIGHT][0] * alpha * before[B_REACH][g] + 1e-12;
     for (int k = 0; good && k < corners; k++)
         good = !(theta >= before[FILTER][k * y->G + g] && phi >= before[FILTER][(corners + k) * y->G + g]);

@@ -17,7 +17,7 @@ void renew(
 );
 #endif
 
-/* The Newton steps of the active groups from arrays without gaps; shape (N, s, G, v, m, e), and `rows` of the Jacobians,
+/* The Newton steps of the active groups from arrays without gaps; shape (N, s, G, v, m, k), and `rows` of the Jacobians,
    of which the first v are those of the rates. 1, 0 if a system is singular or none is left, −1 if there is no memory. */
 int newton_step(
     const int *shape, double *const *tables, double *const *inside, int rows, double *const *ends, const char *active,

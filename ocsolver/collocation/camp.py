@@ -84,8 +84,11 @@ class Camp:
     @property
     def final(self) -> float:
         """Last μ, not as low where there are kinks; a control that just touches a bound is kept off it by about √μ."""
-        last = min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2)
-        return max(last, KINKED) if self.stacked.kinked else last
+        return max(min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2), self._sharpest)
+
+    @property
+    def _sharpest(self) -> float:
+        return KINKED if self.stacked.kinked else 0.0
 
     @property
     def first(self) -> float:
@@ -104,7 +107,7 @@ class Camp:
     def _end(self, hat: float) -> Array:
         """μ at which a mesh is left (G,): the last one relative to the size of the J that was found."""
         last = hat * self.smaller if hat <= self.final else hat
-        return last * np.ones(self.stacked.groups)
+        return np.maximum(last, self._sharpest) * np.ones(self.stacked.groups)
 
     # -------------------------------------------------------------------- solve
 

@@ -226,6 +226,7 @@ class Campaign:
             unfinished=camp.unfinished,
             admissible=now.violation <= camp.allowed,
             possible=camp.admissible,
+            defined=~np.isnan(now.violation),
             cost=camp.cost,
             size=camp.scale(),
             error=self.error,

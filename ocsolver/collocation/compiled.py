@@ -142,7 +142,9 @@ class CompiledSystem(System):
         held = [barrier.held(multipliers) for barrier, multipliers in zip(barriers, z, strict=True)]
         return step, alpha, Point(*news, *held)  # type: ignore[arg-type]
 
-    def _arrive(self, point: Point, mu: Array, before: tuple[Array, ...]) -> tuple[Residual, Model | None, Array]:
+    def _arrive(
+        self, point: Point, mu: Array, before: tuple[Array, ...]
+    ) -> tuple[Residual, Model | None, Array | None]:
         """Residuals at a trial; if all groups accept it, its model, and which widen the filter (G,)."""
         stacked = self.stacked
         values = stacked.expand(self.mesh.points, point.x, point.u, point.p, point.y, iterate=True)
@@ -159,7 +161,7 @@ class CompiledSystem(System):
         good = _called(compiled.arrive, self._constants, point.arrays, mu, own, before, residual, results)
         now = Residual(values, end, *residual)
         if not good:
-            return now, None, fresh > 0.0
+            return now, None, None
         hessian, slope, adjoint, right, back, gradient, pull, aim = model
         known = Model(now, values.jacobian, hessian, slope, adjoint, right, back, gradient, pull, aim, optimality)
         return now, known, fresh > 0.0

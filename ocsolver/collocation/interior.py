@@ -83,7 +83,7 @@ class Walk:
         attempt = attempt or self._trial(point, mu, model, active, share)
         if attempt is None:
             return point, np.zeros_like(active), None
-        step, alpha, guess, tried = attempt[:4]
+        step, alpha, guess, tried = attempt.step, attempt.alpha, attempt.point, attempt.now
         moves, first = step.moves, np.where(active, alpha, 0.0)  # moves are those of the multipliers of bounds
         moved, taken, found = self._search(point, mu, model, step, alpha, share, active, tried)
         taken = self._stretched(point, mu, model.now, found, share, moved, taken, tried)
@@ -99,7 +99,7 @@ class Walk:
         rules = CLOCKED if self.clocked else RULES
         bar = self.theta_max, self.filter, np.array([self._straight]), *ACCEPTANCE
         attempt = self.system.attempt(point, mu, model, active, rules, bar)
-        if attempt is not None and attempt.model is not None:
+        if attempt is not None and attempt.fresh is not None:
             self.steps += 1
             self._widen(model.now, attempt.fresh)
         return attempt
@@ -118,7 +118,7 @@ class Walk:
         else:
             guess = self.system.shifted(point, step, alpha)
             tried = self.system.at(guess, mu)
-        return Attempt(step, alpha, guess, tried, None, np.zeros_like(active))
+        return Attempt(step, alpha, guess, tried)
 
     @property
     def _straight(self) -> float:
@@ -259,7 +259,7 @@ class Walk:
     def _acceptable(
         self, now: Residual, tried: Residual, slope: Array, alpha: Array, theta_min: Array
     ) -> tuple[Array, Array]:
-        """Which trials pass the filter, and which of those by the Armijo rule."""
+        """Which trials pass the filter, and which of those by the Armijo rule; `passes` in C does the same."""
         theta, phi = tried.feasibility, tried.barrier
         noise = 1e-13 * (np.abs(now.barrier) + self.system.size)
         shrunk = FILTER_SHRINK * now.feasibility

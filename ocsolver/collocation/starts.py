@@ -71,7 +71,8 @@ def first_solution(camp: Camp, mesh: Mesh, control: Array | None, warm: Start | 
     first = None if warm is None else _warmed(camp, mesh, warm)
     if first is None:
         first = _guessed(camp, mesh, control, tries)
-    return first._replace(solved=_beyond_saddles(camp, first.solved, first.hat))
+    _leave_saddles(camp, first)
+    return first
 
 
 def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First | None:
@@ -181,10 +182,11 @@ def _settle(camp: Camp, solved: Array) -> Array:
     return solved | again
 
 
-def _beyond_saddles(camp: Camp, solved: Array, hat: float) -> Array:
-    """Go on to lower solutions from saddle points, if a single group may have ended there: which are solved (G,)."""
-    if camp.stacked.groups > 1 or not solved.all() or (camp.counts["iterations"] <= EASY and not _rests(camp)):
-        return solved
+def _leave_saddles(camp: Camp, first: First) -> None:
+    """Go on to lower solutions from saddle points, if a single group may have ended there."""
+    easy = camp.counts["iterations"] <= EASY and not _rests(camp)
+    if camp.stacked.groups > 1 or not first.solved.all() or easy:
+        return
     for _ in range(SADDLES):
         if not camp.time_left():
             break
@@ -194,11 +196,10 @@ def _beyond_saddles(camp: Camp, solved: Array, hat: float) -> Array:
             break
         phi = camp.model.now.barrier
         camp.model = camp.system.linearize(camp.point, camp.mu)
-        lower = camp.solve(hat, at_saddle, exact=True) & (camp.model.now.barrier < phi)
+        lower = camp.solve(first.hat, at_saddle, exact=True) & (camp.model.now.barrier < phi)
         if not lower.all():
             camp.state = before
             break
-    return solved
 
 
 def _rests(camp: Camp) -> bool:

@@ -369,8 +369,10 @@ class System:
 
         `rules` are the curvature a step must have, the length below which it is short, the share of the way to a bound,
         and the largest changes of the duration; `bar` is what a trial has to pass: the largest infeasibility, the
-        corners of the filter, the largest defect and the shares of Armijo's rule and of the filter.
+        corners of the filter, the largest defect and the shares of Armijo's rule and of the filter. Changes of zero
+        mean that there is no free duration. Only what is compiled knows it at once.
         """
+        return None
 
     # ------------------------------------------------------------------ errors
 

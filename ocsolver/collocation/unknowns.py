@@ -262,14 +262,14 @@ class Step:
 
 
 class Attempt(NamedTuple):
-    """A Newton step that is as steps mostly are, and what is found at its end."""
+    """A Newton step, and what is found where it leads at first."""
 
     step: Step
     alpha: Array  # (G,), its length
     point: Point
     now: Residual
-    model: Model | None  # if all groups accept the point
-    fresh: Array  # (G,), whether that widens the filter
+    model: Model | None = None  # if all groups are known to accept the point
+    fresh: Array | None = None  # (G,), whether that widens the filter, if they are
 
 
 def total(values: Array) -> Array:

@@ -16,7 +16,6 @@ __all__ = ["Ending", "worst_violation"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-UNKNOWN = "is no number"
 SURE = 1e-3  # error of J on the last mesh, relative to its size, of a solution that means anything
 ALMOST = 10.0  # residual relative to the tolerance that is worth a word
 BETWEEN = 1e-5  # violation of path constraints between their points up to which a solution is one
@@ -30,6 +29,7 @@ class Ending:
     unfinished: Array  # or the iterations had no end there
     admissible: Array  # at the points where constraints are met
     possible: Array  # as far as the barrier allows it to be seen
+    defined: Array  # whether the constraints are numbers
     cost: Array
     size: Array  # of J
     error: Array  # estimated distance of J from its minimum
@@ -51,8 +51,8 @@ class Ending:
         if not np.isfinite(self.cost[g]):
             return Status.NONFINITE, "no finite trajectory was found"
         violated = None if admissible else worst(g)
-        if violated is not None and violated.endswith(UNKNOWN):
-            return Status.NONFINITE, violated
+        if not self.defined[g]:
+            return Status.NONFINITE, violated or "constraints are no numbers"
         if solved and not possible and violated:
             return Status.INFEASIBLE, violated
         if stop.tolerance is None:
@@ -73,7 +73,7 @@ class Ending:
         note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
         if np.isinf(self.error[g]):
             note = "H has no finite maximum along the solution: J may have no minimum, unless the control is bounded"
-        elif bool(self.meaningful[g]) and float(self.residual[g]) <= ALMOST * stop.tolerance:
+        elif solved and self.meaningful[g] and stop.tolerance < self.residual[g] <= ALMOST * stop.tolerance:
             note += f", and its residual {self.residual[g]:.1e} is just above the tolerance {stop.tolerance:.0e}"
         if self.between[g] > BETWEEN:
             note += f", path_constraint is violated by {self.between[g]:.1e} between the points where it is met"
@@ -98,22 +98,25 @@ def worst_violation(
     constraints, of_the_set : int
         Path constraints of each member of an ensemble, and how many of them, the last ones, describe the control set.
     """
+
+    def named(row: int) -> str:
+        component = row % constraints
+        return f"path_constraint component {component}" if component < constraints - of_the_set else "the control set"
+
     path = _beyond(now.values.c[:, :, g], limits.path_lower, limits.path_upper)
     end = _beyond(now.end.c[g], limits.end_lower, limits.end_upper)
     if np.isnan(end).any():
-        return f"terminal_constraint component {int(np.isnan(end).argmax())} {UNKNOWN}"
+        return f"terminal_constraint component {int(np.isnan(end).argmax())} is no number"
     if np.isnan(path).any():
         k, i, row = np.argwhere(np.isnan(path))[0]
-        return f"path_constraint component {int(row) % constraints} at t = {times[k, i]:.6g} {UNKNOWN}"
+        return f"{named(int(row))} is no number at t = {times[k, i]:.6g}"
     if max(path.max(initial=0.0), end.max(initial=0.0)) == 0.0:
         return None
     if not path.size or path.max() < end.max(initial=0.0):
         component = int(end.argmax())
         return f"terminal_constraint component {component} is missed by {end.max():.3g}"
     k, i, row = np.unravel_index(int(path.argmax()), path.shape)
-    component = int(row) % constraints
-    name = f"path_constraint component {component}" if component < constraints - of_the_set else "the control set"
-    return f"{name} is violated by {path.max():.3g} at t = {times[k, i]:.6g}"
+    return f"{named(int(row))} is violated by {path.max():.3g} at t = {times[k, i]:.6g}"
 
 
 def _beyond(c: Array, lower: Array, upper: Array) -> Array:

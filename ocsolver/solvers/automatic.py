@@ -152,7 +152,11 @@ def _infeasible(best: Solution, answers: Sequence[Solution]) -> Solution:
     """The best answer, or one that says that nothing is feasible and violates constraints hardly more."""
     if bool(best.success.all()) or Status.INFEASIBLE in best.status or _violation(best) <= VISIBLE:
         return best
-    said = [answer for answer in answers if Status.INFEASIBLE in answer.status]
+    said = [
+        answer
+        for answer in answers
+        if Status.INFEASIBLE in answer.status and bool((answer.success | ~best.success).all())
+    ]
     nearest = min(said, key=_violation, default=best)
     return nearest if _violation(nearest) <= ALIKE * _violation(best) else best
 

@@ -37,7 +37,7 @@ __all__ = ["Warm", "iterate_of", "limits_of", "report", "warm_start"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ACTIVE = 1e-3  # inequalities of a control set so near to zero hold with a multiplier
-SAME = 1e-12  # difference of nodes, relative to the horizon, that is rounding
+ROUNDING = 1e3  # difference of nodes that is none, in units of rounding
 NARROW = 0.2  # of the mean length: intervals that enclosed a switch and are left out of a warm start
 
 
@@ -149,7 +149,7 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
         residual=view.tensor(camp.residual),
         status=campaign.status,
         notes=campaign.notes,
-        history=_history(view),
+        history=_history(view, campaign.history),
         stats=Stats(len(campaign.history) - 1, dict(campaign.counts), {"total": time.perf_counter() - begin}),
         solver=solver,
         t=times,
@@ -185,8 +185,8 @@ def _first_mesh(times: Tensor) -> Mesh:
     return Mesh(relative)
 
 
-def _history(view: _View) -> History:
-    costs, residuals = (view.tensor(np.array(part)) for part in zip(*view.camp.history, strict=True))
+def _history(view: _View, entries: list[tuple[Array, Array]]) -> History:
+    costs, residuals = (view.tensor(np.array(part)) for part in zip(*entries, strict=True))
     unknown = torch.full_like(costs, torch.nan)
     accepted = torch.ones_like(costs, dtype=torch.bool)
     return History(costs, residuals, unknown, unknown, unknown, unknown, unknown, accepted)
@@ -254,7 +254,8 @@ def _read(
     def joined(ends: Tensor, own: Tensor) -> Tensor:
         return torch.cat((ends.expand(count, -1, -1), own.flatten(0, 1)))
 
-    same = len(nodes) == count and bool(((nodes - times[:count, None]).abs() <= SAME * (nodes[-1] - nodes[0])).all())
+    rounding = ROUNDING * torch.finfo(nodes.dtype).eps * (nodes[-1] - nodes[0])
+    same = len(nodes) == count and bool(((nodes - times[:count, None]).abs() <= rounding).all())
     if same and old is not None and old.stages == s:
         x, p, u = (
             joined(solution.x, old.state),

@@ -221,9 +221,8 @@ def _explain(campaign: Campaign, inner: Any, control: Any, start: list[str]) -> 
     forward = inner.forward(control)
     for g in hopeless:
         failure = None if bool(forward.finite[g]) else inner.diagnose(forward, g)
-        if failure is not None and (
-            failure.status is Status.NONFINITE or campaign.error[g] > abs(campaign.camp.cost[g])
-        ):
+        unknown = campaign.error[g] > abs(campaign.camp.cost[g])  # nothing is known of J: no control may keep it finite
+        if failure is not None and (failure.status is Status.NONFINITE or unknown):
             campaign.status[g], campaign.notes[g] = failure.status, f"{failure.message}, with the initial control"
 
 

@@ -110,7 +110,7 @@ def _check(problem: OptimalControlProblem) -> None:
 
 
 def _check_numbers(problem: OptimalControlProblem) -> None:
-    """Refuse a terminal constraint that is no number at the initial state, from where sweeps start."""
+    """Refuse a terminal constraint that is no number at the initial state, where its price would be called wrong."""
     if problem.terminal_constraint is not None:
         with torch.no_grad():
             output = call(
