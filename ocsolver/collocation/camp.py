@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class Camp:
         """μ at which the first mesh is left."""
         return COARSE if self.has_barrier else self.final
 
-    @property
+    @cached_property
     def has_barrier(self) -> bool:
         """Whether anything has bounds, or kinks that are rounded."""
         lim = self.limits

@@ -49,15 +49,7 @@ class CompiledSystem(System):
 
     def residual(self, point: Point, mu: Array, values: PointValues, end: EndPoint | None = None) -> Residual:
         end = self.last(point) if end is None else end
-        x, c = point.x, point.slack
-        results = (
-            np.empty(x.shape),
-            np.empty((len(x), *x.shape[2:])),
-            np.empty(c.shape),
-            np.empty(point.end_slack.shape),
-            np.empty(len(mu)),
-            np.empty(len(mu)),
-        )
+        results = self._residual_arrays(point)
         inside = (values.f, values.running, values.c)
         _called(compiled.residual, self._constants, point.arrays, mu, inside, (end.cost, end.c), results)
         return Residual(values, end, *results)
@@ -68,14 +60,23 @@ class CompiledSystem(System):
         values = now.values
         assert values.jacobian is not None
         assert values.hessian is not None
-        jacobian, x, c = values.jacobian, point.x.shape, point.slack.shape
-        z = jacobian.shape[:-2] + jacobian.shape[-1:]
-        shapes = ((*z, z[-1]), z, x, z, (x[0], *x[2:]), z, c, c)
-        results = tuple(np.empty(shape) for shape in shapes)
-        inside = (values.f, values.running, values.c, jacobian, values.hessian)
+        results = self._model_arrays(point)
+        inside = (values.f, values.running, values.c, values.jacobian, values.hessian)
         _called(compiled.model, self._constants, point.arrays, mu, inside, (now.path,), results)
-        hessian, slope, adjoint, right, back, gradient, pull, aim = results
-        return Model(now, jacobian, hessian, slope, adjoint, right, back, gradient, pull, aim)
+        return Model(now, values.jacobian, *results)
+
+    def _residual_arrays(self, point: Point) -> tuple[Array, ...]:
+        """Room for what `measure` fills, in its order."""
+        x, G = point.x.shape, len(self.size)
+        shapes = (x, (x[0], *x[2:]), point.slack.shape, point.end_slack.shape, (G,), (G,))
+        return tuple(np.empty(shape) for shape in shapes)
+
+    def _model_arrays(self, point: Point) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
+        """Room for what `quadratic` fills, in its order."""
+        x, c, D = point.x.shape, point.slack.shape, self.scale_z.shape[-1]
+        z, gap = (*x[:-1], D), (x[0], *x[2:])
+        parts = np.empty((*z, D)), np.empty(z), np.empty(x), np.empty(z)
+        return *parts, np.empty(gap), np.empty(z), np.empty(c), np.empty(c)
 
     def _equations(self, point: Point, mu: Array, model: Model, now: Residual) -> tuple[Array, Array, Ends]:
         end, x0, nu = model.now.end, point.nodes[0].shape, point.nu.shape
@@ -150,11 +151,8 @@ class CompiledSystem(System):
         values = stacked.expand(self.mesh.points, point.x, point.u, point.p, point.y, iterate=True)
         end = stacked.end(point.nodes[-1], point.nu)
         assert values.jacobian is not None
-        x, c, G = point.x.shape, point.slack.shape, len(mu)
-        z, gap = (*x[:-1], self.scale_z.shape[-1]), (x[0], *x[2:])
-        residual = tuple(np.empty(shape) for shape in (x, gap, c, point.end_slack.shape, (G,), (G,)))
-        model = tuple(np.empty(shape) for shape in ((*z, z[-1]), z, x, z, gap, z, c, c))
-        optimality, fresh = Optimality(*np.empty((4, G))), np.empty(G)
+        residual, model = self._residual_arrays(point), self._model_arrays(point)
+        optimality, fresh = Optimality(*np.empty((4, len(mu)))), np.empty(len(mu))
         inside = (values.f, values.running, values.c, values.jacobian, values.hessian)
         own = (*inside, end.cost, end.c, end.slope, end.jacobian)
         results = (*model, *optimality, fresh)
@@ -162,9 +160,7 @@ class CompiledSystem(System):
         now = Residual(values, end, *residual)
         if not good:
             return now, None, None
-        hessian, slope, adjoint, right, back, gradient, pull, aim = model
-        known = Model(now, values.jacobian, hessian, slope, adjoint, right, back, gradient, pull, aim, optimality)
-        return now, known, fresh > 0.0
+        return now, Model(now, values.jacobian, *model, optimality), fresh > 0.0
 
     def measured(self, point: Point, mu: Array, model: Model) -> Optimality:
         now, end = model.now, model.now.end

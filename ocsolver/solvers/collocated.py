@@ -136,7 +136,7 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
     view, point = _View(problem, camp), camp.point
     duration, times = view.duration, view.tensor(view.times)
     multipliers, y = {}, None
-    inner_x, inner_p, u, inner_y = _at_gauss_points(campaign)
+    inner_x, inner_p, u, inner_y = _at_gauss_points(camp)
     if problem.path_constraint is not None:
         y = view.multipliers(inner_y / duration[:, None])
         y = y[..., : y.shape[-1] - campaign.of_the_set]
@@ -166,9 +166,8 @@ def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, sol
     )
 
 
-def _at_gauss_points(campaign: Campaign) -> tuple[Array, Array, Array, Array]:
+def _at_gauss_points(camp: Camp) -> tuple[Array, Array, Array, Array]:
     """x, p, u and y at the Gauss points of the intervals."""
-    camp = campaign.camp
     tableau, point, limits = camp.mesh.tableau, camp.point, camp.limits
     u = limited(tableau, point.u, limits.control_lower, limits.control_upper)
     if not tableau.closed:

@@ -6,10 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from ocsolver._call import call
-from ocsolver.continuous import check_numbers
 from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.maximizers.base import positive_int
 from ocsolver.problem import OptimalControlProblem
@@ -93,7 +89,6 @@ class AugmentedLagrangian(Solver):
         if not getattr(problem, "restrictions", ()):
             return inner.run(problem, discretization, start, limits)
         _check(problem)
-        _check_numbers(problem)
         rules = Rules(inner, self.feasibility, self.growth, self.rounds, repr(self))
         return Rounds(rules, problem, discretization, start, limits).solve()
 
@@ -107,13 +102,3 @@ def _check(problem: OptimalControlProblem) -> None:
         what, todo = "a free start or final time with a discrete control set", "Fix it, or relax the control set."
     if what is not None:
         raise UnsupportedError(complaint("AugmentedLagrangian", expected="a problem without it", got=what, todo=todo))
-
-
-def _check_numbers(problem: OptimalControlProblem) -> None:
-    """Refuse a terminal constraint that is no number at the initial state, where its price would be called wrong."""
-    if problem.terminal_constraint is not None:
-        with torch.no_grad():
-            output = call(
-                problem.terminal_constraint.function, "terminal_constraint", problem.initial_state[None, None]
-            )
-        check_numbers("terminal_constraint", output)

@@ -20,10 +20,18 @@ from torch import Tensor
 from ocsolver._call import call
 from ocsolver._shapes import group_mean, per_row
 from ocsolver.constraints import Constraint
+from ocsolver.continuous import check_numbers
 from ocsolver.hamiltonian import dynamics, running_cost, terminal_cost
 from ocsolver.problem import OptimalControlProblem, changed
 
 __all__ = ["Multipliers", "Report"]
+
+
+def _check(constraint: Constraint, name: str, x0: Tensor, *arguments: Tensor) -> None:
+    """Call a constraint at the initial state and check what it returns: what is priced has to be a number."""
+    output = call(constraint.function, name, *arguments)
+    constraint.check(name, output, x0)
+    check_numbers(name, output[None, None])
 
 
 def _price(constraint: Constraint, c: Tensor, multiplier: Tensor, r: Tensor) -> Tensor:
@@ -87,12 +95,12 @@ class Multipliers:
         with torch.no_grad():
             if problem.terminal_constraint is not None:
                 constraint, name = problem.terminal_constraint, "terminal_constraint"
-                constraint.check(name, call(constraint.function, name, x0), x0)
+                _check(constraint, name, x0, x0)
                 terminal = torch.zeros_like(constraint.terminal(x0))
             if problem.path_constraint is not None:
                 constraint, name = problem.path_constraint, "path_constraint"
                 arguments = (nodes[:1], x0, u[0])
-                constraint.check(name, call(constraint.function, name, *arguments[: constraint.arguments]), x0)
+                _check(constraint, name, x0, *arguments[: constraint.arguments])
                 path = torch.zeros_like(constraint.path(*arguments)).repeat(2 * N + 1, 1, 1)
         return cls(problem, nodes, x0.new_ones(problem.groups), terminal, path)
 
