@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.status import Status
 
-__all__ = ["Control", "Discretization", "Failure", "Forward", "Sweep", "Transcription", "transcribe"]
+__all__ = ["Control", "Discretization", "Failure", "Forward", "Response", "Sweep", "Transcription", "transcribe"]
 
 Control = tuple[Tensor, ...]  # blocks (K_b, G, m_b): one for a continuous problem, one per family of equal layers
 
@@ -31,6 +31,13 @@ class Forward(Protocol):
     def finite(self) -> Tensor: ...  # (G,), bool
 
 
+class Response(NamedTuple):
+    """∂²J/∂u² about CᵀC + λ, with D controls in all blocks together."""
+
+    rows: Tensor  # C (R, D)
+    shift: float  # λ
+
+
 @dataclass(frozen=True, eq=False)
 class Sweep:
     """What a backward sweep adds: the Hamiltonian blocks and the costates inside them."""
@@ -39,6 +46,7 @@ class Sweep:
     blocks: tuple[HamiltonianBlock, ...]
     p: Any  # costates, (N + 1, B, n) for a continuous problem
     terminal: Callable[[], Tensor] | None = None  # ∂²Φ/∂x² (B, n, n), if the block tells how its sites are coupled
+    response: Callable[[int, int], Response | None] | None = None  # from so many samples, others for each draw
 
 
 @dataclass(frozen=True)

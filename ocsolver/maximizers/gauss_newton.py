@@ -86,20 +86,24 @@ class GaussNewton(Maximizer):
         average = BlockAverage.unpack(memory).seen(block, self.damping)
         return average.step(block.current_slope), average.pack()
 
-    def inverse(self, block: HamiltonianBlock) -> Linear:
+    def inverse(self, block: HamiltonianBlock, shift: float = 0.0) -> Linear:
         """The damped inverse of the Gauss–Newton matrix for ρ = 1 as a linear map, perhaps estimated from some samples.
 
         Parameters
         ----------
         block : HamiltonianBlock
             A block of layers without bounds.
+        shift : float
+            Added to the diagonal, in the structured forms and the dense one.
 
         Returns
         -------
         callable
-            (K, 1, m) -> (K, 1, m); times 1/ρ it is the inverse for another ρ.
+            (*l, K, 1, m) -> (*l, K, 1, m) (in the other forms without leading axes l); times 1/ρ it is the inverse for
+            another ρ.
         """
-        penalty = Penalty.uniform(torch.ones_like(block.current[0, :, 0]))
+        one = torch.ones_like(block.current[0, :, 0])
+        penalty = Penalty(one, one, 0.5 * shift * one)
         form = self._form(block)
         if form in AFFINE_FORMS:
             return self._structured(block, form, penalty, estimate=True)
@@ -121,7 +125,7 @@ class GaussNewton(Maximizer):
         solver_of = rows if form == "rows" else kronecker
         curvature, shape = curvature_of(view, form, estimate=estimate), view.shape
         solve = solver_of(view, curvature, penalty, self.damping)
-        return lambda slope: shape.vector(solve(shape.matrix(slope[:, 0]))).unsqueeze(1)
+        return lambda slope: shape.vector(solve(shape.matrix(slope[..., 0, :]))).unsqueeze(-2)
 
     def direction(self, block: HamiltonianBlock, penalty: Penalty) -> Tensor:
         """Damped Gauss–Newton step, before anything has tested whether it raises H̃.

@@ -93,7 +93,7 @@ def rows(view: AffineView, curvature: Curvature, penalty: Penalty, damping: floa
     shift = rho_q * diagonal + 2.0 * epsilon + damping * mean + tiny(diagonal)
     factor, _ = torch.linalg.cholesky_ex(rho_f * curvature.rows + torch.diag_embed(shift))
     inverse = torch.cholesky_inverse(factor)
-    return lambda gradient: (inverse @ gradient[..., None])[..., 0]
+    return lambda gradient: torch.einsum("krab,...krb->...kra", inverse, gradient)
 
 
 def kronecker(view: AffineView, curvature: Curvature, penalty: Penalty, damping: float) -> Linear:

@@ -21,10 +21,11 @@ from ocsolver.nn.layers import Layer
 from ocsolver.nn.loss import sample_losses
 from ocsolver.nn.parts import parts_of
 from ocsolver.nn.problem import NetworkProblem, load
+from ocsolver.nn.response import drawn, rows_of, steepness
 from ocsolver.nn.taps import Tap, tapped, view_of
 from ocsolver.sets import Unconstrained
 from ocsolver.status import Status
-from ocsolver.transcription import Control, Discretization, Failure, Sweep, transcribe
+from ocsolver.transcription import Control, Discretization, Failure, Response, Sweep, transcribe
 
 __all__ = ["LayeredForward", "LayeredTranscription"]
 
@@ -202,7 +203,19 @@ class LayeredTranscription:
                 constant_input=layers[0].step is None and not any(problem.layers[k].m for k in range(members[0])),
             )
             blocks.append(block.later(partial(self._frozen, forward, members, trace)))
-        return Sweep(forward, tuple(blocks), None if self.sampled else forward.p)
+        if self.sampled:
+            return Sweep(forward, tuple(blocks), None)
+        ready = forward.outputs.numel() == len(forward.outputs) and all(block.view is not None for block in blocks)
+        response = partial(self._response, forward, tuple(blocks)) if ready else None
+        return Sweep(forward, tuple(blocks), forward.p, response=response)
+
+    def _response(
+        self, forward: LayeredForward, blocks: Sequence[HamiltonianBlock], count: int, draw: int
+    ) -> Response | None:
+        """How the losses of some samples respond to all layers together."""
+        problem, picked = self.problem, drawn(len(forward.losses), count, draw)
+        rows = rows_of(blocks, picked, steepness(problem.loss, forward.outputs[picked], problem.targets[picked]))
+        return None if rows is None else Response(rows, problem.weight_decay)
 
     def _frozen(self, forward: LayeredForward, members: tuple[int, ...], trace: Trace | None) -> tuple[Tensor, Tensor]:
         """States and sensitivities of a family (K, 1, B, n) and (K, 1, B, d)."""

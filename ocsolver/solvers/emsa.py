@@ -14,7 +14,8 @@ from ocsolver.maximizers import GaussNewton, Maximizer, second_order
 from ocsolver.solvers.acceleration import CurvaturePairs, Proposal
 from ocsolver.solvers.averaged import AveragedMemory, averaged_step
 from ocsolver.solvers.base import Iterate, Step, SweepSolver, Timed
-from ocsolver.solvers.coupled import coupled_step
+from ocsolver.solvers.coupled import CoupledMemory, coupled_step
+from ocsolver.solvers.levenberg import levenberg_step
 from ocsolver.solvers.msa import check_maximizer, estimated_constant, freeze, step_terms, take
 from ocsolver.solvers.newton import NewtonSteps
 from ocsolver.solvers.penalty import (
@@ -107,7 +108,7 @@ class EMSA(SweepSolver):
             if transcription.sampled:
                 return self._sampled_step(transcription, iterate, self.rho)
             if self._couples(iterate):
-                return coupled_step(self.maximizer or GaussNewton(), transcription, iterate, self.rho)  # type: ignore[arg-type]
+                return self._coupled_step(transcription, iterate, self.rho)
             return self._adaptive_step(transcription, iterate, self.rho)
         rho = torch.full_like(iterate.cost, self.rho)
         return take(transcription, iterate, self._argmax(transcription, iterate, rho), rho)
@@ -121,6 +122,17 @@ class EMSA(SweepSolver):
         """Whether the blocks are layers that Gauss–Newton steps and their quasi-Newton coupling serve."""
         ours = self.maximizer is None or isinstance(self.maximizer, GaussNewton)
         return self.accelerate and ours and all(block.layered and block.groups == 1 for block in iterate.sweep.blocks)
+
+    def _coupled_step(self, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty) -> Iterate:
+        """Step through all layers by the rows of the whole network, where it has them, else by quasi-Newton pairs."""
+        maximizer = self.maximizer or GaussNewton()
+        assert isinstance(maximizer, GaussNewton)
+        if maximizer.form != "cg" and not isinstance(iterate.memory, CoupledMemory):
+            new = levenberg_step(maximizer, transcription, iterate, rule)
+            if new is not None:
+                return new
+            iterate = replace(iterate, memory=None)
+        return coupled_step(maximizer, transcription, iterate, rule)
 
     def _argmax(self, transcription: Timed, iterate: Iterate, rho: Tensor) -> Control:
         penalty = Penalty.uniform(rho)

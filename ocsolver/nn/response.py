@@ -1,0 +1,61 @@
+"""How the losses of single samples respond to all weights of a network of affine layers; it knows no solver.
+
+Where a network has one output z, the second derivative of a loss ℓ(z) by the weights is ℓ″ (∂z/∂θ)(∂z/∂θ)ᵀ, when second
+derivatives of layers are left out [1]_: the product of one row √ℓ″ ∂z/∂θ with itself. It is the gradient that the
+sample's costates gave anyway, times √ℓ″/ℓ′.
+
+.. [1] N. Schraudolph, *Fast curvature matrix-vector products for second-order gradient descent*, Neural Computation 14
+   (2002).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ocsolver._autodiff import gradients, leaf
+from ocsolver.affine import LinearView
+from ocsolver.hamiltonian import HamiltonianBlock
+from ocsolver.nn.loss import Loss, sample_losses
+
+__all__ = ["drawn", "rows_of", "steepness"]
+
+
+def drawn(samples: int, count: int, draw: int) -> Tensor:
+    """Indices of so many samples, or of all; others for each draw."""
+    if samples <= count:
+        return torch.arange(samples)
+    generator = torch.Generator().manual_seed(draw)  # the global one belongs to the user
+    return torch.randperm(samples, generator=generator)[:count]
+
+
+def steepness(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """√ℓ″/ℓ′ (R,) of losses of one output; zero where the loss is concave or stationary."""
+    with torch.enable_grad():
+        point = leaf(outputs)
+        (slope,) = gradients(sample_losses(loss, point, targets), (point,), create_graph=True)
+        (second,) = gradients(slope, (point,))
+    factor = second.clamp_min(0.0).sqrt() / slope.detach()
+    return torch.nan_to_num(factor, 0.0, 0.0, 0.0).reshape(-1)
+
+
+def rows_of(blocks: Sequence[HamiltonianBlock], picked: Tensor, factor: Tensor) -> Tensor | None:
+    """The derivatives of some samples' losses by the whole control, times a factor each, over √R: (R, D).
+
+    None unless all layers are affine maps of vectors, or if all rows are zero.
+    """
+    parts = []
+    for block in blocks:
+        view = block.affine
+        if not isinstance(view, LinearView) or view.inputs.ndim != 3:
+            return None
+        x, y = view.inputs.mT[..., picked], view.sensitivities.mT[..., picked] * factor  # (K, ·, R)
+        if view.bias:
+            x = torch.cat((x, torch.ones_like(x[:, :1])), 1)
+        products = (y[:, :, None] * x[:, None]).permute(3, 0, 1, 2)  # (R, K, r, a)
+        parts.append((block.weights[:, None] * view.shape.vector(products)).flatten(1))
+    rows = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    return rows / math.sqrt(len(rows)) if bool(rows.any()) else None
