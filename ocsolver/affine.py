@@ -185,25 +185,24 @@ class LinearView(AffineView):
     def width(self) -> int:
         return self.inputs.shape[-1]
 
-    @property
-    def _extended(self) -> Tensor:
-        """x̃ (K, a, B)."""
-        x = self.inputs.mT
+    def _extended(self, every: int = 1) -> Tensor:
+        """x̃ of every so many samples (K, a, S)."""
+        x = self.inputs.mT[..., ::every]
         return torch.cat((x, torch.ones_like(x[:, :1])), 1) if self.bias else x
 
     def gram(self, *, estimate: bool = False) -> Tensor:
-        x = self._extended
+        x = self._extended()
         return x @ x.mT * (self.positions / x.shape[-1])
 
     def row_gram(self, *, estimate: bool = False) -> Tensor:
         every = max(1, self.inputs.shape[1] // (SAMPLES * self.columns)) if estimate else 1
-        x, slopes = self._extended[..., ::every], self.slopes.mT[..., ::every]
+        x, slopes = self._extended(every), self.slopes.mT[..., ::every]
         products = (x[:, :, None] * x[:, None]).flatten(1, 2)  # (K, a², B)
         grams = slopes.square() @ products.mT * (self.positions / x.shape[-1])
         return grams.reshape(*grams.shape[:-1], x.shape[1], x.shape[1])
 
     def root(self, most: int) -> Tensor:
-        x = _some(self._extended, most)
+        x = _some(self._extended(), most)
         return x * math.sqrt(self.positions / x.shape[-1])
 
     def slope_square(self) -> Tensor:

@@ -26,7 +26,9 @@ def maximum_gap(block: HamiltonianBlock) -> Tensor:
             return torch.full_like(block.current[..., 0], torch.inf)
         return Enumeration().maximize(block).gain
     if second_order(block):
-        return torch.where(_bounded(block), LOCAL_SEARCH.maximize(block).gain, torch.inf)
+        bounded = _bounded(block)
+        none = torch.full_like(block.current[..., 0], torch.inf)
+        return torch.where(bounded, LOCAL_SEARCH.maximize(block).gain, none) if bool(bounded.any()) else none
     hint = block.best_candidate
     if hint is not None:
         return torch.maximum(LBFGS().maximize(block).gain, hint[1].clamp_min(0.0))
@@ -97,13 +99,13 @@ def residual(
     """
     gap = sum((block.weights[:, None] * maximum_gap(block)).sum(0) for block in blocks)
     assert isinstance(gap, Tensor)
-    relative = torch.where(gap > 0, gap / scale.clamp_min(torch.finfo(gap.dtype).tiny), gap)
-    relative = relative.clamp_max(torch.finfo(gap.dtype).max)
-    unbounded = ~torch.isfinite(gap)
-    if first_gradient is None or bool(unbounded.any()):
-        norm = torch.stack([projected_gradient(block) for block in blocks]).square().sum(0).sqrt()
-    else:
-        norm = first_gradient
+    unbounded, norm = ~torch.isfinite(gap), first_gradient
+    if norm is None or bool(unbounded.any()):
+        norms = [projected_gradient(block) for block in blocks]
+        norm = norms[0] if len(norms) == 1 else torch.stack(norms).square().sum(0).sqrt()
     first = norm if first_gradient is None else first_gradient
     fallback = torch.where(norm > 0, norm / first.clamp_min(torch.finfo(norm.dtype).tiny), norm)
-    return torch.where(unbounded, fallback, relative), norm
+    if bool(unbounded.all()):
+        return fallback, norm
+    relative = torch.where(gap > 0, gap / scale.clamp_min(torch.finfo(gap.dtype).tiny), gap)
+    return torch.where(unbounded, fallback, relative.clamp_max(torch.finfo(gap.dtype).max)), norm

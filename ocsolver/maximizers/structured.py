@@ -86,13 +86,11 @@ def rows(view: AffineView, curvature: Curvature, penalty: Penalty, damping: floa
     """(ρ⟨s_j² x̃x̃ᵀ⟩ + ρ⟨y_j²⟩ on the weights + damping) dΘ_j = g_j, for all rows of all layers: (K, r, a)."""
     assert curvature.rows is not None
     rho_f, rho_q, epsilon = penalty  # (1,) each
-    diagonal = curvature.sensitivities.diagonal(dim1=-2, dim2=-1)[..., None].expand(*curvature.rows.shape[:-1])
-    if view.bias:
-        diagonal = torch.cat((diagonal[..., :-1], torch.zeros_like(diagonal[..., :1])), -1)
-    mean = (rho_f * curvature.rows.diagonal(dim1=-2, dim2=-1) + rho_q * diagonal).mean((-2, -1), keepdim=True)
-    shift = rho_q * diagonal + 2.0 * epsilon + damping * mean + tiny(diagonal)
-    factor, _ = torch.linalg.cholesky_ex(rho_f * curvature.rows + torch.diag_embed(shift))
-    inverse = torch.cholesky_inverse(factor)
+    matrix = rho_f * curvature.rows
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)  # a view (K, r, a)
+    diagonal[..., : view.width] += (rho_q * curvature.sensitivities.diagonal(dim1=-2, dim2=-1))[..., None]
+    diagonal += damping * diagonal.mean((-2, -1), keepdim=True) + 2.0 * epsilon + tiny(matrix)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix)[0])
     return lambda gradient: torch.einsum("krab,...krb->...kra", inverse, gradient)
 
 

@@ -45,17 +45,18 @@ def steepness(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
 def rows_of(blocks: Sequence[HamiltonianBlock], picked: Tensor, factor: Tensor) -> Tensor | None:
     """The derivatives of some samples' losses by the whole control, times a factor each, over √R: (R, D).
 
-    None unless all layers are affine maps of vectors, or if all rows are zero.
+    None unless all layers are affine maps of vectors, or if all factors are zero.
     """
+    factor = factor[:, None, None] / math.sqrt(len(picked))
+    if not bool(factor.any()):
+        return None
     parts = []
     for block in blocks:
         view = block.affine
         if not isinstance(view, LinearView) or view.inputs.ndim != 3:
             return None
-        x, y = view.inputs.mT[..., picked], view.sensitivities.mT[..., picked] * factor  # (K, ·, R)
-        if view.bias:
-            x = torch.cat((x, torch.ones_like(x[:, :1])), 1)
-        products = (y[:, :, None] * x[:, None]).permute(3, 0, 1, 2)  # (R, K, r, a)
-        parts.append((block.weights[:, None] * view.shape.vector(products)).flatten(1))
-    rows = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-    return rows / math.sqrt(len(rows)) if bool(rows.any()) else None
+        x, y = (each.mT.index_select(-1, picked).permute(2, 0, 1) for each in (view.inputs, view.sensitivities))
+        y = y * (factor * block.weights[:, None])
+        weights = (y[..., None] * x[..., None, :]).flatten(-2)  # (R, K, r · columns)
+        parts.append((torch.cat((weights, y), -1) if view.bias else weights).flatten(1))
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

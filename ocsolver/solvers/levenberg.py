@@ -42,6 +42,14 @@ ROUNDING = 1e3  # smallest ρ in the same unit, in units of the last place
 PATIENCE = 30  # rejections in a row after which no ρ is believed to help
 
 
+class Trial(NamedTuple):
+    """A step, and what the model says about it."""
+
+    step: Tensor  # d (D,)
+    promised: float  # decrease of J
+    seen: float  # |Cd|²
+
+
 class Model(NamedTuple):
     """−∇J·d − ½|Cd|² − ½λ|d|² at a control, and its maximizers with any penalty ½ρ d·Gd."""
 
@@ -54,17 +62,19 @@ class Model(NamedTuple):
     right: Tensor  # C G⁻¹ slope (R,)
     unit: float  # mean diagonal of the gram matrix
 
-    def step(self, rho: float) -> tuple[Tensor, float]:
-        """Step for a ρ, and the decrease of J that it promises."""
-        damped = self.gram + rho * torch.eye(len(self.gram), dtype=self.gram.dtype, device=self.gram.device)
+    def step(self, rho: float) -> Trial:
+        """Step for a ρ."""
+        damped = self.gram.clone()
+        damped.diagonal().add_(rho)
         inner = torch.cholesky_solve(self.right[:, None], torch.linalg.cholesky_ex(damped)[0])[:, 0]
-        step = (self.plain - inner.to(self.plain) @ self.images) / rho
-        promised = self.slope @ step - 0.5 * (self.along(step) + self.shift * step.square().sum())
-        return step, float(promised)
+        step = torch.addmv(self.plain, self.images.mT, inner.to(self.plain), alpha=-1.0).div_(rho)
+        seen = self.along(step)
+        return Trial(step, float(self.slope @ step) - 0.5 * seen - 0.5 * self.shift * float(step @ step), seen)
 
-    def along(self, step: Tensor) -> Tensor:
+    def along(self, step: Tensor) -> float:
         """|Cd|²."""
-        return (self.rows @ step).square().sum()
+        images = self.rows @ step
+        return float(images @ images)
 
 
 class LevenbergMemory(NamedTuple):
@@ -75,7 +85,7 @@ class LevenbergMemory(NamedTuple):
     model: Model | None = None  # at the present control
     models: int = 0  # made so far
     rows: int = FEW  # to ask for
-    taken: tuple[Tensor, float] | None = None  # the last step, and |Cd|² by its own rows
+    taken: Trial | None = None  # the last one that was accepted
     surprised: bool = False  # by the last one
     rejected: int = 0  # in a row
     hopeless: bool = False
@@ -95,8 +105,8 @@ def levenberg_step(
     if model is None:
         return None
     assert rho is not None
-    step, promised = transcription.clock.time("maximize", model.step, rho)
-    trial = transcription.forward(moved(sweep.blocks, step), old)
+    tried = transcription.clock.time("maximize", model.step, rho)
+    trial, promised = transcription.forward(moved(sweep.blocks, tried.step), old), tried.promised
     ratio = float(old.cost - trial.cost) / promised if promised > 0 and bool(trial.finite) else -math.inf
     accepted = ratio >= (rule.accept if memory.calibrated else CALIBRATION)
     new, stalled = iterate, False
@@ -104,10 +114,9 @@ def levenberg_step(
         sweep, value = transcription.settle(trial, iterate.first_gradient)
         new = replace(iterate, sweep=sweep, residual=value)
         factor = max(SHRINK, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** POWER)
-        taken = step, float(model.along(step))
         if ratio > 0.75 and not memory.calibrated:  # a first ρ that was given and is far too large
             factor = min(factor, model.unit / rho)
-        memory = memory._replace(rho=factor * rho, calibrated=True, model=None, taken=taken, rejected=0)
+        memory = memory._replace(rho=factor * rho, calibrated=True, model=None, taken=tried, rejected=0)
     else:
         hopeless = memory.calibrated and rho > HOPELESS * model.unit
         memory = memory._replace(rho=GROWTH * rho, rejected=memory.rejected + 1, hopeless=hopeless)
@@ -138,7 +147,6 @@ def _modelled(maximizer: GaussNewton, sweep: Sweep, memory: LevenbergMemory) -> 
     memory = memory._replace(rho=rho, model=model, models=memory.models + 1)
     if memory.taken is None:
         return memory
-    step, said = memory.taken
-    surprised = float(model.along(step)) > SURPRISE * said
+    surprised = model.along(memory.taken.step) > SURPRISE * memory.taken.seen
     count = 2 * memory.rows if surprised and memory.surprised else memory.rows
     return memory._replace(rows=count, surprised=surprised and count == memory.rows)
