@@ -1,4 +1,4 @@
-"""Full-batch E-MSA on layers: Gauss–Newton with a quasi-Newton coupling."""
+"""Full-batch E-MSA on layers: a quasi-Newton coupling for two outputs, Levenberg–Marquardt steps for one."""
 
 from __future__ import annotations
 
@@ -20,64 +20,78 @@ def squares(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().sum(-1)
 
 
-def task(dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
-    """A residual network with lift and head, and a smooth function to learn."""
+OUTPUTS = pytest.mark.parametrize("outputs", [1, 2])
+
+
+def task(outputs: int = 2, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
+    """A residual network with lift and head, and smooth functions to learn."""
     torch.manual_seed(0)
     block = lambda: nn.Sequential(nn.Linear(6, 6), nn.Tanh())
-    net = oc.nn.ResidualNetwork(block, 5, 0.4, lift=nn.Linear(2, 6), head=nn.Linear(6, 1)).to(dtype)
+    net = oc.nn.ResidualNetwork(block, 5, 0.4, lift=nn.Linear(2, 6), head=nn.Linear(6, outputs)).to(dtype)
     x = torch.randn(60, 2, dtype=dtype)
-    return net, x, torch.sin(2 * x[:, :1]) * x[:, 1:]
+    return net, x, torch.cat((torch.sin(2 * x[:, :1]) * x[:, 1:], torch.cos(x[:, :1])), 1)[:, :outputs]
 
 
-def solve(solver: Any = None, iterations: int = 60, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
+def solve(
+    outputs: int = 2, solver: Any = None, iterations: int = 60, dtype: torch.dtype = torch.float64, **options: Any
+) -> Any:
     """Run without a stopping test."""
-    net, x, y = task(dtype)
+    net, x, y = task(outputs, dtype)
     options = {"tolerance": None} | options
     return oc.solve(oc.nn.NetworkProblem(net, squares, x, y), solver, max_iterations=iterations, **options)
 
 
-def test_cost_falls_by_orders_of_magnitude_and_never_rises() -> None:
-    solution = solve(iterations=100)
+@OUTPUTS
+def test_cost_falls_by_orders_of_magnitude_and_never_rises(outputs: int) -> None:
+    solution = solve(outputs, iterations=100)
     costs = solution.history.cost[:, 0]
     assert bool((costs.diff() <= 0).all())
     assert float(costs[-1]) < 1e-3 * float(costs[0])
     assert bool((costs.diff()[~solution.history.accepted[1:, 0]] == 0).all())
 
 
-def test_steps_are_judged_by_what_was_promised() -> None:
-    """Accepted steps keep the ratio of the test to their slope; only rejected plain steps have feasibility errors."""
-    history = solve().history
+@OUTPUTS
+def test_steps_are_judged_by_what_was_promised(outputs: int) -> None:
+    """Accepted steps keep the ratio of the test to their promise; only rejected plain steps have feasibility errors."""
+    history = solve(outputs).history
     drop, promised = -history.cost[:, 0].diff(), history.hamiltonian_gain[1:, 0]
     accepted = history.accepted[1:, 0]
     assert bool((drop[accepted] >= 1e-3 * promised[accepted]).all())
     assert not bool(torch.isfinite(history.state_error[1:, 0])[accepted].any())
 
 
+@OUTPUTS
 @pytest.mark.parametrize(("rho", "damping"), [(1e-2, 1e-1), (1.0, 1e-3), (1e3, 1e-2)])
-def test_first_penalty_and_damping_hardly_matter(rho: float, damping: float) -> None:
+def test_first_penalty_and_damping_hardly_matter(outputs: int, rho: float, damping: float) -> None:
     def iterations(solver: oc.EMSA) -> int:
-        costs = solve(solver, 60).history.cost[:, 0]
+        costs = solve(outputs, solver, 60).history.cost[:, 0]
         return int((costs > 0.01 * costs[0]).sum())
 
     reference = iterations(oc.EMSA())
     assert iterations(oc.EMSA(oc.GaussNewton(damping), rho=oc.AdaptivePenalty(initial=rho))) < 2 * reference + 10
 
 
-def test_a_convex_problem_converges() -> None:
-    """Least squares with a linear network and weight decay has one minimum, which lstsq knows."""
+@OUTPUTS
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_convex_problem_converges(outputs: int, decay: float) -> None:
+    """Least squares with a linear network and weight decay has one minimum, which the normal equations know."""
     torch.manual_seed(1)
-    x, y = torch.randn(30, 4, dtype=torch.float64), torch.randn(30, 1, dtype=torch.float64)
-    problem = oc.nn.NetworkProblem(nn.Sequential(nn.Linear(4, 1)).double(), squares, x, y)
+    x, y = torch.randn(30, 4, dtype=torch.float64), torch.randn(30, outputs, dtype=torch.float64)
+    problem = oc.nn.NetworkProblem(nn.Sequential(nn.Linear(4, outputs)).double(), squares, x, y, decay)
     solution = oc.solve(problem, max_iterations=200)
     assert solution.status[0] is oc.Status.CONVERGED
-    best = torch.linalg.lstsq(torch.cat((x, torch.ones_like(y)), 1), y).solution.mT
-    torch.testing.assert_close(solution.u[0][0], best, rtol=0, atol=1e-5)
+    columns = torch.cat((x, torch.ones_like(x[:, :1])), 1)
+    normal = 2.0 * columns.mT @ columns / len(x) + decay * torch.eye(5, dtype=torch.float64)
+    best = torch.linalg.solve(normal, 2.0 * columns.mT @ y / len(x)).mT
+    weights = torch.cat((best[:, :4].flatten(), best[:, 4]))
+    torch.testing.assert_close(solution.u[0][0], weights[None], rtol=0, atol=1e-4)
 
 
-def test_single_precision_ends_truthfully() -> None:
+@OUTPUTS
+def test_single_precision_ends_truthfully(outputs: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", oc.ConvergenceWarning)
-        solution = solve(iterations=150, dtype=torch.float32, tolerance=1e-30)
+        solution = solve(outputs, iterations=150, dtype=torch.float32, tolerance=1e-30)
     assert solution.status[0] in (oc.Status.STALLED, oc.Status.MAX_ITERATIONS)
     assert math.isfinite(float(solution.cost))
 

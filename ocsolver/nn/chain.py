@@ -20,6 +20,7 @@ from ocsolver.nn.layers import Layer
 __all__ = ["Chain", "Trace", "kind_of"]
 
 Slope = Callable[[Tensor], Tensor]
+Kind = tuple[float, int, bool, type[nn.Module]]  # step, width, bias and activation of a residual layer
 
 
 def _unit(f: Tensor) -> Tensor:
@@ -63,13 +64,18 @@ class Chain:
     activation: type[nn.Module]
 
     @classmethod
-    def of(cls, members: Sequence[int], layers: Sequence[Layer]) -> Chain | None:
-        """The chain that a family of equal layers forms, or None."""
-        kind = kind_of(layers[members[0]])
+    def of(cls, members: Sequence[int], kinds: Sequence[Kind | None]) -> Chain | None:
+        """The chain that a family of equal layers forms, or None; kinds are those of all layers, by `kind_of`."""
+        kind = kinds[members[0]]
         consecutive = list(members) == list(range(members[0], members[0] + len(members)))
-        if len(members) < 2 or not consecutive or kind is None or any(kind_of(layers[n]) is None for n in members):
+        if len(members) < 2 or not consecutive or kind is None or any(kinds[n] is None for n in members):
             return None
         return cls(members[0], len(members), *kind)
+
+    @property
+    def members(self) -> range:
+        """Indices of its layers in the network."""
+        return range(self.first, self.first + self.count)
 
     def run(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Trace]:
         """Last state (B, n), in the graph of x (B, n) and θ (K, m), and the trace that the sweeps fill."""
@@ -89,7 +95,7 @@ class Chain:
         return z if self.activation is nn.Identity else self.activation()(z)
 
 
-def kind_of(layer: Layer) -> tuple[float, int, bool, type[nn.Module]] | None:
+def kind_of(layer: Layer) -> Kind | None:
     """Step, width, bias and activation of a residual layer that a chain can hold, without user code, or None."""
     module = layer.module
     parts = list(module) if type(module).forward is nn.Sequential.forward else [module]  # type: ignore[call-overload]

@@ -125,8 +125,10 @@ class LayeredTranscription:
     @cached_property
     def seeds(self) -> tuple[int | None, ...]:
         """Seed of each layer's masks, None for layers without."""
-        high = 2**31 - 1
-        return tuple(int(torch.randint(high, ())) if layer.random() else None for layer in self.problem.layers)
+        problem, high = self.problem, 2**31 - 1
+        inside = {n for chain in problem.chains for n in chain.members}
+        random = [n not in inside and layer.random() for n, layer in enumerate(problem.layers)]
+        return tuple(int(torch.randint(high, ())) if each else None for each in random)
 
     def start(self, initial_control: Any) -> Control:
         """Present weights of the network, or those of a solution, a network or a tuple of blocks."""

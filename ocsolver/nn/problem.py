@@ -198,10 +198,10 @@ class NetworkProblem:
             for layer in self.layers:
                 kind = kind_of(layer)
                 states.append(x)
-                if kind is not None and kinds and kinds[-1] == kind:  # as the last one
+                kinds.append(kind)
+                if kind is not None and kind in kinds[-2:-1]:  # as the last one
                     signatures.append(signatures[-1])
                     continue
-                kinds.append(kind)
                 signatures.append(_signature(layer, x))
                 following = call(lambda state, f=layer: f(state, None), layer.name, x)
                 if following.shape[:1] != x.shape[:1]:
@@ -214,11 +214,11 @@ class NetworkProblem:
             for _, group in groupby(trainable, key=lambda part: signatures[part[0]]):
                 members = list(group)
                 indices = [n for n, _, _ in members]
-                chain = Chain.of(indices, self.layers) if members[0][2].ndim == 2 else None
+                chain = Chain.of(indices, kinds) if members[0][2].ndim == 2 else None
                 chains += [] if chain is None else [chain]
                 together = chain is not None or _stackable(members)
                 families += [tuple(indices)] if together else [(n,) for n in indices]
-            inside = {n for chain in chains for n in range(chain.first, chain.first + chain.count)}
+            inside = {n for chain in chains for n in chain.members}
             maps = [
                 None if n in inside else affine_module(layer, state)
                 for n, (layer, state) in enumerate(zip(self.layers, states, strict=True))
