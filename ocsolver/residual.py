@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ocsolver.hamiltonian import HamiltonianBlock
 from ocsolver.maximizers import LBFGS, Enumeration, ProjectedNewton, second_order
+from ocsolver.sets import Unconstrained
 
 __all__ = ["maximum_gap", "no_maximum", "projected_gradient", "residual"]
 
@@ -17,22 +18,24 @@ LOCAL_SEARCH = ProjectedNewton(iterations=3)
 def maximum_gap(block: HamiltonianBlock) -> Tensor:
     """Gap max_U H − H(current) ≥ 0 of every site and group (K, G).
 
-    It is inf where H has no finite maximum or none is affordable. The maximum is the best of a local search from the
-    current control and, on finite sets and on compact boxes and balls with m ≤ 3, of all points or a grid.
+    It is inf where H has no finite maximum or none is affordable, and for layers without bounds on their weights, whose
+    H is nowhere near concave. The maximum is the best of a local search from the current control and, on finite sets
+    and on compact boxes and balls with m ≤ 3, of all points or a grid.
     """
-    sets = block.control_set
+    sets, none = block.control_set, torch.full_like(block.current[..., 0], torch.inf)
     if not sets.convex:
         if sets.candidates(block.current) is None:
-            return torch.full_like(block.current[..., 0], torch.inf)
+            return none
         return Enumeration().maximize(block).gain
+    if block.layered and isinstance(sets, Unconstrained):
+        return none
     if second_order(block):
         bounded = _bounded(block)
-        none = torch.full_like(block.current[..., 0], torch.inf)
         return torch.where(bounded, LOCAL_SEARCH.maximize(block).gain, none) if bool(bounded.any()) else none
     hint = block.best_candidate
     if hint is not None:
         return torch.maximum(LBFGS().maximize(block).gain, hint[1].clamp_min(0.0))
-    return torch.full_like(block.current[..., 0], torch.inf)
+    return none
 
 
 def _bounded(block: HamiltonianBlock) -> Tensor:

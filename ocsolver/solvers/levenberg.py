@@ -139,9 +139,11 @@ def _modelled(maximizer: GaussNewton, sweep: Sweep, memory: LevenbergMemory) -> 
     for block, part in zip(blocks, torch.split(torch.cat((slope[None], rows)), sizes, -1), strict=True):
         inverse = maximizer.inverse(block, shift / float(block.weights[0]))
         images.append(inverse(part.view(-1, *block.current.shape) / block.weights[:, None, None]).flatten(1))
-    plain, *_ = together = torch.cat(images, 1) if len(images) > 1 else images[0]
-    gram, right = (together[1:] @ rows.mT).double(), (rows @ plain).double()
-    model = Model(slope, rows, response.shift, plain, together[1:], gram, right, float(gram.diagonal().mean()))
+    together = torch.cat(images, 1) if len(images) > 1 else images[0]
+    products = (together @ rows.mT).double()  # of the slope and of the rows with the rows
+    right, gram = products[0], products[1:]
+    unit = float(gram.diagonal().mean())
+    model = Model(slope, rows, response.shift, together[0], together[1:], gram, right, unit)
     rho = model.unit if memory.rho is None else memory.rho
     rho = max(rho, ROUNDING * torch.finfo(slope.dtype).eps * model.unit)
     memory = memory._replace(rho=rho, model=model, models=memory.models + 1)
