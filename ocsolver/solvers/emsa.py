@@ -44,7 +44,8 @@ class EMSA(SweepSolver):
     With an adaptive penalty, a maximization that lowered J is followed by steps that maximize H̃ at all times together:
     Newton steps where the second derivatives of all interval maps are cheap, else quasi-Newton steps with the curvature
     of H̃ as initial matrix. All pass the same test, so J never rises. On networks the default maximizer is then
-    `GaussNewton`; on mini-batches it averages curvature, and training answers with an average of the weights.
+    `GaussNewton`, and fully connected ones with one output take Levenberg–Marquardt steps through all layers; on
+    mini-batches curvature is averaged, and training answers with an average of the weights.
 
     Parameters
     ----------
