@@ -35,8 +35,7 @@ __all__ = ["LevenbergMemory", "levenberg_step"]
 FEW = 100  # rows at first
 WORK = 1e9  # multiplications that the products of all rows may take
 SURPRISE = 2.0  # curvature along a step, relative to what its rows said, from which they were too few
-SHRINK, POWER = 1.0 / 3.0, 7  # of Nielsen's rule
-GROWTH = 4.0  # of ρ after a rejection
+POWER = 7  # of Nielsen's rule
 HOPELESS = 10.0  # ρ relative to the curvature of the rows, in the metric of G, from which they do not matter
 ROUNDING = 1e3  # smallest ρ in the same unit, in units of the last place
 PATIENCE = 30  # rejections in a row after which no ρ is believed to help
@@ -106,25 +105,34 @@ def levenberg_step(
         return None
     assert rho is not None
     tried = transcription.clock.time("maximize", model.step, rho)
-    trial, promised = transcription.forward(moved(sweep.blocks, tried.step), old), tried.promised
-    ratio = float(old.cost - trial.cost) / promised if promised > 0 and bool(trial.finite) else -math.inf
+    trial = transcription.forward(moved(sweep.blocks, tried.step), old)
+    usable = tried.promised > 0 and bool(trial.finite)
+    ratio = float(old.cost - trial.cost) / tried.promised if usable else -math.inf
     accepted = ratio >= (rule.accept if memory.calibrated else CALIBRATION)
     new, stalled = iterate, False
     if accepted:
         sweep, value = transcription.settle(trial, iterate.first_gradient)
-        new = replace(iterate, sweep=sweep, residual=value)
-        factor = max(SHRINK, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** POWER)
-        if ratio > 0.75 and not memory.calibrated:  # a first ρ that was given and is far too large
-            factor = min(factor, model.unit / rho)
-        memory = memory._replace(rho=factor * rho, calibrated=True, model=None, taken=tried, rejected=0)
+        new, memory = replace(iterate, sweep=sweep, residual=value), _learned(memory, rule, model, tried, ratio)
     else:
         hopeless = memory.calibrated and rho > HOPELESS * model.unit
-        memory = memory._replace(rho=GROWTH * rho, rejected=memory.rejected + 1, hopeless=hopeless)
-        stalled = memory.rejected >= PATIENCE or 0.0 <= promised <= float(rounding_of(old))
+        memory = memory._replace(rho=rule.grow * rho, rejected=memory.rejected + 1, hopeless=hopeless)
+        small = 0.0 <= tried.promised <= float(rounding_of(old))
+        stalled = not hopeless and (small or memory.rejected >= PATIENCE)
     unknown, no = torch.full_like(old.cost, torch.nan), torch.zeros_like(trial.finite)
-    gain, penalty = torch.full_like(old.cost, promised), torch.full_like(old.cost, rho)
+    gain, penalty = torch.full_like(old.cost, tried.promised), torch.full_like(old.cost, rho)
     flags = torch.full_like(no, accepted), no, torch.full_like(no, stalled)
     return replace(new, step=Step(gain, unknown, unknown, unknown, penalty, *flags), memory=memory, trial=trial)
+
+
+def _learned(
+    memory: LevenbergMemory, rule: AdaptivePenalty, model: Model, tried: Trial, ratio: float
+) -> LevenbergMemory:
+    """Memory after an accepted step."""
+    assert memory.rho is not None
+    rho = memory.rho * max(rule.shrink, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** POWER)
+    if ratio > 0.75 and not memory.calibrated:  # a first ρ that was given may be far too large
+        rho = min(rho, model.unit)
+    return memory._replace(rho=rho, calibrated=True, model=None, taken=tried, rejected=0)
 
 
 def _modelled(maximizer: GaussNewton, sweep: Sweep, memory: LevenbergMemory) -> LevenbergMemory:
@@ -150,5 +158,6 @@ def _modelled(maximizer: GaussNewton, sweep: Sweep, memory: LevenbergMemory) -> 
     if memory.taken is None:
         return memory
     surprised = model.along(memory.taken.step) > SURPRISE * memory.taken.seen
-    count = 2 * memory.rows if surprised and memory.surprised else memory.rows
-    return memory._replace(rows=count, surprised=surprised and count == memory.rows)
+    if surprised and memory.surprised and len(rows) == memory.rows:  # there may be more
+        return memory._replace(rows=2 * memory.rows, surprised=False)
+    return memory._replace(surprised=surprised)
