@@ -60,11 +60,17 @@ def signals() -> nn.Module:
     return nn.Sequential(nn.Sequential(nn.Conv1d(2, 3, 3, dilation=2), nn.Softplus()), nn.Flatten(), nn.Linear(15, 2))
 
 
+def sequences() -> nn.Module:
+    """A linear map that acts at every position."""
+    return nn.Sequential(nn.Sequential(nn.Linear(4, 5), nn.Tanh()), nn.Flatten(), nn.Linear(15, 2))
+
+
 NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "perceptron": (perceptron, (3,)),
     "without bias": (lambda: perceptron(bias=False), (3,)),
     "images": (images, (1, 10, 10)),
     "signals": (signals, (2, 9)),
+    "sequences": (sequences, (3, 4)),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 

@@ -106,9 +106,14 @@ def test_a_step_solves_the_damped_system(decay: float) -> None:
     torch.testing.assert_close(new.step.gain[0], slope @ exact - 0.5 * exact @ model @ exact, rtol=1e-8, atol=0.0)
 
 
-@pytest.mark.parametrize("which", ["two outputs", "no curvature", "a layer of another kind"])
+@pytest.mark.parametrize("which", ["two outputs", "no curvature", "a layer of another kind", "several positions"])
 def test_other_networks_go_on_without(which: str) -> None:
     stated = problem(absolute) if which == "no curvature" else problem(outputs=2 if which == "two outputs" else 1)
+    if which == "several positions":
+        net = nn.Sequential(
+            nn.Unflatten(1, (3, 1)), nn.Linear(1, 4), nn.Tanh(), nn.Flatten(), nn.Linear(12, 1)
+        ).double()
+        stated = oc.nn.NetworkProblem(net, squares, stated.inputs, stated.targets)
     if which == "a layer of another kind":
         net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)).double()
         stated = oc.nn.NetworkProblem(net, squares, stated.inputs, stated.targets)
@@ -153,6 +158,17 @@ def test_at_kinks_quasi_newton_steps_take_over() -> None:
     assert kinds[0] is LevenbergMemory
     assert kinds[-1] is CoupledMemory
     assert bool((solution.history.cost.diff(dim=0) <= 0).all())
+
+
+def test_steps_below_the_rounding_of_the_cost_are_judged_by_the_residual() -> None:
+    """The bias of a network that starts at zero: J cannot tell the last steps, the gradient can."""
+    stated = problem(samples=3 * FEW)
+    network = residual_network()
+    with torch.no_grad():
+        for value in network.parameters():
+            value.zero_()
+    solution = oc.solve(oc.nn.NetworkProblem(network, squares, stated.inputs, stated.targets), tolerance=1e-9)
+    assert solution.status[0] is oc.Status.CONVERGED
 
 
 def test_draws_leave_the_global_generator_alone() -> None:

@@ -53,7 +53,7 @@ def rows_of(blocks: Sequence[HamiltonianBlock], picked: Tensor, factor: Tensor) 
     parts = []
     for block in blocks:
         view = block.affine
-        if not isinstance(view, LinearView) or view.inputs.ndim != 3:
+        if not isinstance(view, LinearView) or view.positions != 1:
             return None
         x, y = (each.mT.index_select(-1, picked).permute(2, 0, 1) for each in (view.inputs, view.sensitivities))
         y = y * (factor * block.weights[:, None])

@@ -96,17 +96,22 @@ def view_of(
     inputs = [tap.inputs.detach() for tap in taps]
     linear = isinstance(first, nn.Linear)
 
+    def together(values: Sequence[Tensor]) -> Tensor:
+        """Values of all samples and positions of K linear maps (K, B·P, ·)."""
+        return torch.stack([value.reshape(-1, value.shape[-1]) for value in values])
+
     def slopes() -> Tensor:
         each = [
             gradients(state, (tap.outputs,), torch.full_like(state, 1.0 / weight), retain_graph=True)[0]
             for tap, state in zip(taps, following, strict=True)
         ]
-        return torch.stack(each) if linear else each[0]
+        return together(each) if linear else each[0]
 
     def sensitivities() -> Tensor:
-        return (torch.stack(list(falls())) if linear else falls()[0]) / weight
+        return (together(falls()) if linear else falls()[0]) / weight
 
     if linear:
-        return LinearView(torch.stack(inputs), slopes, sensitivities, first.out_features, bias)
+        flat = together(inputs)
+        return LinearView(flat, slopes, sensitivities, first.out_features, bias, flat.shape[1] // len(inputs[0]))
     geometry = first.kernel_size, first.stride, first.padding, first.dilation
     return ConvolutionView(inputs[0], slopes, sensitivities, first.out_channels, bias, *geometry)

@@ -107,17 +107,18 @@ def levenberg_step(
     tried = transcription.clock.time("maximize", model.step, rho)
     trial = transcription.forward(moved(sweep.blocks, tried.step), old)
     usable = tried.promised > 0 and bool(trial.finite)
-    ratio = float(old.cost - trial.cost) / tried.promised if usable else -math.inf
-    accepted = ratio >= (rule.accept if memory.calibrated else CALIBRATION)
-    new, stalled = iterate, False
+    small = abs(tried.promised) <= float(rounding_of(old))  # then J cannot judge: the residual does
+    ratio = float(old.cost - trial.cost) / tried.promised if usable and not small else 0.5 if usable else -math.inf
+    new, stalled, accepted = iterate, False, ratio >= (rule.accept if memory.calibrated else CALIBRATION)
     if accepted:
         sweep, value = transcription.settle(trial, iterate.first_gradient)
+        accepted = not small or bool(value < iterate.residual)
+    if accepted:
         new, memory = replace(iterate, sweep=sweep, residual=value), _learned(memory, rule, model, tried, ratio)
     else:
-        hopeless = memory.calibrated and rho > HOPELESS * model.unit
+        hopeless = memory.calibrated and not small and rho > HOPELESS * model.unit
         memory = memory._replace(rho=rule.grow * rho, rejected=memory.rejected + 1, hopeless=hopeless)
-        small = 0.0 <= tried.promised <= float(rounding_of(old))
-        stalled = not hopeless and (small or memory.rejected >= PATIENCE)
+        stalled = small or (not hopeless and memory.rejected >= PATIENCE)
     unknown, no = torch.full_like(old.cost, torch.nan), torch.zeros_like(trial.finite)
     gain, penalty = torch.full_like(old.cost, tried.promised), torch.full_like(old.cost, rho)
     flags = torch.full_like(no, accepted), no, torch.full_like(no, stalled)
