@@ -18,9 +18,9 @@ LOCAL_SEARCH = ProjectedNewton(iterations=3)
 def maximum_gap(block: HamiltonianBlock) -> Tensor:
     """Gap max_U H − H(current) ≥ 0 of every site and group (K, G).
 
-    It is inf where H has no finite maximum or none is affordable, and for layers without bounds on their weights, whose
-    H is nowhere near concave. The maximum is the best of a local search from the current control and, on finite sets
-    and on compact boxes and balls with m ≤ 3, of all points or a grid.
+    It is inf where H has no finite maximum or none is affordable, and for layers without bounds on their weights: their
+    H is not concave, unless weight decay outweighs everything else. The maximum is the best of a local search from the
+    current control and, on finite sets and on compact boxes and balls with m ≤ 3, of all points or a grid.
     """
     sets, none = block.control_set, torch.full_like(block.current[..., 0], torch.inf)
     if not sets.convex:

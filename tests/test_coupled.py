@@ -84,7 +84,7 @@ def test_a_convex_problem_converges(outputs: int, decay: float) -> None:
     normal = 2.0 * columns.mT @ columns / len(x) + decay * torch.eye(5, dtype=torch.float64)
     best = torch.linalg.solve(normal, 2.0 * columns.mT @ y / len(x)).mT
     weights = torch.cat((best[:, :4].flatten(), best[:, 4]))
-    torch.testing.assert_close(solution.u[0][0], weights[None], rtol=0, atol=1e-4)
+    torch.testing.assert_close(solution.u[0][0], weights[None], rtol=0, atol=1e-5)
 
 
 @OUTPUTS

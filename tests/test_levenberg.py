@@ -31,6 +31,12 @@ def absolute(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).abs().sum(-1)
 
 
+def hinge(outputs: Tensor, targets: Tensor) -> Tensor:
+    """One of torch's losses whose second derivative is not implemented."""
+    both = torch.cat((outputs, -outputs), 1)
+    return functional.multilabel_margin_loss(both, torch.tensor([0, -1]).expand(len(both), 2), reduction="none")
+
+
 def residual_network(outputs: int = 1) -> nn.Module:
     """A lift, a chain and a head."""
     block = lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh())
@@ -38,6 +44,7 @@ def residual_network(outputs: int = 1) -> nn.Module:
 
 
 def problem(loss: Any = squares, outputs: int = 1, samples: int = 20, decay: float = 0.0) -> oc.nn.NetworkProblem:
+    """A smooth target, or a sign for the logistic loss."""
     torch.manual_seed(0)
     x = torch.randn(samples, 3, dtype=torch.float64)
     y = torch.sin(x.sum(-1, keepdim=True)).sign() if loss is logistic else torch.sin(x[:, :outputs])
@@ -106,9 +113,14 @@ def test_a_step_solves_the_damped_system(decay: float) -> None:
     torch.testing.assert_close(new.step.gain[0], slope @ exact - 0.5 * exact @ model @ exact, rtol=1e-8, atol=0.0)
 
 
-@pytest.mark.parametrize("which", ["two outputs", "no curvature", "a layer of another kind", "several positions"])
+OTHERS = ["two outputs", "no curvature", "no second derivative", "a layer of another kind", "several positions"]
+
+
+@pytest.mark.parametrize("which", OTHERS)
 def test_other_networks_go_on_without(which: str) -> None:
     stated = problem(absolute) if which == "no curvature" else problem(outputs=2 if which == "two outputs" else 1)
+    if which == "no second derivative":
+        stated = oc.nn.NetworkProblem(residual_network(), hinge, stated.inputs, stated.targets)
     if which == "several positions":
         net = nn.Sequential(
             nn.Unflatten(1, (3, 1)), nn.Linear(1, 4), nn.Tanh(), nn.Flatten(), nn.Linear(12, 1)
@@ -169,6 +181,40 @@ def test_steps_below_the_rounding_of_the_cost_are_judged_by_the_residual() -> No
             value.zero_()
     solution = oc.solve(oc.nn.NetworkProblem(network, squares, stated.inputs, stated.targets), tolerance=1e-9)
     assert solution.status[0] is oc.Status.CONVERGED
+
+
+def noisy(dtype: torch.dtype, decay: float) -> oc.nn.NetworkProblem:
+    """More samples than rows, and targets that no weights meet."""
+    torch.manual_seed(2)
+    x = torch.randn(300, 4, dtype=dtype)
+    y = torch.sin(x.sum(-1, keepdim=True)) + 0.3 * torch.randn(300, 1, dtype=dtype)
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).to(dtype)
+    return oc.nn.NetworkProblem(net, squares, x, y, decay)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-2])
+def test_runs_go_on_where_nothing_is_left_to_gain(decay: float) -> None:
+    """In single precision J cannot tell the last steps; nothing overflows, and J rises by its rounding at most."""
+    solution = oc.solve(noisy(torch.float32, decay), max_iterations=300, tolerance=None)
+    costs = solution.history.cost[:, 0]
+    assert len(costs) == 301
+    assert bool(torch.isfinite(costs).all())
+    assert float(costs.diff().max()) <= 1e-5 * float(costs[-1])
+    assert float(solution.residual) < 1e-2
+
+
+@pytest.mark.parametrize("decay", [0.01, 1.0, 100.0])
+def test_weight_decay_is_in_the_first_step(decay: float) -> None:
+    history = oc.solve(problem(decay=decay), max_iterations=3, tolerance=None).history
+    assert bool(history.accepted[1, 0])
+
+
+@pytest.mark.parametrize("rho", [1e7, 1e12])
+def test_a_first_penalty_that_is_far_too_large_is_lowered(rho: float) -> None:
+    def best(solver: oc.EMSA) -> float:
+        return float(oc.solve(noisy(torch.float32, 0.0), solver, max_iterations=20, tolerance=None).cost)
+
+    assert best(oc.EMSA(rho=oc.AdaptivePenalty(initial=rho))) < 1.3 * best(oc.EMSA())
 
 
 def test_draws_leave_the_global_generator_alone() -> None:

@@ -94,7 +94,7 @@ class GaussNewton(Maximizer):
         block : HamiltonianBlock
             A block of layers without bounds.
         shift : float
-            Added to the diagonal, in the structured forms and the dense one.
+            Added to the diagonal, in the forms with rows and the dense one; in the Kronecker forms relative to ⟨s²⟩.
 
         Returns
         -------

@@ -215,8 +215,9 @@ class LayeredTranscription:
         self, forward: LayeredForward, blocks: Sequence[HamiltonianBlock], count: int, draw: int
     ) -> Response | None:
         """How the losses of some samples respond to all layers together."""
-        problem, picked = self.problem, drawn(len(forward.losses), count, draw)
-        rows = rows_of(blocks, picked, steepness(problem.loss, forward.outputs[picked], problem.targets[picked]))
+        problem, picked = self.problem, drawn(len(forward.losses), count, draw).to(forward.outputs.device)
+        factor = steepness(problem.loss, forward.outputs[picked], problem.targets[picked])
+        rows = None if factor is None else rows_of(blocks, picked, factor)
         return None if rows is None else Response(rows, problem.weight_decay)
 
     def _frozen(self, forward: LayeredForward, members: tuple[int, ...], trace: Trace | None) -> tuple[Tensor, Tensor]:

@@ -132,15 +132,13 @@ class NetworkProblem:
         """Precision of the run."""
         return self.inputs.dtype
 
-    def on(self, inputs: Tensor, targets: Tensor, loss: Loss | None = None) -> NetworkProblem:
-        """Same network on other data, such as a mini-batch.
+    def on(self, inputs: Tensor, targets: Tensor) -> NetworkProblem:
+        """Same network and loss on other data, such as a mini-batch.
 
         Parameters
         ----------
         inputs, targets : Tensor
             New data of the same kind.
-        loss : callable, optional
-            Another loss; by default the same.
 
         Returns
         -------
@@ -151,8 +149,6 @@ class NetworkProblem:
         other = copy.copy(self)
         object.__setattr__(other, "inputs", inputs)
         object.__setattr__(other, "targets", targets)
-        if loss is not None:
-            object.__setattr__(other, "loss", loss)
         return other
 
     def network(self, solution: Any) -> nn.Module:

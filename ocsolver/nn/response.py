@@ -2,7 +2,7 @@
 
 Where a network has one output z, the second derivative of a loss ℓ(z) by the weights is ℓ″ (∂z/∂θ)(∂z/∂θ)ᵀ, when second
 derivatives of layers are left out [1]_: the product of one row √ℓ″ ∂z/∂θ with itself. It is the gradient that the
-sample's costates gave anyway, times √ℓ″/ℓ′.
+sample's costates gave anyway, times √ℓ″/ℓ′; samples whose loss is stationary are left out.
 
 .. [1] N. Schraudolph, *Fast curvature matrix-vector products for second-order gradient descent*, Neural Computation 14
    (2002).
@@ -32,12 +32,15 @@ def drawn(samples: int, count: int, draw: int) -> Tensor:
     return torch.randperm(samples, generator=generator)[:count]
 
 
-def steepness(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """√ℓ″/ℓ′ (R,) of losses of one output; zero where the loss is concave or stationary."""
+def steepness(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """√ℓ″/ℓ′ (R,) of losses of one output, zero where the loss is concave or stationary; None if ℓ″ is not known."""
     with torch.enable_grad():
         point = leaf(outputs)
         (slope,) = gradients(sample_losses(loss, point, targets), (point,), create_graph=True)
-        (second,) = gradients(slope, (point,))
+        try:
+            (second,) = gradients(slope, (point,))
+        except RuntimeError:  # of torch's losses some have no second derivative
+            return None
     factor = second.clamp_min(0.0).sqrt() / slope.detach()
     return torch.nan_to_num(factor, 0.0, 0.0, 0.0).reshape(-1)
 
@@ -47,14 +50,12 @@ def rows_of(blocks: Sequence[HamiltonianBlock], picked: Tensor, factor: Tensor) 
 
     None unless all layers are affine maps of vectors, or if all factors are zero.
     """
-    factor = factor[:, None, None] / math.sqrt(len(picked))
-    if not bool(factor.any()):
+    views = [block.affine for block in blocks]
+    if not all(isinstance(view, LinearView) and view.positions == 1 for view in views) or not bool(factor.any()):
         return None
-    parts = []
-    for block in blocks:
-        view = block.affine
-        if not isinstance(view, LinearView) or view.positions != 1:
-            return None
+    factor, parts = factor[:, None, None] / math.sqrt(len(picked)), []
+    for block, view in zip(blocks, views, strict=True):
+        assert view is not None
         x, y = (each.mT.index_select(-1, picked).permute(2, 0, 1) for each in (view.inputs, view.sensitivities))
         y = y * (factor * block.weights[:, None])
         weights = (y[..., None] * x[..., None, :]).flatten(-2)  # (R, K, r · columns)

@@ -29,7 +29,7 @@ from ocsolver.solvers.msa import estimated_constant, step_terms
 from ocsolver.solvers.penalty import CALIBRATION, AdaptivePenalty, rejected_rho, rounding_of
 from ocsolver.transcription import Control
 
-__all__ = ["CoupledMemory", "coupled_step", "flat_slope", "moved"]
+__all__ = ["CoupledMemory", "coupled_step", "flat_slope", "stepped"]
 
 REFRESH = 4  # quasi-Newton steps with one M
 HISTORY = 20  # pairs kept
@@ -76,7 +76,7 @@ def coupled_step(maximizer: GaussNewton, transcription: Timed, iterate: Iterate,
     assert memory.direction is not None
     fast, rho, unknown = bool(memory.pairs), memory.rho, torch.full_like(old.cost, torch.nan)
     step = memory.length * memory.direction
-    control = moved(blocks, step)
+    control = stepped(blocks, step)
     terms, constant = Terms((slope @ step)[None], unknown, unknown), unknown
     trial = transcription.forward(control, old)
     drop, promised = float(old.cost - trial.cost), float(terms.gain)
@@ -103,7 +103,7 @@ def flat_slope(blocks: Sequence[HamiltonianBlock]) -> Tensor:
     return torch.cat([(block.weights[:, None, None] * block.current_slope).flatten() for block in blocks])
 
 
-def moved(blocks: Sequence[HamiltonianBlock], step: Tensor) -> Control:
+def stepped(blocks: Sequence[HamiltonianBlock], step: Tensor) -> Control:
     """The present control plus a step (D,)."""
     parts = torch.split(step, [block.current.numel() for block in blocks])
     return tuple(block.current + part.view_as(block.current) for block, part in zip(blocks, parts, strict=True))

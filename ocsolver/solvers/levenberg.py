@@ -26,9 +26,9 @@ from torch import Tensor
 
 from ocsolver.maximizers import GaussNewton
 from ocsolver.solvers.base import Iterate, Step, Timed
-from ocsolver.solvers.coupled import flat_slope, moved
+from ocsolver.solvers.coupled import flat_slope, stepped
 from ocsolver.solvers.penalty import CALIBRATION, AdaptivePenalty, rounding_of
-from ocsolver.transcription import Sweep
+from ocsolver.transcription import Response, Sweep
 
 __all__ = ["LevenbergMemory", "levenberg_step"]
 
@@ -37,8 +37,8 @@ WORK = 1e9  # multiplications that the products of all rows may take
 SURPRISE = 2.0  # curvature along a step, relative to what its rows said, from which they were too few
 POWER = 7  # of Nielsen's rule
 HOPELESS = 10.0  # ρ relative to the curvature of the rows, in the metric of G, from which they do not matter
+FIRST = 1000.0  # the same until a step was accepted
 ROUNDING = 1e3  # smallest ρ in the same unit, in units of the last place
-PATIENCE = 30  # rejections in a row after which no ρ is believed to help
 
 
 class Trial(NamedTuple):
@@ -57,7 +57,7 @@ class Model(NamedTuple):
     shift: float  # λ
     plain: Tensor  # G⁻¹ slope (D,)
     images: Tensor  # C G⁻¹ (R, D)
-    gram: Tensor  # C G⁻¹ Cᵀ (R, R), in double precision
+    gram: Tensor  # C G⁻¹ Cᵀ (R, R), in double precision on the processor
     right: Tensor  # C G⁻¹ slope (R,)
     unit: float  # mean diagonal of the gram matrix
 
@@ -86,7 +86,6 @@ class LevenbergMemory(NamedTuple):
     rows: int = FEW  # to ask for
     taken: Trial | None = None  # the last one that was accepted
     surprised: bool = False  # by the last one
-    rejected: int = 0  # in a row
     hopeless: bool = False
 
 
@@ -94,71 +93,93 @@ def levenberg_step(
     maximizer: GaussNewton, transcription: Timed, iterate: Iterate, rule: AdaptivePenalty
 ) -> Iterate | None:
     """One step and its test; None where there are no rows, or none that matter."""
-    old, sweep = iterate.sweep.forward, iterate.sweep
-    memory: LevenbergMemory = iterate.memory or LevenbergMemory(rule.initial)
+    old, memory = iterate.sweep.forward, iterate.memory or LevenbergMemory(rule.initial)
     if memory.hopeless:
         return None
-    if memory.model is None:
-        memory = transcription.clock.time("maximize", _modelled, maximizer, sweep, memory)
-    model, rho = memory.model, memory.rho
-    if model is None:
+    memory, tried = transcription.clock.time("maximize", _tried, maximizer, iterate.sweep, memory)
+    if tried is None:
         return None
-    assert rho is not None
-    tried = transcription.clock.time("maximize", model.step, rho)
-    trial = transcription.forward(moved(sweep.blocks, tried.step), old)
-    usable = tried.promised > 0 and bool(trial.finite)
-    small = abs(tried.promised) <= float(rounding_of(old))  # then J cannot judge: the residual does
-    ratio = float(old.cost - trial.cost) / tried.promised if usable and not small else 0.5 if usable else -math.inf
-    new, stalled, accepted = iterate, False, ratio >= (rule.accept if memory.calibrated else CALIBRATION)
+    trial = transcription.forward(stepped(iterate.sweep.blocks, tried.step), old)
+    drop, rounding = float(old.cost - trial.cost), float(rounding_of(old))
+    small = tried.promised <= rounding  # then J cannot judge the step: the residual does
+    if not bool(trial.finite) or not tried.promised > 0:
+        ratio = -math.inf
+    else:
+        ratio = (0.5 if drop >= -rounding else -math.inf) if small else drop / tried.promised
+    new, accepted = iterate, ratio >= (rule.accept if memory.calibrated else CALIBRATION)
     if accepted:
         sweep, value = transcription.settle(trial, iterate.first_gradient)
         accepted = not small or bool(value < iterate.residual)
-    if accepted:
-        new, memory = replace(iterate, sweep=sweep, residual=value), _learned(memory, rule, model, tried, ratio)
-    else:
-        hopeless = memory.calibrated and not small and rho > HOPELESS * model.unit
-        memory = memory._replace(rho=rule.grow * rho, rejected=memory.rejected + 1, hopeless=hopeless)
-        stalled = small or (not hopeless and memory.rejected >= PATIENCE)
+        new = replace(iterate, sweep=sweep, residual=value) if accepted else iterate
     unknown, no = torch.full_like(old.cost, torch.nan), torch.zeros_like(trial.finite)
-    gain, penalty = torch.full_like(old.cost, tried.promised), torch.full_like(old.cost, rho)
-    flags = torch.full_like(no, accepted), no, torch.full_like(no, stalled)
-    return replace(new, step=Step(gain, unknown, unknown, unknown, penalty, *flags), memory=memory, trial=trial)
+    gain, penalty = torch.full_like(old.cost, tried.promised), torch.full_like(old.cost, memory.rho)
+    step = Step(gain, unknown, unknown, unknown, penalty, torch.full_like(no, accepted), no, no)
+    memory = _accepted(memory, rule, tried, ratio) if accepted else _rejected(memory, rule)
+    return replace(new, step=step, memory=memory, trial=trial)
 
 
-def _learned(
-    memory: LevenbergMemory, rule: AdaptivePenalty, model: Model, tried: Trial, ratio: float
-) -> LevenbergMemory:
-    """Memory after an accepted step."""
+def _tried(maximizer: GaussNewton, sweep: Sweep, memory: LevenbergMemory) -> tuple[LevenbergMemory, Trial | None]:
+    """Memory with a model at the present control and its step; without, where there are no rows."""
+    if memory.model is None:
+        memory = _modelled(maximizer, sweep, memory)
+    if memory.model is None:
+        return memory, None
     assert memory.rho is not None
-    rho = memory.rho * max(rule.shrink, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** POWER)
-    if ratio > 0.75 and not memory.calibrated:  # a first ρ that was given may be far too large
-        rho = min(rho, model.unit)
-    return memory._replace(rho=rho, calibrated=True, model=None, taken=tried, rejected=0)
+    return memory, memory.model.step(memory.rho)
 
 
 def _modelled(maximizer: GaussNewton, sweep: Sweep, memory: LevenbergMemory) -> LevenbergMemory:
-    """Memory with the model at the present control; without where there are no rows."""
-    blocks, sizes = sweep.blocks, [block.current.numel() for block in sweep.blocks]
-    most = math.isqrt(int(WORK) // sum(sizes))
+    """Memory with the model at the present control; as it is where there are no rows."""
+    most = math.isqrt(int(WORK) // sum(block.current.numel() for block in sweep.blocks))
     response = None if sweep.response is None or most < FEW else sweep.response(min(memory.rows, most), memory.models)
     if response is None:
         return memory
-    rows, shift = response.rows, 0.0 if memory.rho is None else response.shift / memory.rho
-    slope, images = flat_slope(blocks), []
-    for block, part in zip(blocks, torch.split(torch.cat((slope[None], rows)), sizes, -1), strict=True):
-        inverse = maximizer.inverse(block, shift / float(block.weights[0]))
-        images.append(inverse(part.view(-1, *block.current.shape) / block.weights[:, None, None]).flatten(1))
-    together = torch.cat(images, 1) if len(images) > 1 else images[0]
-    products = (together @ rows.mT).double()  # of the slope and of the rows with the rows
-    right, gram = products[0], products[1:]
-    unit = float(gram.diagonal().mean())
-    model = Model(slope, rows, response.shift, together[0], together[1:], gram, right, unit)
-    rho = model.unit if memory.rho is None else memory.rho
-    rho = max(rho, ROUNDING * torch.finfo(slope.dtype).eps * model.unit)
+    if memory.models:
+        assert memory.rho is not None
+        rho = memory.rho
+        model = _model(maximizer, sweep, response, response.shift / rho)
+        rho = max(rho, ROUNDING * torch.finfo(model.slope.dtype).eps * model.unit)
+    else:  # a first ρ that was given may be far too large
+        model = _model(maximizer, sweep, response, 0.0)
+        rho = model.unit if memory.rho is None else min(memory.rho, HOPELESS * model.unit)
+        model = _model(maximizer, sweep, response, response.shift / rho) if response.shift else model
     memory = memory._replace(rho=rho, model=model, models=memory.models + 1)
     if memory.taken is None:
         return memory
     surprised = model.along(memory.taken.step) > SURPRISE * memory.taken.seen
-    if surprised and memory.surprised and len(rows) == memory.rows:  # there may be more
+    if surprised and memory.surprised and len(model.rows) == memory.rows:  # there may be more
         return memory._replace(rows=2 * memory.rows, surprised=False)
     return memory._replace(surprised=surprised)
+
+
+def _model(maximizer: GaussNewton, sweep: Sweep, response: Response, shift: float) -> Model:
+    """The model with `shift` added to G."""
+    rows, blocks, slope, images = response.rows, sweep.blocks, flat_slope(sweep.blocks), []
+    sizes = [block.current.numel() for block in blocks]
+    for block, part in zip(blocks, torch.split(torch.cat((slope[None], rows)), sizes, -1), strict=True):
+        inverse = maximizer.inverse(block, shift / float(block.weights[0]))
+        images.append(inverse(part.view(-1, *block.current.shape) / block.weights[:, None, None]).flatten(1))
+    together = torch.cat(images, 1) if len(images) > 1 else images[0]
+    products = (together @ rows.mT).cpu().double()  # of the slope and of the rows with the rows
+    right, gram = products[0], products[1:]
+    unit = float(gram.diagonal().mean())
+    return Model(slope, rows, response.shift, together[0], together[1:], gram, right, unit)
+
+
+def _accepted(memory: LevenbergMemory, rule: AdaptivePenalty, tried: Trial, ratio: float) -> LevenbergMemory:
+    """Memory after an accepted step."""
+    assert memory.rho is not None
+    assert memory.model is not None
+    rho = memory.rho * max(rule.shrink, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** POWER)
+    if ratio > 0.75 and not memory.calibrated:
+        rho = min(rho, memory.model.unit)
+    return memory._replace(rho=rho, calibrated=True, model=None, taken=tried)
+
+
+def _rejected(memory: LevenbergMemory, rule: AdaptivePenalty) -> LevenbergMemory:
+    """Memory after a rejected step: a larger ρ, until the rows do not matter."""
+    model, rho = memory.model, memory.rho
+    assert model is not None
+    assert rho is not None
+    hopeless = rho > (HOPELESS if memory.calibrated else FIRST) * model.unit
+    return memory._replace(rho=rule.grow * rho, model=None if model.shift else model, hopeless=hopeless)
