@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -74,7 +75,10 @@ def test_random_starts_are_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(automatic.Collocation, "run", watched)
     monkeypatch.setattr(automatic, "_hopeless", lambda *_: True)
+    begin = time.perf_counter()
     solution = oc.solve(treatment(), max_iterations=1000)
+    elapsed = time.perf_counter() - begin
+    assert 0.8 * elapsed < solution.stats.seconds["total"] <= elapsed  # of all attempts
     assert seen[0] == (1, 700)
     assert all(groups == 1 and most < 1000 for groups, most in seen[1:-1])
     assert seen[-1] == (automatic.STARTS, 1000)

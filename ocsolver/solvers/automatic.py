@@ -45,8 +45,9 @@ class Automatic(Solver):
     A mesh, an integrator or an adjoint that is asked for belongs to E-MSA, whose control is constant on the intervals
     of that mesh; so do runs of a fixed number of iterations. If collocation does not converge, E-MSA globalizes, with
     an augmented Lagrangian where there are constraints: its control is the start of a second attempt; then other
-    controls are tried, at last some random ones at once, as long as there is time. The best answer counts. All
-    attempts share `max_iterations`, but each of the random ones may take so many.
+    controls are tried, at last some random ones at once, as long as there is time. The best answer counts; its
+    history is its own, its total of seconds that of all attempts. They share `max_iterations`, but each of the random
+    ones may take so many.
 
     Examples
     --------
@@ -76,8 +77,10 @@ class Automatic(Solver):
                     best = answer
             if not _hopeless(best, problem) or _interrupted(answers[-1]):
                 break
-        late = limits.max_seconds is not None and time.perf_counter() - begin >= limits.max_seconds
-        return best if late else _not_late(_infeasible(best, hopes))
+        seconds = time.perf_counter() - begin
+        late = limits.max_seconds is not None and seconds >= limits.max_seconds
+        answer = best if late else _not_late(_infeasible(best, hopes))
+        return replace(answer, stats=replace(answer.stats, seconds={**answer.stats.seconds, "total": seconds}))
 
     @staticmethod
     def _collocates(problem: Any, discretization: Discretization, limits: Limits) -> bool:
