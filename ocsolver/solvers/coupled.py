@@ -15,8 +15,9 @@ are not computed (nan), but for a rejected maximization, where Lemma 1 then says
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,12 +25,13 @@ from torch import Tensor
 
 from ocsolver.hamiltonian import HamiltonianBlock, Terms
 from ocsolver.maximizers import GaussNewton
+from ocsolver.maximizers.structured import Linear
 from ocsolver.solvers.base import Iterate, Step, Timed
 from ocsolver.solvers.msa import estimated_constant, step_terms
 from ocsolver.solvers.penalty import CALIBRATION, AdaptivePenalty, rejected_rho, rounding_of
 from ocsolver.transcription import Control
 
-__all__ = ["CoupledMemory", "coupled_step", "flat_slope", "stepped"]
+__all__ = ["CoupledMemory", "coupled_step", "flat_slope", "preconditioned", "stepped"]
 
 REFRESH = 4  # quasi-Newton steps with one M
 HISTORY = 20  # pairs kept
@@ -57,7 +59,7 @@ class CoupledMemory(NamedTuple):
     length: float = 1.0
     radius: float = math.inf  # of the region of trust: longest step to try
     rejected: int = 0  # in a row
-    inverses: tuple[Callable[[Tensor], Tensor], ...] = ()  # M⁻¹ of the blocks
+    inverses: tuple[Linear, ...] = ()  # M⁻¹ of the blocks
     age: int = 0  # directions computed
 
     @classmethod
@@ -109,23 +111,23 @@ def stepped(blocks: Sequence[HamiltonianBlock], step: Tensor) -> Control:
     return tuple(block.current + part.view_as(block.current) for block, part in zip(blocks, parts, strict=True))
 
 
+def preconditioned(inverses: Sequence[Linear], blocks: Sequence[HamiltonianBlock], vectors: Tensor) -> Tensor:
+    """M⁻¹ of vectors (*l, D), block by block; the weights turn a gradient of J into one of H."""
+    parts = torch.split(vectors, [block.current.numel() for block in blocks], -1)
+    images = [
+        inverse(part.reshape(*part.shape[:-1], *block.current.shape) / block.weights[:, None, None]).flatten(-3)
+        for inverse, part, block in zip(inverses, parts, blocks, strict=True)
+    ]
+    return torch.cat(images, -1) if len(images) > 1 else images[0]
+
+
 def _direction(
     maximizer: GaussNewton, blocks: Sequence[HamiltonianBlock], slope: Tensor, forward: Any, memory: CoupledMemory
 ) -> CoupledMemory:
     """The next step: M⁻¹∇H / ρ, or that of the quasi-Newton model by the two-loop recursion."""
     if memory.age % REFRESH == 0:
         memory = memory._replace(inverses=tuple(maximizer.inverse(block) for block in blocks))
-    sizes = [block.current.numel() for block in blocks]
-
-    def initial(vector: Tensor) -> Tensor:
-        """M⁻¹ v: the weights turn a gradient of J into one of H."""
-        parts = torch.split(vector, sizes)
-        images = [
-            inverse(part.view_as(block.current) / block.weights[:, None, None]).flatten()
-            for inverse, part, block in zip(memory.inverses, parts, blocks, strict=True)
-        ]
-        return torch.cat(images) if len(images) > 1 else images[0]
-
+    initial = partial(preconditioned, memory.inverses, blocks)
     if not memory.pairs:
         step, rho = initial(slope), memory.rho
         if not bool(rho > 0):  # the first step promises, to first order, all of J

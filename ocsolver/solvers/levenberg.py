@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ocsolver.maximizers import GaussNewton
 from ocsolver.solvers.base import Iterate, Step, Timed
-from ocsolver.solvers.coupled import flat_slope, stepped
+from ocsolver.solvers.coupled import flat_slope, preconditioned, stepped
 from ocsolver.solvers.penalty import CALIBRATION, AdaptivePenalty, rounding_of
 from ocsolver.transcription import Response, Sweep
 
@@ -154,12 +154,9 @@ def _modelled(maximizer: GaussNewton, sweep: Sweep, memory: LevenbergMemory) -> 
 
 def _model(maximizer: GaussNewton, sweep: Sweep, response: Response, shift: float) -> Model:
     """The model with `shift` added to G."""
-    rows, blocks, slope, images = response.rows, sweep.blocks, flat_slope(sweep.blocks), []
-    sizes = [block.current.numel() for block in blocks]
-    for block, part in zip(blocks, torch.split(torch.cat((slope[None], rows)), sizes, -1), strict=True):
-        inverse = maximizer.inverse(block, shift / float(block.weights[0]))
-        images.append(inverse(part.view(-1, *block.current.shape) / block.weights[:, None, None]).flatten(1))
-    together = torch.cat(images, 1) if len(images) > 1 else images[0]
+    rows, blocks, slope = response.rows, sweep.blocks, flat_slope(sweep.blocks)
+    inverses = [maximizer.inverse(block, shift / float(block.weights[0])) for block in blocks]
+    together = preconditioned(inverses, blocks, torch.cat((slope[None], rows)))
     products = (together @ rows.mT).cpu().double()  # of the slope and of the rows with the rows
     right, gram = products[0], products[1:]
     unit = float(gram.diagonal().mean())
