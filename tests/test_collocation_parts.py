@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -18,7 +19,7 @@ from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.collocation import compiled as measures
-from ocsolver.collocation import damping, elastic, errors, kkt
+from ocsolver.collocation import damping, descent, elastic, errors, kkt
 from ocsolver.collocation.barrier import Barrier, longest
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
@@ -871,11 +872,9 @@ def test_measures_in_c_are_those_of_numpy() -> None:
             close(*(getattr(step, entry.name) for step in corrected if entry.name != "d"))
 
 
-def test_usual_iterations_in_c_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs with a free time, path and terminal constraints, one of which makes all its steps one by one."""
-    if measures.compiled is None:
-        pytest.skip("the part in C was not compiled")
-    problem = oc.OptimalControlProblem(
+def ride() -> oc.OptimalControlProblem:
+    """A free time, path and terminal constraints."""
+    return oc.OptimalControlProblem(
         lambda t, x, u: torch.stack((x[..., 1], u[..., 0] - 0.1 * x[..., 1] ** 3), -1),
         lambda t, x, u: 1.0 + 0.1 * u[..., 0] ** 2,
         initial_state=[0.0, 0.0],
@@ -884,23 +883,53 @@ def test_usual_iterations_in_c_are_those_of_numpy(monkeypatch: pytest.MonkeyPatc
         terminal_constraint=oc.Constraint(lambda x: x - torch.tensor([1.0, 0.0], dtype=x.dtype)),
         path_constraint=oc.Constraint(lambda t, x, u: x[..., 1:], -math.inf, 0.7),
     )
-    answers: list[Any] = []
-    real, taken = CompiledSystem.attempt, [0, 0]
 
-    def counted(self: CompiledSystem, *arguments: Any) -> Any:
-        found = real(self, *arguments)
-        taken[0] += 1
-        taken[1] += found is not None and found.model is not None
+
+@pytest.mark.parametrize("name", ["", "maximum_range", "robot_arm", "stirred_tank"])
+def test_iterations_in_c_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The same solution and the same history, with steps of shifted Hessians, corrected ones, and short ones."""
+    if measures.compiled is None:
+        pytest.skip("the part in C was not compiled")
+    problem = importlib.import_module(f"problems.{name}").build().problem if name else ride()
+    marched, real = [], descent.march
+
+    def counted(*arguments: Any) -> Any:
+        found = real(*arguments)
+        marched.append(found.steps)
         return found
 
-    for attempt in (counted, lambda *_: None):
-        monkeypatch.setattr(CompiledSystem, "attempt", attempt)
-        answers.append(oc.solve(problem, oc.Collocation(), tolerance=1e-9))
+    monkeypatch.setattr(descent, "march", counted)
+    answers = [oc.solve(problem, oc.Collocation(), tolerance=1e-7)]
+    assert sum(marched) > 10
+    monkeypatch.setattr(descent, "can_march", lambda system: False)
+    answers.append(oc.solve(problem, oc.Collocation(), tolerance=1e-7))
     one, other = answers
-    assert taken[0] > taken[1] > 10
     assert one.stats.iterations == other.stats.iterations
-    for name in ("t", "x", "p", "u"):
-        close(getattr(one, name).numpy(), getattr(other, name).numpy())
+    for part in ("t", "x", "p", "u"):
+        close(getattr(one, part).numpy(), getattr(other, part).numpy())
+    for part in ("cost", "residual"):
+        close(getattr(one.history, part).numpy(), getattr(other.history, part).numpy())
+
+
+def test_a_march_that_is_interrupted_keeps_what_it_has_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its iterations count, and its solution is finite."""
+    if measures.compiled is None:
+        pytest.skip("the part in C was not compiled")
+    calls: list[int] = []
+    real = Camp.left
+
+    def left(camp: Camp) -> int:
+        calls.append(1)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return real(camp)
+
+    monkeypatch.setattr(Camp, "left", left)
+    with pytest.warns(oc.ConvergenceWarning, match="INTERRUPTED"):
+        solution = oc.solve(ride(), oc.Collocation())
+    assert solution.status[0] is oc.Status.INTERRUPTED
+    assert torch.isfinite(solution.x).all()
+    assert len(calls) == 12
 
 
 @pytest.mark.parametrize("most", [1, 400])

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 Arrays = tuple[Any, ...]
@@ -20,9 +21,13 @@ def multipliers(
     results: Arrays,
 ) -> None: ...
 def solve(tables: Arrays, inside: Arrays, ends: Arrays, active: Any, results: Arrays) -> bool: ...
-def launch(
-    constants: Arrays, point: Arrays, mu: Any, model: Arrays, rules: Arrays, step: Arrays, results: Arrays
-) -> bool: ...
-def arrive(
-    constants: Arrays, point: Arrays, mu: Any, values: Arrays, before: Arrays, residual: Arrays, model: Arrays
-) -> bool: ...
+def march(
+    constants: Arrays,
+    point: Arrays,
+    mu: Any,
+    known: Arrays,
+    one: Arrays,
+    other: Arrays,
+    numbers: Arrays,
+    evaluate: Callable[[int, int], bool],
+) -> tuple[int, int, int, bool]: ...

@@ -33,6 +33,5 @@ PyObject *py_room(PyObject *self, PyObject *arguments);
 PyObject *py_shift(PyObject *self, PyObject *arguments);
 PyObject *py_multipliers(PyObject *self, PyObject *arguments);
 PyObject *py_solve(PyObject *self, PyObject *arguments);
-PyObject *py_launch(PyObject *self, PyObject *arguments);
-PyObject *py_arrive(PyObject *self, PyObject *arguments);
+PyObject *py_march(PyObject *self, PyObject *arguments);
 #endif

@@ -12,8 +12,8 @@ static PyMethodDef methods[] = {
     {"multipliers", py_multipliers, METH_VARARGS, "multipliers(constants, point, mu, moves, values, duals, (share, alpha), results)"},
     {"solve", py_solve, METH_VARARGS, "solve(tables, inside, ends, active, results) -> bool: fill the results, with zeros for groups that are not active\n"
      "or no numbers; False if one is singular, or none is left."},
-    {"launch", py_launch, METH_VARARGS, "launch(constants, point, mu, model, rules, step, results) -> bool: False if the step is not a usual one."},
-    {"arrive", py_arrive, METH_VARARGS, "arrive(constants, point, mu, values, before, residual, model) -> bool: False, without a model, if the trial fails."},
+    {"march", py_march, METH_VARARGS, "march(constants, point, mu, known, one, other, (rules, state, filter, seen), evaluate)\n"
+     "-> (steps, which point, which model, whether no step leads anywhere)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -82,7 +82,7 @@ class Camp:
 
     # ------------------------------------------------------------------ barrier
 
-    @property
+    @cached_property
     def final(self) -> float:
         """Last μ, not as low where there are kinks; a control that just touches a bound is kept off it by about √μ."""
         return max(min(LAST * self.stop.goal, TOUCHING * self.stop.fineness**2), self._sharpest)
@@ -127,11 +127,14 @@ class Camp:
         exact |= hat <= self.final or self.limits.path_lower.size > 0
         accuracy = self.accuracy if exact else max(self.accuracy, LOOSE * hat)
         iterations = most or (PATIENCE if self.counts["meshes"] == 0 else LATER)
-        patience = Patience(iterations, accuracy, doubts, self.callback is not None, self.time_left, self._count)
+        patience = Patience(iterations, accuracy, doubts, self.callback is not None, self.left, self._count)
 
-        def watch(cost: Array, error: Array) -> None:
-            self.cost, self.residual = cost, error
-            self.history.append((cost, error))
+        latest = np.zeros((2, len(wanted)))
+
+        def watch(rows: Array, cost: Array, error: Array) -> None:
+            latest[:, rows] = cost, error
+            self.cost, self.residual = latest.copy()
+            self.history.append((self.cost, self.residual))
             if self.callback is not None and len(self.history) > 1:
                 self.state = crew.state
                 if self.callback(len(self.history) - 1, self):
@@ -144,12 +147,16 @@ class Camp:
             self.unfinished = wanted & ~(crew.converged | crew.failed)
         return crew.converged
 
-    def _count(self) -> None:
-        self.counts["iterations"] += 1
+    def _count(self, steps: int) -> None:
+        self.counts["iterations"] += steps
+
+    def left(self) -> int:
+        """Iterations that are left, none if time is not."""
+        return 0 if self.stop.late() else max(self.stop.max_iterations - self.counts["iterations"], 0)
 
     def time_left(self) -> bool:
         """Whether iterations and seconds are left."""
-        return self.counts["iterations"] < self.stop.max_iterations and not self.stop.late()
+        return self.left() > 0
 
     # ----------------------------------------------------------------- measures
 

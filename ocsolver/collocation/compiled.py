@@ -12,16 +12,17 @@ from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.kkt import Direction, Ends
 from ocsolver.collocation.points import EndPoint, PointValues
 from ocsolver.collocation.system import System
-from ocsolver.collocation.unknowns import Attempt, Model, Optimality, Point, Residual, Step
+from ocsolver.collocation.unknowns import Model, Optimality, Point, Residual, Step
 
 try:
     from ocsolver.collocation import _compiled as compiled
 except ImportError:  # there was no compiler
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["CompiledSystem", "fastest_system"]
+__all__ = ["Bent", "CompiledSystem", "fastest_system"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Bent = tuple[Array, Array, Array, Array, Array, Array, Array, Array]  # of a model, what `quadratic` fills
 
 
 def fastest_system() -> type[System]:
@@ -33,7 +34,7 @@ class CompiledSystem(System):
     """The same equations, each measure in one pass over the mesh."""
 
     @cached_property
-    def _constants(self) -> tuple[Array, ...]:
+    def constants(self) -> tuple[Array, ...]:
         """What no iteration changes, in the order of `_frame.h`."""
         tab, mesh, limits = self.mesh.tableau, self.mesh, self.limits
         fixed = limits.path_fixed.astype(float), limits.end_fixed.astype(float)
@@ -49,9 +50,9 @@ class CompiledSystem(System):
 
     def residual(self, point: Point, mu: Array, values: PointValues, end: EndPoint | None = None) -> Residual:
         end = self.last(point) if end is None else end
-        results = self._residual_arrays(point)
+        results = self.residual_arrays(point)
         inside = (values.f, values.running, values.c)
-        _called(compiled.residual, self._constants, point.arrays, mu, inside, (end.cost, end.c), results)
+        _called(compiled.residual, self.constants, point.arrays, mu, inside, (end.cost, end.c), results)
         return Residual(values, end, *results)
 
     def model(self, point: Point, mu: Array, now: Residual) -> Model:
@@ -60,18 +61,18 @@ class CompiledSystem(System):
         values = now.values
         assert values.jacobian is not None
         assert values.hessian is not None
-        results = self._model_arrays(point)
+        results = self.model_arrays(point)
         inside = (values.f, values.running, values.c, values.jacobian, values.hessian)
-        _called(compiled.model, self._constants, point.arrays, mu, inside, (now.path,), results)
+        _called(compiled.model, self.constants, point.arrays, mu, inside, (now.path,), results)
         return Model(now, values.jacobian, *results)
 
-    def _residual_arrays(self, point: Point) -> tuple[Array, ...]:
+    def residual_arrays(self, point: Point) -> tuple[Array, ...]:
         """Room for what `measure` fills, in its order."""
         x, G = point.x.shape, len(self.size)
         shapes = (x, (x[0], *x[2:]), point.slack.shape, point.end_slack.shape, (G,), (G,))
         return tuple(np.empty(shape) for shape in shapes)
 
-    def _model_arrays(self, point: Point) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
+    def model_arrays(self, point: Point) -> Bent:
         """Room for what `quadratic` fills, in its order."""
         x, c, D = point.x.shape, point.slack.shape, self.scale_z.shape[-1]
         z, gap = (*x[:-1], D), (x[0], *x[2:])
@@ -93,7 +94,7 @@ class CompiledSystem(System):
         )
         inside = (model.jacobian, model.right, model.pull, model.aim, model.now.path)
         own = (*inside, end.slope, end.jacobian, now.path, now.terminal)
-        _called(compiled.equations, self._constants, point.arrays, mu, own, results)
+        _called(compiled.equations, self.constants, point.arrays, mu, own, results)
         aim, right, start_x, start_q, start_right, slack, end_right, constraint = results
         ends = Ends(start_x, start_q, start_right, end.hessian, end.jacobian, slack, end_right, constraint)
         return aim, right, ends
@@ -106,73 +107,20 @@ class CompiledSystem(System):
         path, y, last, derivative, bend, length, reach = (np.empty(shape) for shape in (c, c, k, G, G, G, G))
         results = (path, y, last, derivative, bend, length, reach)
         moved = (d.x, d.u, d.nodes, d.multipliers)
-        _called(compiled.complete, self._constants, point.arrays, mu, own, moved, results)
+        _called(compiled.complete, self.constants, point.arrays, mu, own, moved, results)
         return Step(d, *results)
-
-    def attempt(
-        self, point: Point, mu: Array, model: Model, active: Array, rules: tuple[Array, ...], bar: tuple[Array, ...]
-    ) -> Attempt | None:
-        if self._some_fixed or self.stacked.tape is None:
-            return None
-        wanted = active.astype(float)
-        launched = self._launch(point, mu, model, (wanted, *rules))
-        if launched is None:
-            return None
-        step, alpha, trial = launched
-        before = model.now.feasibility, model.now.barrier, step.slope, alpha, step.reach, *bar, wanted
-        return Attempt(step, alpha, trial, *self._arrive(trial, mu, before))
-
-    def _launch(
-        self, point: Point, mu: Array, model: Model, rules: tuple[Array, ...]
-    ) -> tuple[Step, Array, Point] | None:
-        """A step, its length, and where it leads; None if it is not a usual one."""
-        now, end = model.now, model.now.end
-        equations = model.jacobian, model.hessian, model.right, model.back, model.gradient, model.pull, model.aim
-        ends = end.slope, end.jacobian, end.hessian
-        own = (*equations, now.stage, now.gap, now.path, now.terminal, *ends)
-        x, u, nodes, path, last, G = point.x, point.u, point.nodes, point.slack, point.end_slack, len(mu)
-        direction = Direction(*(np.empty(like.shape) for like in (x, u, x, nodes, nodes, last)))
-        step = Step(direction, *(np.empty(like.shape) for like in (path, path, last)), *np.empty((4, G)))
-        barriers = point.controls, point.paths, point.ends, point.starts
-        news = [np.empty(like.shape) for like in (x, u, x, nodes, nodes, path, path, last, last)]
-        z = [np.empty(barrier.z.shape) for barrier in barriers]
-        alpha = np.empty(G)
-        results = (*direction, step.path, step.y, step.end, step.slope, step.bend, step.length, step.reach, alpha)
-        if not _called(compiled.launch, self._constants, point.arrays, mu, own, rules, results, (*news, *z)):
-            return None
-        held = [barrier.held(multipliers) for barrier, multipliers in zip(barriers, z, strict=True)]
-        return step, alpha, Point(*news, *held)  # type: ignore[arg-type]
-
-    def _arrive(
-        self, point: Point, mu: Array, before: tuple[Array, ...]
-    ) -> tuple[Residual, Model | None, Array | None]:
-        """Residuals at a trial; if all groups accept it, its model, and which widen the filter (G,)."""
-        stacked = self.stacked
-        values = stacked.expand(self.mesh.points, point.x, point.u, point.p, point.y, iterate=True)
-        end = stacked.end(point.nodes[-1], point.nu)
-        assert values.jacobian is not None
-        residual, model = self._residual_arrays(point), self._model_arrays(point)
-        optimality, fresh = Optimality(*np.empty((4, len(mu)))), np.empty(len(mu))
-        inside = (values.f, values.running, values.c, values.jacobian, values.hessian)
-        own = (*inside, end.cost, end.c, end.slope, end.jacobian)
-        results = (*model, *optimality, fresh)
-        good = _called(compiled.arrive, self._constants, point.arrays, mu, own, before, residual, results)
-        now = Residual(values, end, *residual)
-        if not good:
-            return now, None, None
-        return now, Model(now, values.jacobian, *model, optimality), fresh > 0.0
 
     def measured(self, point: Point, mu: Array, model: Model) -> Optimality:
         now, end = model.now, model.now.end
         inside = (model.slope, model.adjoint, model.jacobian, now.stage, now.gap, now.path, now.terminal)
         own = (*inside, end.slope, end.jacobian)
         results = Optimality(*(np.empty(len(mu)) for _ in range(4)))
-        _called(compiled.errors, self._constants, point.arrays, mu, own, results)
+        _called(compiled.errors, self.constants, point.arrays, mu, own, results)
         return results
 
     def room(self, point: Point, step: Step, share: Array) -> Array:
         result = np.empty(len(share))
-        _called(compiled.room, self._constants, point.arrays, share, step.moves, (result,))
+        _called(compiled.room, self.constants, point.arrays, share, step.moves, (result,))
         return result
 
     def shifted(self, point: Point, step: Step, alpha: Array) -> Point:
@@ -181,7 +129,7 @@ class CompiledSystem(System):
             np.empty(old.shape) for old in (point.x, point.u, point.nodes, point.slack, point.end_slack)
         )
         steps = (d.x, d.u, d.nodes, step.path, step.end)
-        _called(compiled.shift, self._constants, point.arrays, alpha, steps, results)
+        _called(compiled.shift, self.constants, point.arrays, alpha, steps, results)
         return point.primal(x, u, nodes, slack, end_slack)
 
     def moved(self, point: Point, mu: Array, step: Step, moves: tuple[Array, ...], share: Array, alpha: Array) -> Point:
@@ -192,7 +140,7 @@ class CompiledSystem(System):
         values = (new.u, new.slack, new.end_slack, new.nodes[0])
         duals = (d.p, d.costates, step.y, d.multipliers)
         lengths = (share, np.minimum(alpha, 1.0))
-        _called(compiled.multipliers, self._constants, point.arrays, mu, moves, values, duals, lengths, results)
+        _called(compiled.multipliers, self.constants, point.arrays, mu, moves, values, duals, lengths, results)
         held: list[Barrier] = [barrier.held(own) for barrier, own in zip(barriers, z, strict=True)]
         return new.dual(p, costates, y, nu, *held)
 

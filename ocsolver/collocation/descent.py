@@ -13,6 +13,7 @@ import numpy as np
 
 from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.interior import Walk
+from ocsolver.collocation.march import Marched, can_march, march
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Model, Point, total
 
@@ -39,9 +40,9 @@ class Patience:
     iterations: int
     accuracy: float  # of the Newton equations, without units
     doubts: int | None  # iterations after which it is given up without progress
-    together: bool  # whether groups that are done stay, for somebody who watches all of them
-    time_left: Callable[[], bool]
-    count: Callable[[], None]  # called at every iteration
+    together: bool  # whether somebody watches all groups, so that even those stay that are done
+    left: Callable[[], int]  # iterations that are left, none if time is not
+    count: Callable[[int], None]  # called with the number of iterations
 
 
 @dataclass(eq=False)
@@ -137,21 +138,40 @@ class Crew:
         result: Array = still & (total(np.abs(self.point.u - u)) <= STILL * total(np.abs(u)))
         return result
 
+    def march(self, error: Array, accuracy: float, most: int, proceed: Callable[[], bool]) -> Marched:
+        """The iterations of a single group, up to `most` of them; `proceed` says at every trial whether to go on."""
+        walk = self.walk
+        most_bought = np.inf if self.hopeless[0] else accuracy + VIOLATION
+        own = accuracy, self.mu_end[0], most_bought, most, KAPPA, CLEAR, FASTER, POWER, FAIR, NEARLY
+        corners, shifts = walk.filter.shape[1], (walk.delta[0], walk.last_delta[0])
+        state = np.array([self.mu[0], error[0], walk.theta_max[0], corners, walk.steps, self.nearly[0], *shifts])
+        rules = np.array([*own, *walk.rules])
+        found = march(self.system, self.point, self.model, rules, state, walk.filter, most, proceed)
+        self.point, self.model, walk.filter = found.point, found.model, found.filter
+        self.mu, walk.theta_max, self.nearly = state[:1].copy(), state[2:3].copy(), state[5:6].astype(int)
+        walk.steps, walk.delta, walk.last_delta = int(state[4]), state[6:7].copy(), state[7:8].copy()
+        if found.steps:
+            self.fails = np.zeros_like(self.fails)
+        _round_kinks(self.system, self.mu)
+        if found.interrupt is not None:
+            raise found.interrupt
+        return found
+
     def advance(self, error: Array, active: Array) -> None:
         """Lower the barrier where it is time, and take a step."""
         self._lower_barrier(error, active)
+        self.point, moved, found = self.walk.step(self.point, self.mu, self.model, active)
+        self.count(active & ~moved)
+        found = self.system.at(self.point, self.mu, whole=True) if found is None else found
+        self.model = self.system.model(self.point, self.mu, found)
+
+    def count(self, stuck: Array) -> None:
+        """Note the groups whose step led nowhere: their next one is that of a shifted Hessian."""
         walk = self.walk
-        self.point, moved, found = walk.step(self.point, self.mu, self.model, active)
-        if isinstance(found, Model):
-            self.model, self.fails = found, np.zeros_like(self.fails)
-            return
-        stuck = active & ~moved
         self.fails = np.where(stuck, self.fails + 1, 0)
         self.failed = self.failed | (self.fails > STUCK)
         walk.last_delta = np.where(stuck, np.maximum(1e-4, 10 * walk.last_delta), walk.last_delta)
         walk.delta = np.where(stuck, walk.last_delta, 0.0)
-        found = self.system.at(self.point, self.mu, whole=True) if found is None else found
-        self.model = self.system.model(self.point, self.mu, found)
 
     def _lower_barrier(self, error: Array, active: Array) -> None:
         """Lower the barrier as often as the point solves its problem; of the model, only the errors are asked."""
@@ -214,30 +234,49 @@ def _solved(hat: Array) -> Array:
     return np.minimum(KAPPA * hat, CLEAR)
 
 
-def descend(crew: Crew, patience: Patience, watch: Callable[[Array, Array], None]) -> None:
+Watch = Callable[[Array, Array, Array], None]  # which groups, their costs, their errors
+
+
+def descend(crew: Crew, patience: Patience, watch: Watch) -> None:
     """Iterate until all groups of a crew are done, or the patience is at its end.
 
-    `watch` is told cost and error of all groups at every iteration; what it raises passes through.
+    `watch` is told at every iteration which groups are at work, their costs and errors; what it raises passes through.
     """
-    everybody = crew
-    cost, errors, first = np.zeros((3, len(crew.mu)))
+    everybody, first, iteration = crew, np.zeros(len(crew.mu)), 0
     try:
-        for iteration in range(patience.iterations):
+        while iteration < patience.iterations:
             error, active = crew.look(patience.accuracy)
-            cost[crew.rows], errors[crew.rows] = crew.system.cost(crew.model.now.values, crew.model.now.end), error
-            watch(cost.copy(), errors.copy())
-            first = errors.copy() if iteration == 0 else first
-            doubtful = iteration == patience.doubts and bool((error > NO_PROGRESS * first[crew.rows])[active].all())
-            if not active.any() or not patience.time_left() or doubtful:
+            watch(crew.rows, crew.system.cost(crew.model.now.values, crew.model.now.end), error)
+            first = error if iteration == 0 else first
+            if iteration == patience.doubts:
+                crew.failed = crew.failed | (active & (error > NO_PROGRESS * first[crew.rows]))
+                active = active & ~crew.failed
+            if not active.any() or not patience.left():
                 break
             crowded = len(active) >= CROWD and 2 * active.sum() <= len(active)
             if crowded and not patience.together and crew.system.stacked.separable:
                 if crew is not everybody:
                     everybody.take(crew)
                 crew, error, active = crew.part(np.flatnonzero(active)), error[active], active[active]
-            crew.advance(error, active)
-            patience.count()
+            steps = _go_on(crew, patience, iteration, error, active, watch)
+            patience.count(steps)
+            iteration += steps
     finally:
         if crew is not everybody:
             everybody.take(crew)
             everybody.model = everybody.system.linearize(everybody.point, everybody.mu)
+
+
+def _go_on(crew: Crew, patience: Patience, iteration: int, error: Array, active: Array, watch: Watch) -> int:
+    """Take a step or, with a single group, as many as there are to take, but none after the doubts: how many."""
+    most = 1 if patience.together else min(patience.iterations - iteration, patience.left())
+    if patience.doubts is not None and iteration < patience.doubts:
+        most = min(most, patience.doubts - iteration)
+    if not can_march(crew.system):
+        crew.advance(error, active)
+        return 1
+    marched = crew.march(error, patience.accuracy, most, lambda: patience.left() > 0)
+    for cost, seen in marched.seen.T[..., None]:
+        watch(crew.rows, cost, seen)
+    crew.count(active & marched.stuck)
+    return marched.steps + marched.stuck

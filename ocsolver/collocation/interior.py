@@ -6,6 +6,8 @@ Steps pass a filter [1]_; the curvature along a step is tested instead of the in
    106 (2006).
 .. [2] N.-Y. Chiang, V. Zavala, *An inertia-free filter line-search algorithm for large-scale nonlinear programming*,
    Comput. Optim. Appl. 64 (2016).
+
+With a single group, `_march.c` does the same.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ocsolver.collocation.system import System
-from ocsolver.collocation.unknowns import Attempt, Model, Point, Residual, Step
+from ocsolver.collocation.unknowns import Model, Point, Residual, Step
 
 __all__ = ["Walk"]
 
@@ -32,11 +34,6 @@ ARMIJO = 1e-4
 HALVINGS = 12
 LONGEST = 16.0  # of steps of a shifted Hessian
 BOUNDARY = 0.99  # share of the way to a bound
-FEW = 4  # groups of which all are likely to go as usual
-
-RULES = tuple(np.array([value]) for value in (CURVATURE, SHORT, BOUNDARY, 0.0, 0.0))  # of a step, in the order of C
-CLOCKED = (*RULES[:3], np.array([SHRINK]), np.array([GROW]))
-ACCEPTANCE = np.array([ARMIJO]), np.array([FILTER_SHRINK])
 
 
 class Walk:
@@ -61,6 +58,13 @@ class Walk:
         self.theta_max = np.full(groups, np.inf)
         self.steps = 0
 
+    @property
+    def rules(self) -> tuple[float, ...]:
+        """Of steps, in the order of `_march.c`."""
+        changes = (SHRINK, GROW) if self.clocked else (0.0, 0.0)
+        search = ARMIJO, FILTER_SHRINK, CAREFUL, NONLINEAR, np.inf if self.careful else FIRST_STEPS, HALVINGS, LONGEST
+        return CURVATURE, SHORT, TRIES, BOUNDARY, *changes, *search
+
     def part(self, rows: Array, system: System) -> Walk:
         """The walk of some groups; `system` is theirs."""
         walk = Walk(system, clocked=self.clocked, careful=self.careful)
@@ -69,56 +73,27 @@ class Walk:
         walk.theta_max = self.theta_max[rows]
         return walk
 
-    def step(
-        self, point: Point, mu: Array, model: Model, active: Array
-    ) -> tuple[Point, Array, Residual | Model | None]:
-        """One iteration of the active groups: the next point, which groups moved, and what is known there.
-
-        That is the model, if the step was as steps mostly are, or the residuals, if they are known whole.
-        """
-        attempt = self._usual(point, mu, model, active)
-        if attempt is not None and attempt.model is not None:
-            return attempt.point, active, attempt.model
+    def step(self, point: Point, mu: Array, model: Model, active: Array) -> tuple[Point, Array, Residual | None]:
+        """One iteration of the active groups: the next point, which groups moved, and the residuals, if known whole."""
         share = np.maximum(BOUNDARY, 1.0 - mu * self.system.duration / self.system.size)
-        attempt = attempt or self._trial(point, mu, model, active, share)
-        if attempt is None:
+        step = self._regular_direction(point, mu, model, active)
+        if step is None:
             return point, np.zeros_like(active), None
-        step, alpha, guess, tried = attempt.step, attempt.alpha, attempt.point, attempt.now
+        alpha = self._room(point, step, share)
+        step, alpha = self._longer(point, mu, model, step, alpha, share, active)
         moves, first = step.moves, np.where(active, alpha, 0.0)  # moves are those of the multipliers of bounds
+        if self.system.stacked.tape is not None:  # derivatives cost little: the first trial is made as if it were good
+            guess = self.system.moved(point, mu, step, moves, np.where(active, share, 0.0), first)
+            tried = self.system.at(guess, mu, whole=True)
+        else:
+            guess = self.system.shifted(point, step, alpha)
+            tried = self.system.at(guess, mu)
         moved, taken, found = self._search(point, mu, model, step, alpha, share, active, tried)
         taken = self._stretched(point, mu, model.now, found, share, moved, taken, tried)
         if tried.values.jacobian is not None and found is step and (moved == active).all() and (taken == first).all():
             return guess, moved, tried
         taken, share = np.where(moved, taken, 0.0), np.where(moved, share, 0.0)
         return self.system.moved(point, mu, found, moves, share, taken), moved, None
-
-    def _usual(self, point: Point, mu: Array, model: Model, active: Array) -> Attempt | None:
-        """Step and first trial where nothing is unusual; the filter is widened if all groups accept it."""
-        if len(active) > FEW or self.delta.any():
-            return None
-        rules = CLOCKED if self.clocked else RULES
-        bar = self.theta_max, self.filter, np.array([self._straight]), *ACCEPTANCE
-        attempt = self.system.attempt(point, mu, model, active, rules, bar)
-        if attempt is not None and attempt.fresh is not None:
-            self.steps += 1
-            self._widen(model.now, attempt.fresh)
-        return attempt
-
-    def _trial(self, point: Point, mu: Array, model: Model, active: Array, share: Array) -> Attempt | None:
-        """Step and first trial, the Hessian shifted where that helps; None if there is no step."""
-        step = self._regular_direction(point, mu, model, active)
-        if step is None:
-            return None
-        alpha = self._room(point, step, share)
-        step, alpha = self._longer(point, mu, model, step, alpha, share, active)
-        if self.system.stacked.tape is not None:  # derivatives cost little: the first trial is made as if it were good
-            first = np.where(active, alpha, 0.0)
-            guess = self.system.moved(point, mu, step, step.moves, np.where(active, share, 0.0), first)
-            tried = self.system.at(guess, mu, whole=True)
-        else:
-            guess = self.system.shifted(point, step, alpha)
-            tried = self.system.at(guess, mu)
-        return Attempt(step, alpha, guess, tried)
 
     @property
     def _straight(self) -> float:
@@ -259,7 +234,7 @@ class Walk:
     def _acceptable(
         self, now: Residual, tried: Residual, slope: Array, alpha: Array, theta_min: Array
     ) -> tuple[Array, Array]:
-        """Which trials pass the filter, and which of those by the Armijo rule; `passes` in C does the same."""
+        """Which trials pass the filter, and which of those by the Armijo rule."""
         theta, phi = tried.feasibility, tried.barrier
         noise = 1e-13 * (np.abs(now.barrier) + self.system.size)
         shrunk = FILTER_SHRINK * now.feasibility

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import numpy as np
-
 __all__ = ["Stop", "Stopped"]
 
 
@@ -27,7 +25,7 @@ class Stop:
     @property
     def fineness(self) -> float:
         """Error of the control to be reached inside of its bounds: that of J allows its square root, this asks more."""
-        return float(np.clip(1.5e-7 * (self.goal / 1e-9) ** 3, 2e-8, 1.0))
+        return min(max(1.5e-7 * (self.goal / 1e-9) ** 3, 2e-8), 1.0)
 
     def late(self) -> bool:
         """Whether the time is up."""

@@ -18,7 +18,6 @@ from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.kkt import Direction, Ends, Linearized, directions
 from ocsolver.collocation.points import EndPoint, PointValues, Stacked
 from ocsolver.collocation.unknowns import (
-    Attempt,
     Bounds,
     Mesh,
     Model,
@@ -62,13 +61,10 @@ class System:
 
     def part(self, rows: Array) -> System:
         """The equations of some groups."""
-        limits = replace(
-            self.limits, start_lower=self.limits.start_lower[rows], start_upper=self.limits.start_upper[rows]
-        )
         return replace(
             self,
             stacked=self.stacked.part(rows),
-            limits=limits,
+            limits=self.limits.part(rows),
             mesh=Mesh(self.mesh.t[:, rows], self.mesh.tableau),
             scale_x=self.scale_x[rows],
             size=self.size[rows],
@@ -359,20 +355,6 @@ class System:
         )
         alpha = np.minimum(alpha, 1.0)
         return new.with_duals(step, alpha, np.minimum(alpha, below), *barriers)
-
-    # --------------------------------------------------------------- iteration
-
-    def attempt(
-        self, point: Point, mu: Array, model: Model, active: Array, rules: tuple[Array, ...], bar: tuple[Array, ...]
-    ) -> Attempt | None:
-        """The Newton step and its first trial, if the step is regular and not cut short, and that is known at once.
-
-        `rules` are the curvature a step must have, the length below which it is short, the share of the way to a bound,
-        and the largest changes of the duration; `bar` is what a trial has to pass: the largest infeasibility, the
-        corners of the filter, the largest defect and the shares of Armijo's rule and of the filter. Changes of zero
-        mean that there is no free duration. Only what is compiled knows it at once.
-        """
-        return None
 
     # ------------------------------------------------------------------ errors
 

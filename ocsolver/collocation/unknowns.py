@@ -14,7 +14,7 @@ from ocsolver.collocation.kkt import Direction
 from ocsolver.collocation.points import EndPoint, PointValues
 from ocsolver.collocation.tableau import Tableau
 
-__all__ = ["Attempt", "Bounds", "Mesh", "Model", "Optimality", "Point", "Residual", "Step", "largest", "total"]
+__all__ = ["Bounds", "Mesh", "Model", "Optimality", "Point", "Residual", "Step", "largest", "total"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -144,6 +144,10 @@ class Bounds:
     start_lower: Array  # (G, v)
     start_upper: Array
 
+    def part(self, rows: Array) -> Bounds:
+        """The bounds of some groups."""
+        return replace(self, start_lower=self.start_lower[rows], start_upper=self.start_upper[rows])
+
     @cached_property
     def control_fixed(self) -> Array:
         """Controls that nothing is left of (m,)."""
@@ -259,17 +263,6 @@ class Step:
             np.where(use, other.length, self.length),
             np.where(use, other.reach, self.reach),
         )
-
-
-class Attempt(NamedTuple):
-    """A Newton step, and what is found where it leads at first."""
-
-    step: Step
-    alpha: Array  # (G,), its length
-    point: Point
-    now: Residual
-    model: Model | None = None  # if all groups are known to accept the point
-    fresh: Array | None = None  # (G,), whether that widens the filter, if they are
 
 
 def total(values: Array) -> Array:

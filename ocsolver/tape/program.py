@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,17 +78,25 @@ class Program:
         tuple of ndarray, shape (points, outputs)
             One for each group of outputs.
         """
-        points = len(inputs[0])
-        outputs = tuple(np.empty((points, width)) for width in self.widths)
+        outputs = tuple(np.empty((len(inputs[0]), width)) for width in self.widths)
+        self.bound([np.ascontiguousarray(part) for part in inputs], outputs)()
+        return outputs
+
+    def bound(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None]:
+        """A function that computes outputs, in arrays that are there, from the inputs as they are at each call.
+
+        Shapes are those of `run`; the arrays have no gaps in memory.
+        """
         if compiled is not None:
-            parts = tuple(np.ascontiguousarray(part) for part in inputs)
-            compiled.run(self.code, self.numbers, self.registers, self.targets, self.template, parts, outputs)
-            return outputs
+            fixed = self.code, self.numbers, self.registers, self.targets, self.template
+            return partial(compiled.run, *fixed, tuple(inputs), tuple(outputs))
+        return partial(self._in_chunks, inputs, outputs)
+
+    def _in_chunks(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         with np.errstate(all="ignore"):
-            for first in range(0, points, CHUNK):
+            for first in range(0, len(inputs[0]), CHUNK):
                 rows = slice(first, first + CHUNK)
                 self._chunk([part[rows] for part in inputs], [out[rows] for out in outputs])
-        return outputs
 
     def simulate(self, t: Array, x0: Array, u: Array) -> tuple[Array, Array]:
         """States by steps of the classical Runge–Kutta method, for a program of rates f with the inputs t, x, u.
