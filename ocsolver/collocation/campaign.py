@@ -172,12 +172,16 @@ class Campaign:
         camp = self.camp
         before, done = camp.state, ~wanted
         for doubts, inside in ((DOUBTS, False), (None, True), (None, False))[: 2 if hat <= camp.final else 3]:
+            last, mesh = camp.state, Mesh(nodes, self._tableau)
+            kept = wanted & done & (camp.mesh.tableau is mesh.tableau)  # solved by the attempt before
             camp.state = before
-            mesh = Mesh(nodes, self._tableau)
             if inside:
                 camp.mu = np.maximum(camp.mu, COARSE * camp.system.size / camp.system.duration)
             self._move(mesh)
-            done = self._follow(hat, wanted, finished, doubts)
+            done = self._follow(hat, wanted & ~kept, finished, doubts)
+            if kept.any():
+                camp.keep(last, kept)
+                done |= kept
             if (done | ~wanted).all() or not camp.time_left():
                 break
             self.damped |= self.damps
@@ -196,7 +200,8 @@ class Campaign:
     def _move(self, mesh: Mesh) -> None:
         """Go on from the current solution on another mesh."""
         camp = self.camp
-        x, u, p, y, at_nodes, costates = resampled(camp.mesh, self.limits, camp.point, mesh)
+        x, u, p, y, at_nodes, costates = resampled(camp.mesh, camp.point, mesh)
+        u = np.clip(u, self.limits.control_lower, self.limits.control_upper)
         y = self._massive(y, mesh)
         rho_path = np.maximum(camp.system.rho_path.max((0, 1)), SAFE * np.abs(y))
         camp.system = replace(camp.system, mesh=mesh, rho_path=rho_path)

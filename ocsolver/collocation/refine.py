@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ocsolver.collocation.dense import control_basis, state_basis, with_ends
 from ocsolver.collocation.errors import VIOLATION, Errors
 from ocsolver.collocation.switches import Switch
-from ocsolver.collocation.unknowns import Bounds, Mesh, Point
+from ocsolver.collocation.unknowns import Mesh
 
-__all__ = ["Plan", "divided", "refined_nodes", "resampled"]
+__all__ = ["Plan", "divided", "padded", "refined_nodes", "resampled"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_PARTS = 4  # into which one interval is divided
 GROWTH = 2.5  # of a mesh
+GRADING = 50.0  # ratio of the distances of nodes from a switch
 NARROWER = 0.03  # least factor from mesh to mesh for the last interval, whose multiplier grows as it shrinks
 
 
@@ -82,19 +83,27 @@ def refined_nodes(
         if excess[-1] > VIOLATION and errors.last[g] > VIOLATION:
             fresh = _cut_off(fresh, mesh.h[-1, g] * max(0.5 * VIOLATION / errors.last[g], NARROWER))
         new_base.append(fresh)
-        lists.append(_enclosed(fresh, switches[g]))
+        lists.append(_enclosed(fresh, switches[g], graded=mesh.tableau.closed))
     longest = max(len(nodes) for nodes in lists)
-    return Plan(np.stack([_padded(nodes, longest) for nodes in lists], 1), new_base)
+    return Plan(np.stack([padded(nodes, longest) for nodes in lists], 1), new_base)
 
 
-def _enclosed(nodes: Array, switches: list[Switch]) -> Array:
-    """Nodes with one at every switch and one on each side, and no others close to it."""
+def _enclosed(nodes: Array, switches: list[Switch], *, graded: bool) -> Array:
+    """Nodes with one at every switch and one on each side, and no others close to it.
+
+    Where intervals end in a point of the method, the control is undetermined there if that is the switch: the error
+    grows with the interval, so that the lengths on both sides are `graded`.
+    """
     start, end = nodes[0], nodes[-1]
     kept = nodes
     extra: list[float] = []
     for switch in switches:
         kept = kept[(np.abs(kept - switch.time) > 3.0 * switch.width) | (kept == start) | (kept == end)]
         extra += [switch.time - switch.width, switch.time, switch.time + switch.width]
+        width = GRADING * switch.width
+        while graded and width < np.abs(kept - switch.time).min() / 3.0:
+            extra += [switch.time - width, switch.time + width]
+            width *= GRADING
     inside = np.array([t for t in extra if start < t < end])
     merged = np.unique(np.concatenate((kept, inside)))
     gaps = np.diff(merged)
@@ -118,7 +127,7 @@ def divided(nodes: Array, parts: Array) -> Array:
     return np.append(np.repeat(nodes[:-1], parts) + share * np.repeat(np.diff(nodes), parts), nodes[-1])
 
 
-def _padded(nodes: Array, count: int) -> Array:
+def padded(nodes: Array, count: int) -> Array:
     """Halve the longest intervals until there are `count` nodes."""
     while len(nodes) < count:
         h = np.diff(nodes)
@@ -129,10 +138,38 @@ def _padded(nodes: Array, count: int) -> Array:
     return nodes
 
 
-def resampled(mesh: Mesh, limits: Bounds, point: Point, new: Mesh) -> tuple[Array, ...]:
+class Curves(Protocol):
+    """Polynomials by their values at nodes and points."""
+
+    @property
+    def nodes(self) -> Array:
+        """States at the nodes (N + 1, G, v)."""
+
+    @property
+    def costates(self) -> Array:
+        """Costates there."""
+
+    @property
+    def x(self) -> Array:
+        """States at the points (N, s, G, v)."""
+
+    @property
+    def u(self) -> Array:
+        """Controls there (N, s, G, m)."""
+
+    @property
+    def p(self) -> Array:
+        """Costates there (N, s, G, v)."""
+
+    @property
+    def y(self) -> Array:
+        """Multipliers of path constraints there (N, s, G, e)."""
+
+
+def resampled(mesh: Mesh, point: Curves, new: Mesh) -> tuple[Array, ...]:
     """A solution on another mesh: x, u, p, y at its points, states and costates at its nodes.
 
-    If the method changes, costates at nodes are not trusted.
+    If the method changes, costates at nodes are not trusted. Controls may leave their bounds.
     """
     t, s, G = new.t, mesh.tableau.s, new.t.shape[1]
     times = np.concatenate((new.points.reshape(-1, G), t))  # (N s + N + 1, G)
@@ -155,8 +192,5 @@ def resampled(mesh: Mesh, limits: Bounds, point: Point, new: Mesh) -> tuple[Arra
         p = values(inner, point.p)
     u, y = values(inner, point.u), values(inner, point.y)
     inside = new.h.shape[0] * s
-    at_points = (
-        part[:inside].reshape(inside // s, s, *part.shape[1:])
-        for part in (x, np.clip(u, limits.control_lower, limits.control_upper), p, y)
-    )
+    at_points = (part[:inside].reshape(inside // s, s, *part.shape[1:]) for part in (x, u, p, y))
     return (*at_points, x[inside:], p[inside:])

@@ -22,6 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 SAFETY, SHARPEST = 3.0, 0.01  # of the estimated error; smallest width relative to the interval
 OUTSIDE = 0.5  # largest width, relative to the interval, around a switch that has moved farther than it was enclosed
+SHARPER = 1e-4  # the same where meshes are graded towards switches
 SLOWEST = 0.3  # width relative to the last move if constraints tie all times together
 HIDDEN = 1e-7  # distance beyond a bound, relative to its size, that a control reaches after its last point
 CLOSE = 0.01  # distance from a bound, relative to that of the two, of a control that is as good as on it
@@ -100,6 +101,7 @@ def find_switches(
     for g in range(G):
         old = before[g] if before else []
         here: list[Sighting] = []
+        jumps: list[float] = []
         for j in range(m):
             status = flat[:, g, j]
             sides = (limits.control_lower[j], limits.control_upper[j])
@@ -107,6 +109,7 @@ def find_switches(
                 jump = _jump(u[:, g, j], status, left, right, sides) if constrained else None
                 if jump is not None:
                     time = _by_area(mesh, u[:, g, j], g, *jump)
+                    jumps.append(time)
                 else:
                     time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
                 here.append(Sighting(float(time), j))
@@ -126,10 +129,18 @@ def find_switches(
                     here.append(Sighting(_crossed(times[:, g], free[:, g, j], left, sides), m + j))
                 elif known or violation[cells, g].max() > VIOLATION:
                     time, doubt = touched(times[:, g], slack[:, g, j], status, left, sides)
-                    here.append(Sighting(time, m + j, doubt))
+                    if not any(_near(mesh.t[:, g], time, jump) for jump in jumps):  # else it is known better
+                        here.append(Sighting(time, m + j, doubt))
         here = sorted(here) if len(here) <= MOST_SWITCHES else []
-        found.append(_with_widths(here, mesh.t[:, g], old, SLOWEST if constrained else 0.0))
+        limits_of_width = SLOWEST if constrained else 0.0, SHARPER if mesh.tableau.closed else SHARPEST
+        found.append(_with_widths(here, mesh.t[:, g], old, *limits_of_width))
     return found
+
+
+def _near(nodes: Array, one: float, other: float) -> bool:
+    """Whether two times lie in the same interval, or in neighbors."""
+    k, i = (int(np.searchsorted(nodes, time)) for time in (one, other))
+    return abs(k - i) <= 1
 
 
 def _flat(values: Array) -> Array:
@@ -260,20 +271,24 @@ def _jump(
     width = bounds[1] - bounds[0]
     if not np.isfinite(width):
         return None
-    near, step = (right, 1) if last == 0 else (left, -1)  # towards the free arc
-    bound = bounds[0] if first + last < 0 else bounds[1]
-    for inner in range(near + step, near + (STEEP + 2) * step, step):
+    inner, step = (right, 1) if last == 0 else (left, -1)  # towards the free arc
+    bound, edge = bounds[0] if first + last < 0 else bounds[1], inner - step
+    steep = 0
+    while steep <= STEEP + 1:
+        close = abs(u[inner] - bound) <= CLOSE * width  # the barrier keeps it off the bound where multipliers vanish
+        edge, steep = (inner, 0) if close else (edge, steep + 1)
+        inner += step
         far = inner + step
         if not 0 <= far < len(u) or status[inner] or status[far]:
             return None
-        if abs(u[inner] - u[far]) <= 1e-3 * width:
+        if not close and abs(u[inner] - u[far]) <= 1e-3 * width:
             break
     else:
         return None
     value = u[inner]
     if abs(value - bound) < 0.1 * width:
         return None
-    return (left, inner, bound, value) if last == 0 else (inner, right, value, bound)
+    return (edge, inner, bound, value) if last == 0 else (inner, edge, value, bound)
 
 
 def _by_area(mesh: Mesh, u: Array, g: int, left: int, right: int, start: float, end: float) -> float:
@@ -285,7 +300,9 @@ def _by_area(mesh: Mesh, u: Array, g: int, left: int, right: int, start: float, 
     return float(np.clip(t0 + (area - end * (t1 - t0)) / (start - end), t0, t1))
 
 
-def _with_widths(found: list[Sighting], nodes: Array, before: list[Switch], slowest: float) -> list[Switch]:
+def _with_widths(
+    found: list[Sighting], nodes: Array, before: list[Switch], slowest: float, sharpest: float
+) -> list[Switch]:
     """How closely to enclose each switch.
 
     Costates, and so all times, are wrong by the square of the intervals in which controls may jump anywhere, the
@@ -310,6 +327,6 @@ def _with_widths(found: list[Sighting], nodes: Array, before: list[Switch], slow
         elif move[0] > move[1]:  # it lay outside
             width = min(move[0], OUTSIDE * cell)
         else:
-            width = min(max(SAFETY * wrong, slowest * move[0], SHARPEST * cell, doubt), 0.25 * cell)
+            width = min(max(SAFETY * wrong, slowest * move[0], sharpest * cell, doubt), 0.25 * cell, move[1])
         result.append(Switch(time, j, max(width, shortest), cell))
     return result
