@@ -66,6 +66,14 @@ def locate(t: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     return k, sigma.clamp(0.0, 1.0)
 
 
+@cache
+def _means(s: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Values of the polynomials through s Gauss points at those of a finer rule (q, s), and its weights (q,)."""
+    points, weights = _gauss(s + 2, dtype, device)
+    with torch.inference_mode(mode=False):
+        return lagrange(_gauss(s, dtype, device)[0], points), weights
+
+
 class Samples(NamedTuple):
     """A trajectory at the same Q fractions of every interval."""
 
@@ -299,8 +307,8 @@ class Pieces:
         Tensor, shape (N, G, m)
             Means, in U where U is convex.
         """
-        points, weights = gauss(self.stages + 2, self.control)
-        u = problem.control_set.project(self._everywhere(self.control, points))
+        basis, weights = _means(self.stages, self.control.dtype, self.control.device)
+        u = problem.control_set.project(torch.einsum("qs,nsgm->nqgm", basis, self.control))
         return torch.einsum("q,nqgm->ngm", weights, u)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ocsolver._call import positional
 from ocsolver._shapes import as_tensor
 from ocsolver.constraints import Constraint, FreeInitialState, FreeTime
 from ocsolver.errors import InputError, ShapeError, complaint
-from ocsolver.sets import ControlSet
+from ocsolver.sets import Box, ControlSet
 
 __all__ = ["OptimalControlProblem"]
 
@@ -209,6 +209,39 @@ def changed(problem: OptimalControlProblem, **parts: Any) -> OptimalControlProbl
         "path_constraint": problem.path_constraint,
     }
     return OptimalControlProblem(problem.dynamics, **(own | parts))
+
+
+def with_some_states(problem: OptimalControlProblem, rows: Any) -> OptimalControlProblem:
+    """The problem with some of its initial states."""
+    free = problem.free_initial_state
+    if free is None:
+        return changed(problem, initial_state=problem.initial_state[rows])
+    return changed(problem, initial_state=FreeInitialState(free.guess[rows], free.lower[rows], free.upper[rows]))
+
+
+def differ_by_start(one: OptimalControlProblem, other: OptimalControlProblem) -> bool:
+    """Whether two problems are the same but for the values of their initial states, and times that are fixed."""
+    if one.free_initial_state is not None or other.free_initial_state is not None:
+        return False
+    a, b = one.initial_state, other.initial_state
+    functions = "dynamics", "running_cost", "terminal_cost"
+    times = () if one.free_time is None else ("horizon",)
+    parts = (*functions, *times, "free_time", "control_set", "terminal_constraint", "path_constraint")
+    same = (a.shape, a.dtype, a.device, one.shared_control) == (b.shape, b.dtype, b.device, other.shared_control)
+    return same and all(_alike(getattr(one, name), getattr(other, name)) for name in parts)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two parts of problems are the same, or are made of the same."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, (Box, Constraint)):
+        return all(_alike(getattr(one, entry.name), getattr(other, entry.name)) for entry in fields(one))
+    return bool(one == other)
 
 
 def _check_constraint(name: str, constraint: Any, arguments: tuple[int, ...], call: str) -> None:

@@ -81,6 +81,8 @@ class Solution(Outcome):
         Per group the intervals on which a component of the control has a vanishing switching function.
     minima : list of list of (float, int)
         Per group the distinct costs at which the starts of `MultiStart` ended, with the number of starts.
+    memory : object
+        What the solver remembers for a start from this solution; None if nothing, and after `load`.
     """
 
     t: Tensor
@@ -97,6 +99,7 @@ class Solution(Outcome):
     switches: list[list[tuple[float, int]]] = field(default_factory=list)
     singular: list[list[tuple[float, float, int]]] = field(default_factory=list)
     minima: list[list[tuple[float, int]]] = field(default_factory=list)
+    memory: Any = field(default=None, repr=False)
 
     def summary(self) -> str:
         """Status, cost, residual, effort and certificate as a printable text.

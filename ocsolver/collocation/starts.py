@@ -12,6 +12,7 @@ from ocsolver.collocation.compiled import fastest_system
 from ocsolver.collocation.guess import Tries, constraint_scales, ends_inside, first_point, guesses, scales, warm_point
 from ocsolver.collocation.saddles import beyond_saddle
 from ocsolver.collocation.settle import settled
+from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Mesh
 
 __all__ = ["First", "Start", "first_solution"]
@@ -42,6 +43,7 @@ class Start(NamedTuple):
     costates: Array  # (N + 1, G, v)
     y: Array | None = None  # (N, s, G, e), multipliers of path constraints
     nu: Array | None = None  # (G, k), of terminal constraints
+    system: System | None = None  # of the same problem from other initial states: its scales and prices serve again
 
 
 class First(NamedTuple):
@@ -145,11 +147,14 @@ def _start(camp: Camp, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
 def _start_warm(camp: Camp, mesh: Mesh, warm: Start) -> None:
     """Start where a similar problem ended: its multipliers are known, so the barrier may be low at once."""
     limits = camp.limits
-    _begin(camp, mesh, warm.x, warm.nodes, warm.u, (0.0,))
+    if warm.system is None:
+        _begin(camp, mesh, warm.x, warm.nodes, warm.u, (0.0,))
+    else:
+        camp.system = replace(warm.system, stacked=camp.stacked, limits=limits, mesh=mesh)
     camp.mu = (WARM_BARRIER if camp.has_barrier else camp.final) * camp.system.unit
     y = _usable(warm.y, (*mesh.points.shape, limits.path_lower.size))
     nu = _usable(warm.nu, (camp.stacked.groups, limits.end_lower.size))
-    rho_path = np.maximum(camp.system.rho_path, SAFE * np.abs(y))
+    rho_path = np.maximum(camp.system.rho_path.max((0, 1)), SAFE * np.abs(y))
     rho_end = np.maximum(camp.system.rho_end, SAFE * np.abs(nu))
     camp.system = replace(camp.system, rho_path=rho_path, rho_end=rho_end)
     nodes, end_slack = ends_inside(camp.stacked, limits, warm.nodes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,8 +16,6 @@ from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import group_mean
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
-from ocsolver.collocation.dense import limited
-from ocsolver.collocation.errors import between
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.starts import Start
 from ocsolver.collocation.tableau import gauss
@@ -29,6 +28,8 @@ from ocsolver.outcome import History, Stats
 from ocsolver.pieces import Pieces, locate, shifted
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
+from ocsolver.solvers.ended import Ended
+from ocsolver.solvers.recalled import Memory, without_narrow
 from ocsolver.transcription import Discretization
 from ocsolver.violations import measure_violations
 
@@ -38,7 +39,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 ACTIVE = 1e-3  # inequalities of a control set so near to zero hold with a multiplier
 ROUNDING = 1e3  # difference of nodes that is none, in units of rounding
-NARROW = 0.2  # of the mean length: intervals that enclosed a switch and are left out of a warm start
 
 
 def _array(tensor: Tensor) -> Array:
@@ -74,7 +74,6 @@ class _View:
     """Arrays of a campaign as tensors of the original problem."""
 
     problem: OptimalControlProblem
-    camp: Camp
 
     def tensor(self, values: Array) -> Tensor:
         """With dtype and device of the run."""
@@ -88,40 +87,35 @@ class _View:
 
     def costates(self, values: Array) -> Tensor:
         """Costates per trajectory: (*b, G, v) -> (*b, B, n)."""
-        return self.camp.stacked.members * self.states(values)
+        return self._members(values) * self.states(values)
 
     def multipliers(self, values: Array) -> Tensor:
         """Multipliers per trajectory: (*b, G, members · c) -> (*b, B, c)."""
-        rows = self.tensor(self.camp.stacked.members * values)
+        rows = self.tensor(self._members(values) * values)
         return rows.reshape(*values.shape[:-2], self.problem.trajectories, -1)
 
-    @property
-    def duration(self) -> Array:
-        """Factor from the time of the campaign to that of the problem (G,)."""
-        nodes = self.camp.point.nodes
+    def _members(self, values: Array) -> int:
+        """Trajectories of each group."""
+        return int(self.problem.trajectories // values.shape[-2])
+
+    def durations(self, nodes: Array) -> Array:
+        """Factors from the time of the campaign to that of the problem (G,), from stacked states (N + 1, G, v)."""
         if self.problem.free_time is None:
             return np.ones(nodes.shape[1])
-        members = self.camp.stacked.members
-        result: Array = nodes[0].reshape(nodes.shape[1], members, -1)[:, 0, -1]
+        result: Array = nodes[0].reshape(nodes.shape[1], self._members(nodes), -1)[:, 0, -1]
         return result
 
-    @property
-    def start(self) -> float:
-        """Time of the problem at time zero of the campaign."""
-        return 0.0 if self.problem.free_time is None else self.problem.horizon[0]
-
-    @property
-    def times(self) -> Array:
-        """Nodes (N + 1, G)."""
-        result: Array = self.start + self.duration * self.camp.mesh.t
-        return result
+    def times(self, t: Array, nodes: Array) -> Tensor:
+        """Nodes in the time of the problem (N + 1, G)."""
+        start = 0.0 if self.problem.free_time is None else self.problem.horizon[0]
+        return self.tensor(start + self.durations(nodes) * t)
 
 
 def iterate_of(problem: OptimalControlProblem, camp: Camp) -> SimpleNamespace:
     """What a callback sees of an iteration."""
-    view, point = _View(problem, camp), camp.point
+    view, point = _View(problem), camp.point
     return SimpleNamespace(
-        t=view.tensor(view.times),
+        t=view.times(camp.mesh.t, point.nodes),
         u=view.tensor(np.einsum("s,nsgm->ngm", camp.mesh.tableau.b, point.u)),
         x=view.states(point.nodes),
         p=view.costates(point.costates),
@@ -130,50 +124,42 @@ def iterate_of(problem: OptimalControlProblem, camp: Camp) -> SimpleNamespace:
     )
 
 
-def report(problem: OptimalControlProblem, campaign: Campaign, begin: float, solver: str) -> Solution:
-    """The Solution of a campaign that has ended."""
-    camp = campaign.camp
-    view, point = _View(problem, camp), camp.point
-    duration, times = view.duration, view.tensor(view.times)
+def report(
+    problem: OptimalControlProblem, campaign: Campaign, alone: Mapping[int, Campaign], begin: float, solver: str
+) -> Solution:
+    """The Solution of a campaign that has ended, and of those of some groups `alone`."""
+    view, ended = _View(problem), Ended.of(campaign)
+    ended = ended.with_alone(alone) if alone else ended
+    times, x = view.times(ended.t, ended.nodes), view.states(ended.nodes)
     multipliers, y = {}, None
-    inner_x, inner_p, u, inner_y = _at_gauss_points(camp)
     if problem.path_constraint is not None:
-        y = view.multipliers(inner_y / duration[:, None])
+        y = view.multipliers(ended.y / view.durations(ended.nodes)[:, None])
         y = y[..., : y.shape[-1] - campaign.of_the_set]
         multipliers["path_constraint"] = torch.einsum("s,nsgc->ngc", view.tensor(gauss(campaign.stages).b), y)
     if problem.terminal_constraint is not None:
-        multipliers["terminal_constraint"] = view.multipliers(point.nu)
-    pieces = Pieces(view.tensor(u), view.states(inner_x), view.costates(inner_p), y)
-    x = view.states(point.nodes)
+        multipliers["terminal_constraint"] = view.multipliers(ended.nu)
+    pieces = Pieces(view.tensor(ended.u), view.states(ended.x), view.costates(ended.p), y)
+    counts = {"iterations_alone": sum(own.counts["iterations"] for own in alone.values())} if alone else {}
     return Solution(
-        residual=view.tensor(camp.residual),
+        residual=view.tensor(ended.residual),
         status=campaign.status,
         notes=campaign.notes,
         history=_history(view, campaign.history),
-        stats=Stats(len(campaign.history) - 1, dict(campaign.counts), {"total": time.perf_counter() - begin}),
+        stats=Stats(len(campaign.history) - 1, campaign.counts | counts, {"total": time.perf_counter() - begin}),
         solver=solver,
         t=times,
         x=x,
-        p=view.costates(point.costates),
+        p=view.costates(ended.costates),
         u=pieces.mean_control(problem),
-        cost=view.tensor(camp.cost),
+        cost=view.tensor(ended.cost),
         problem=problem,
         discretization=Discretization(_first_mesh(times), RK4(), None),
         shared_control=problem.shared_control,
         pieces=pieces,
         multipliers=multipliers,
         violations=measure_violations(problem, times, x, pieces),
+        memory=Memory.of(problem, campaign),
     )
-
-
-def _at_gauss_points(camp: Camp) -> tuple[Array, Array, Array, Array]:
-    """x, p, u and y at the Gauss points of the intervals."""
-    tableau, point, limits = camp.mesh.tableau, camp.point, camp.limits
-    u = limited(tableau, point.u, limits.control_lower, limits.control_upper)
-    if not tableau.closed:
-        return point.x, point.p, u, point.y
-    at = between(camp.stacked, limits, camp.mesh, replace(point, u=u), gauss(tableau.s).c)
-    return at.x, at.p, at.u, at.y
 
 
 def _first_mesh(times: Tensor) -> Mesh:
@@ -209,7 +195,7 @@ def warm_start(
     old = solution.t
     if nodes is None:
         own = _array(old[:, 0])
-        nodes = _without_narrow((own - own[0]) / (own[-1] - own[0]))
+        nodes = without_narrow((own - own[0]) / (own[-1] - own[0]))
     t0, t1 = problem.horizon
     if problem.free_time is not None:
         t1 = t0 + float(old[-1, 0] - old[0, 0])
@@ -292,13 +278,3 @@ def _with_the_set(
     own = (normal * force[..., None, :]).sum(-1) / normal.square().sum(-1).clamp_min(1e-12)
     own = torch.where(active, own.clamp_min(0.0), 0.0)
     return torch.cat((rows, own.expand(*rows.shape[:-1], own.shape[-1])), -1)
-
-
-def _without_narrow(nodes: Array) -> Array:
-    """Nodes without those that make intervals much narrower than the mean."""
-    shortest = NARROW / (len(nodes) - 1)
-    kept = [0.0]
-    for t in nodes[1:-1]:
-        if t - kept[-1] >= shortest and 1.0 - t >= shortest:
-            kept.append(float(t))
-    return np.array([*kept, 1.0])

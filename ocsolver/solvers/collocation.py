@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import divided
 from ocsolver.collocation.stop import Stop
 from ocsolver.constraints import Constraint
-from ocsolver.continuous import check_numbers
+from ocsolver.continuous import ContinuousTranscription, check_numbers
 from ocsolver.errors import UnsupportedError, complaint
 from ocsolver.freetime import on_unit_time
 from ocsolver.maximizers.base import positive_int
@@ -30,13 +31,16 @@ from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
 from ocsolver.solvers.base import Limits, Solver
 from ocsolver.solvers.collocated import iterate_of, limits_of, report, warm_start
+from ocsolver.solvers.recalled import Memory, Posed
 from ocsolver.status import Status
-from ocsolver.transcription import Discretization, transcribe
+from ocsolver.transcription import Control, Discretization, transcribe
 
 __all__ = ["Collocation", "merit", "violated_start"]
 
 INTERVALS = 25  # of the first mesh
 FINER = 4  # parts of its intervals where it leads nowhere
+FEW, SHARE = 4, 8  # failing groups that are tried alone: so many, and one in so many groups
+FAILURES = (Status.STALLED, Status.INFEASIBLE, Status.NONFINITE)
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,42 @@ class Collocation(Solver):
     def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
         begin = time.perf_counter()
         _check_supported(problem, discretization)
-        mesh = discretization.mesh
+        given = discretization.mesh
+        memory = start.memory if isinstance(start, Solution) and given is None else None
+        posed = memory.posed(problem, self.stages) if isinstance(memory, Memory) else None
+        posed = self._posed(problem, given, start) if posed is None else posed
+        stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
+        bar = tqdm(total=limits.max_iterations, desc="Collocation") if limits.progress else None
+        watched = limits.progress or limits.callback is not None
+        reporter = _Reporter(self, problem, limits, bar) if watched else None
+        rows = problem.control_set.inequalities(problem.initial_state.new_zeros(problem.m)).numel()
+        setting = self.stages, self.max_intervals, stop, problem.free_time is not None, reporter, rows
+        damps = problem.path_constraint is not None and problem.path_constraint.arguments == 2
+        campaign = Campaign(posed.stacked, posed.limits, *setting, damps)
+        outside = violated_start(problem)
+        if posed.warm is not None:
+            campaign.run(posed.nodes, warm=posed.warm)
+        else:
+            finer = start is None and given is None and not any(outside)
+            campaign = _best(campaign, posed.nodes, posed.control, finer=finer)
+        if bar is not None:
+            bar.close()
+        alone = _alone(campaign, posed, damps, outside)
+        _explain(campaign, outside, lambda: self._first(problem, given, start))
+        solution: Solution = with_arcs(report(problem, campaign, alone, begin, repr(self)))
+        return solution
+
+    @staticmethod
+    def _first(problem: OptimalControlProblem, mesh: Any, start: Any) -> tuple[ContinuousTranscription, Control]:
+        """The first mesh, and the control to begin with."""
         if mesh is None:
             mesh = len(start) if isinstance(start, (Tensor, np.ndarray)) and start.ndim == 3 else INTERVALS
         inner = transcribe(problem, Discretization(mesh, None, None))
-        control = inner.start(None if isinstance(start, Solution) else start)
+        return inner, inner.start(None if isinstance(start, Solution) else start)
+
+    def _posed(self, problem: OptimalControlProblem, mesh: Any, start: Any) -> Posed:
+        """A problem that has been checked."""
+        inner, control = self._first(problem, mesh, start)
         inner.check(control, derivatives=False)
         _check_constraints(problem, control[0])
         boxed = in_a_box(problem)
@@ -104,28 +139,13 @@ class Collocation(Solver):
         stacked = Stacked(unit, begin=problem.horizon[0], source=problem)
         if stacked.tape is None or stacked.end_tape is None:  # else they have been read operation by operation
             inner.check_derivatives(control)
-        stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
-        bar = tqdm(total=limits.max_iterations, disable=not limits.progress, desc="Collocation")
-        reporter = _Reporter(self, problem, limits, bar)
-        rows = problem.control_set.inequalities(problem.initial_state.new_zeros(problem.m)).numel()
-        clocked, sides = problem.free_time is not None, limits_of(stacked)
-        damps = problem.path_constraint is not None and problem.path_constraint.arguments == 2
-        campaign = Campaign(stacked, sides, self.stages, self.max_intervals, stop, clocked, reporter, rows, damps)
-        outside = violated_start(problem)
-        t0, t1 = unit.horizon
+        sides, (t0, t1) = limits_of(stacked), unit.horizon
         if isinstance(start, Solution) and start.problem is not None:
-            nodes = None if discretization.mesh is None else inner.mesh.nodes.numpy()
-            warm = warm_start(problem, unit, start, self.stages, nodes)
-            campaign.run(t0 + (t1 - t0) * warm.fractions, warm=warm.start)
-        else:
-            nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
-            first = None if start is None else control[0].to(torch.float64).cpu().numpy()
-            finer = start is None and discretization.mesh is None and not any(outside)
-            campaign = _best(campaign, nodes, first, finer=finer)
-        bar.close()
-        _explain(campaign, inner, control, outside)
-        solution: Solution = with_arcs(report(problem, campaign, begin, repr(self)))
-        return solution
+            own = None if mesh is None else inner.mesh.nodes.numpy()
+            warm = warm_start(problem, unit, start, self.stages, own)
+            return Posed(stacked, sides, t0 + (t1 - t0) * warm.fractions, warm=warm.start)
+        nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
+        return Posed(stacked, sides, nodes, None if start is None else control[0].to(torch.float64).cpu().numpy())
 
 
 @dataclass(eq=False)
@@ -138,7 +158,7 @@ class _Reporter:
     bar: Any
 
     def __call__(self, k: int, camp: Camp) -> bool:
-        if self.limits.progress:
+        if self.bar is not None:
             cost, error = float(camp.cost.mean()), float(camp.residual.max())
             self.bar.set_postfix(cost=f"{cost:.6g}", residual=f"{error:.1e}", intervals=len(camp.mesh.h))
             self.bar.update()
@@ -186,6 +206,38 @@ def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign
     return best
 
 
+def _alone(batch: Campaign, posed: Posed, damps: bool, outside: list[str]) -> dict[int, Campaign]:
+    """Of a batch, groups that failed though most others did not, each tried as a problem of its own.
+
+    What succeeds takes its place in the batch: its status, its notes, and what is known of its cost.
+    """
+    retried = (*FAILURES, Status.MAX_ITERATIONS)  # the others may have used them up
+    failing = [g for g, status in enumerate(batch.status) if status in retried and not outside[g]]
+    G, stacked = len(batch.status), posed.stacked
+    if G == 1 or batch.ending is not None or not stacked.separable or len(failing) > FEW + G // SHARE:
+        return {}
+    better: dict[int, Campaign] = {}
+    for g in failing:
+        if batch.stop.late():
+            break
+        rows = np.array([g])
+        own = replace(
+            batch.another(damps=damps),
+            stacked=stacked.part(rows),
+            limits=posed.limits.part(rows),
+            callback=None,
+            history=[],
+            counts={"iterations": 0, "meshes": 0},
+        )
+        control = None if posed.control is None else posed.control[:, rows]
+        found = _best(own, posed.nodes[:, rows], control, finer=control is None)
+        if found.successes.all():
+            better[g] = found
+            batch.status[g], batch.notes[g] = found.status[0], found.notes[0]
+            batch.error[g], batch.camp.cost[g] = found.error[0], found.camp.cost[0]
+    return better
+
+
 def merit(campaign: Campaign) -> tuple[int, int, float]:
     """How well a campaign has ended: groups that succeeded, others that are not lost, and how low their costs are."""
     near = ~campaign.lost
@@ -209,15 +261,17 @@ def violated_start(problem: OptimalControlProblem) -> list[str]:
     return notes
 
 
-def _explain(campaign: Campaign, inner: Any, control: Any, start: list[str]) -> None:
+def _explain(
+    campaign: Campaign, start: list[str], first: Callable[[], tuple[ContinuousTranscription, Control]]
+) -> None:
     """Say what is wrong with groups that had no chance: an inadmissible start, functions that are not finite."""
-    failing = (Status.STALLED, Status.INFEASIBLE, Status.NONFINITE)
     for g, note in enumerate(start):
         if note:
             campaign.status[g], campaign.notes[g] = Status.INFEASIBLE, note
-    hopeless = [g for g, status in enumerate(campaign.status) if status in failing and not start[g]]
+    hopeless = [g for g, status in enumerate(campaign.status) if status in FAILURES and not start[g]]
     if not hopeless:
         return
+    inner, control = first()
     forward = inner.forward(control)
     for g in hopeless:
         failure = None if bool(forward.finite[g]) else inner.diagnose(forward, g)

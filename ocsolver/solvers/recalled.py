@@ -1,0 +1,114 @@
+"""What a solution by collocation remembers: the same problem from another initial state starts from its last point.
+
+Nothing is checked or set up anew: the tapes, the scales and the prices of violations serve again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ocsolver.collocation.campaign import Campaign
+from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.refine import resampled
+from ocsolver.collocation.starts import Start
+from ocsolver.collocation.system import System
+from ocsolver.collocation.tableau import gauss
+from ocsolver.collocation.unknowns import Bounds, Mesh, Point
+from ocsolver.problem import OptimalControlProblem, differ_by_start
+
+__all__ = ["Memory", "Posed", "without_narrow"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+NARROW = 0.2  # of the mean length: intervals that enclosed a switch and are left out of a warm start
+SAME = 1e-12  # difference of nodes, relative to the horizon, that is none
+SMALLEST, SMALLEST_STATE = 1e-3, 1.0  # size of J below which it counts as 1, and least scale of states
+
+
+class Posed(NamedTuple):
+    """A problem as campaigns take it, and where they start."""
+
+    stacked: Stacked
+    limits: Bounds
+    nodes: Array  # (N + 1, G)
+    control: Array | None = None  # (N, G, m)
+    warm: Start | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Memory:
+    """The last point of a campaign for a single group."""
+
+    problem: OptimalControlProblem
+    stages: int
+    stacked: Stacked
+    system: System
+    point: Point
+
+    @classmethod
+    def of(cls, problem: OptimalControlProblem, campaign: Campaign) -> Memory | None:
+        """What is remembered of a campaign that has converged; None of one that has not."""
+        camp = campaign.camp
+        if len(campaign.status) != 1 or not campaign.successes.all() or not camp.stacked.separable:
+            return None
+        size, point = camp.scale(), camp.point
+        states = np.maximum(np.abs(point.nodes).max(0), np.abs(point.x).max((0, 1)))
+        system = replace(
+            camp.system, size=np.where(size > SMALLEST, size, 1.0), scale_x=np.maximum(states, SMALLEST_STATE)
+        )
+        return cls(problem, campaign.stages, camp.stacked, system, point)
+
+    def posed(self, problem: OptimalControlProblem, stages: int) -> Posed | None:
+        """The same problem from another initial state; None if it is another one, or its functions have changed."""
+        if stages != self.stages or not differ_by_start(self.problem, problem):
+            return None
+        stacked = self.stacked.again()
+        if stacked is None:
+            return None
+        limits, nodes = self._limits(problem), self._nodes(problem)
+        return Posed(stacked, limits, nodes, warm=self._start(limits, nodes))
+
+    def _limits(self, problem: OptimalControlProblem) -> Bounds:
+        """The bounds, those of stacked initial states (1, v) replaced by the states of the problem."""
+        old = self.system.limits
+        lower, upper = (side.reshape(problem.trajectories, -1).copy() for side in (old.start_lower, old.start_upper))
+        lower[:, : problem.n] = upper[:, : problem.n] = problem.initial_state.detach().cpu().numpy()
+        return replace(old, start_lower=lower.reshape(1, -1), start_upper=upper.reshape(1, -1))
+
+    def _nodes(self, problem: OptimalControlProblem) -> Array:
+        """The nodes of the last mesh on the horizon of the problem (N + 1, 1), without those that enclosed switches."""
+        t = self.system.mesh.t
+        t0, t1 = (t[0, 0], t[-1, 0]) if problem.horizon == self.problem.horizon else problem.horizon
+        result: Array = t0 + (t1 - t0) * without_narrow((t[:, 0] - t[0, 0]) / (t[-1, 0] - t[0, 0]))[:, None]
+        return result
+
+    def _start(self, limits: Bounds, nodes: Array) -> Start:
+        """The last point at the Gauss points between these nodes."""
+        point, old = self.point, self.system.mesh
+        seen = _seen(nodes, old.t)
+        same = seen.shape == old.t.shape and np.abs(seen - old.t).max() <= SAME * np.ptp(old.t)
+        parts: tuple[Array, ...] = point.x, point.u, point.p, point.y, point.nodes, point.costates
+        if not same or old.tableau.closed:
+            parts = resampled(old, point, Mesh(seen, gauss(self.stages)))
+        x, u, p, y, at_nodes, costates = parts
+        u = np.clip(u, limits.control_lower, limits.control_upper)
+        return Start(x, u, p, at_nodes, costates, y, point.nu, self.system)
+
+
+def _seen(nodes: Array, t: Array) -> Array:
+    """Times of a solution at which the nodes of another horizon (N + 1, 1) find it, as `pieces.shifted` has them."""
+    apart = nodes[-1, 0] <= t[0, 0] or nodes[0, 0] >= t[-1, 0]
+    return np.clip(nodes - nodes[0] + t[0] if apart else nodes, t[0], t[-1])
+
+
+def without_narrow(nodes: Array) -> Array:
+    """Nodes on [0, 1] without those that make intervals much narrower than the mean."""
+    shortest = NARROW / (len(nodes) - 1)
+    kept = [0.0]
+    for t in nodes[1:-1]:
+        if t - kept[-1] >= shortest and 1.0 - t >= shortest:
+            kept.append(float(t))
+    return np.array([*kept, 1.0])

@@ -1,0 +1,139 @@
+"""Starts from a solution of the same problem: nothing is set up anew, and the answer is that of a run from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import solve_quietly
+from torch import Tensor
+
+import ocsolver as oc
+from ocsolver.problem import changed, differ_by_start
+from ocsolver.solvers.collocation import Collocation
+from ocsolver.solvers.recalled import Memory, without_narrow
+from problems import (
+    brachistochrone,
+    bryson_denham,
+    free_time_regulator,
+    minimum_time,
+    neural_ode_xor,
+    van_der_pol_bounded,
+)
+
+
+@pytest.fixture
+def set_up(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The problems that were set up from scratch."""
+    seen: list[Any] = []
+    real = Collocation._posed
+
+    def posed(self: Collocation, problem: Any, *rest: Any) -> Any:
+        seen.append(problem)
+        return real(self, problem, *rest)
+
+    monkeypatch.setattr(Collocation, "_posed", posed)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "module",
+    [brachistochrone, bryson_denham, free_time_regulator, minimum_time, neural_ode_xor, van_der_pol_bounded],
+    ids=lambda module: module.__name__.rpartition(".")[-1],
+)
+def test_the_same_problem_from_another_state_is_not_set_up_again(module: ModuleType, set_up: list[Any]) -> None:
+    """With free times, switches, constraints on states, ensembles."""
+    problem = module.build().problem
+    moved = problem.initial_state + 0.01 * torch.ones_like(problem.initial_state)
+    near = changed(problem, initial_state=moved)
+    start = oc.solve(problem, oc.Collocation(), tolerance=1e-7)
+    warm = oc.solve(near, oc.Collocation(), tolerance=1e-7, initial_control=start)
+    assert set_up == [problem]
+    cold = oc.solve(near, oc.Collocation(), tolerance=1e-7)
+    assert float(warm.cost) == pytest.approx(float(cold.cost), abs=2e-6 * max(1.0, abs(float(cold.cost))))
+    torch.testing.assert_close(warm.x[0], moved)
+    assert warm.stats.iterations <= cold.stats.iterations
+    assert warm.problem is near
+
+
+def oscillator(state: Any, t0: float, bound: float = 1.0) -> oc.OptimalControlProblem:
+    return oc.OptimalControlProblem(
+        rates, effort, initial_state=state, horizon=(t0, t0 + 4.0), control_set=oc.Box(-bound, bound)
+    )
+
+
+def rates(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    return torch.stack((x[..., 1], u[..., 0] - torch.sin(x[..., 0]) + 0.1 * torch.sin(t)), -1)
+
+
+def effort(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    return x.square().sum(-1) + 0.1 * u[..., 0] ** 2
+
+
+def test_a_receding_horizon_is_the_same_problem(set_up: list[Any]) -> None:
+    """Though its statement is made anew each time, of the same functions."""
+    plan, state = oc.solve(oscillator([1.5, 0.0], 0.0), oc.Collocation(), tolerance=1e-7), torch.tensor([1.5, 0.0])
+    for k in range(1, 5):
+        state = plan.state(0.5 * k)[0, 0]
+        plan = oc.solve(oscillator(state, 0.5 * k), oc.Collocation(), tolerance=1e-7, initial_control=plan)
+        fresh = oc.solve(oscillator(state, 0.5 * k), oc.EMSA(), mesh=400, tolerance=1e-7)
+        assert float(plan.t[0, 0]) == 0.5 * k
+        assert float(plan.cost) == pytest.approx(float(fresh.cost), abs=1e-4)
+    assert len(set_up) == 1
+
+
+def test_other_problems_are_set_up() -> None:
+    one = oscillator([1.5, 0.0], 0.0)
+    for other, same in (
+        (oscillator([1.0, 0.5], 3.0), True),
+        (oscillator([1.5, 0.0], 0.0, bound=0.9), False),
+        (oscillator([[1.5, 0.0], [1.0, 0.0]], 0.0), False),
+        (changed(one, running_cost=lambda t, x, u: effort(t, x, u)), False),
+        (changed(one, terminal_constraint=oc.Constraint(lambda x: x[..., :1])), False),
+        (changed(one, initial_state=oc.FreeInitialState([1.5, 0.0], [1.0, 0.0], [2.0, 0.0])), False),
+        (changed(one, initial_state=one.initial_state.float()), False),
+    ):
+        assert differ_by_start(one, other) is same
+        assert differ_by_start(other, one) is same
+    timed = minimum_time.build().problem
+    assert differ_by_start(timed, changed(timed, initial_state=[-2.0, 0.0]))
+    assert not differ_by_start(timed, changed(timed, horizon=(0.5, timed.free_time)))
+
+
+def test_functions_that_have_changed_are_read_again(set_up: list[Any]) -> None:
+    weight = {"u": 1.0}
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: 0.5 * (x[..., 0] ** 2 + weight["u"] * u[..., 0] ** 2),
+        initial_state=[1.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(1),
+    )
+    first = oc.solve(problem, oc.Collocation())
+    assert float(first.cost) == pytest.approx(0.5 * np.tanh(1.0), abs=1e-8)
+    weight["u"] = 4.0
+    second = oc.solve(problem, oc.Collocation(), initial_control=first)
+    assert float(second.cost) == pytest.approx(np.tanh(0.5), abs=1e-8)
+    assert len(set_up) == 2
+
+
+def test_only_what_has_converged_alone_is_remembered(tmp_path: Path) -> None:
+    problem = oscillator([1.5, 0.0], 0.0)
+    solution = oc.solve(problem, oc.Collocation())
+    assert isinstance(solution.memory, Memory)
+    solution.save(tmp_path / "plan.npz")
+    assert oc.load(tmp_path / "plan.npz", problem=problem).memory is None
+    assert solve_quietly(problem, oc.Collocation(), max_iterations=2).memory is None
+    batch = oc.solve(oscillator([[1.5, 0.0], [1.0, 0.0]], 0.0), oc.Collocation())
+    assert batch.memory is None
+    again = oc.solve(problem, oc.Collocation(stages=4), initial_control=solution)
+    assert float(again.cost) == pytest.approx(float(solution.cost), abs=1e-7)
+
+
+def test_narrow_intervals_are_left_out() -> None:
+    nodes = np.array([0.0, 0.001, 0.3, 0.301, 0.6, 0.999, 1.0])
+    assert without_narrow(nodes).tolist() == [0.0, 0.3, 0.6, 1.0]
