@@ -7,7 +7,7 @@ its length. The values are given at the s Gauss–Legendre points of every inter
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -67,11 +67,25 @@ def locate(t: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
+def _points(s: int, ends: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The s Gauss points, with both ends of the interval if these are wanted."""
+    points, _ = _gauss(s, dtype, device)
+    with torch.inference_mode(mode=False):
+        return torch.cat((points.new_zeros(1), points, points.new_ones(1))) if ends else points
+
+
+@lru_cache(maxsize=64)
+def _basis(s: int, ends: bool, sigma: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Values at fractions σ of the polynomials through these points (Q, s), or s + 2."""
+    with torch.inference_mode(mode=False):
+        return lagrange(_points(s, ends, dtype, device), torch.tensor(sigma, dtype=dtype, device=device))
+
+
+@cache
 def _means(s: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Values of the polynomials through s Gauss points at those of a finer rule (q, s), and its weights (q,)."""
     points, weights = _gauss(s + 2, dtype, device)
-    with torch.inference_mode(mode=False):
-        return lagrange(_gauss(s, dtype, device)[0], points), weights
+    return _basis(s, False, tuple(points.tolist()), dtype, device), weights
 
 
 class Samples(NamedTuple):
@@ -259,16 +273,14 @@ class Pieces:
 
     def _everywhere(self, values: Tensor, sigma: Tensor, ends: Tensor | None = None) -> Tensor:
         """The same at fractions σ (Q,) of all intervals: (N, Q, B, d)."""
-        points, values = self._values(values, ends)
-        return torch.einsum("qs,nsbd->nqbd", lagrange(points, sigma), values)
+        basis = _basis(self.stages, ends is not None, tuple(sigma.tolist()), sigma.dtype, sigma.device)
+        _, values = self._values(values, ends)
+        return (basis @ values.flatten(2)).reshape(len(values), len(basis), *values.shape[2:])
 
     def _values(self, values: Tensor, ends: Tensor | None) -> tuple[Tensor, Tensor]:
         """Points (s,) and values there (N, s, B, d), with both ends of the intervals if values there are given."""
-        points = gauss(self.stages, values)[0]
-        if ends is None:
-            return points, values
-        around = torch.cat((points.new_zeros(1), points, points.new_ones(1)))
-        return around, torch.cat((ends[:-1, None], values, ends[1:, None]), 1)
+        points = _points(self.stages, ends is not None, values.dtype, values.device)
+        return points, values if ends is None else torch.cat((ends[:-1, None], values, ends[1:, None]), 1)
 
     def samples(self, problem: OptimalControlProblem, t: Tensor, x: Tensor, p: Tensor, sigma: Tensor) -> Samples:
         """The trajectory at fractions of every interval.
@@ -308,8 +320,8 @@ class Pieces:
             Means, in U where U is convex.
         """
         basis, weights = _means(self.stages, self.control.dtype, self.control.device)
-        u = problem.control_set.project(torch.einsum("qs,nsgm->nqgm", basis, self.control))
-        return torch.einsum("q,nqgm->ngm", weights, u)
+        u = (basis @ self.control.flatten(2)).reshape(len(self.control), len(basis), *self.control.shape[2:])
+        return torch.einsum("q,nqgm->ngm", weights, problem.control_set.project(u))
 
 
 def checked_times(t: Tensor, times: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class Stacked:
         except Exception:  # it shows where they are called as they are
             return None
         other = Stacked(self.problem, 0.0, self.begin, self.source, probes=self.probes)
-        other.__dict__.update(tape=self.tape, end_tape=self.end_tape)
+        other.__dict__.update(tape=self.tape, end_tape=self.end_tape, candidates=self.candidates)
         return other if same else None
 
     # -------------------------------------------------------------------- tapes

@@ -73,7 +73,9 @@ def first_solution(camp: Camp, mesh: Mesh, control: Array | None, warm: Start | 
     first = None if warm is None else _warmed(camp, mesh, warm)
     if first is None:
         first = _guessed(camp, mesh, control, tries)
-    _leave_saddles(camp, first)
+    nearby = warm is not None and warm.system is not None and first.solved.all() and first.hat <= camp.final
+    if not nearby:  # else its start, which had been looked at, was a solution of the same problem
+        _leave_saddles(camp, first)
     return first
 
 
