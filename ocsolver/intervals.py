@@ -136,7 +136,7 @@ def _recursion(jacobian: Tensor, right: Tensor, *, transposed: bool) -> Tensor:
     if bool(bad.any()):
         jacobian = torch.where(bad[:, None, None], 0.0, jacobian)
         right = torch.where(bad[:, None], 0.0, right)
-    x = Band(jacobian.detach().cpu().numpy()).solve(right.detach().cpu().numpy(), transposed)
+    x = Band(jacobian.numpy(force=True)).solve(right.numpy(force=True), transposed)
     solution = torch.from_numpy(np.ascontiguousarray(x)).to(right)
     return torch.where(bad[:, None], torch.nan, solution) if bool(bad.any()) else solution
 

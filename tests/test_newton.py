@@ -108,3 +108,19 @@ def test_a_failed_trajectory_does_not_touch_the_others() -> None:
     step, expected = newton_step(broken, rho, good).step, newton_step(sweep, rho, good).step
     torch.testing.assert_close(step[:, good], expected[:, good], rtol=1e-9, atol=1e-12)
     assert bool((step[:, ~good] == 0).all())
+
+
+def test_second_derivatives_may_vanish() -> None:
+    """Of linear dynamics and a cost with kinks torch knows them as a tensor without memory."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0] - x[..., 0]), -1),
+        lambda t, x, u: u.abs().sum(-1),
+        lambda x: 10.0 * x.square().sum(-1),
+        initial_state=[1.0, -1.0],
+        horizon=(0.0, 3.0),
+        control_set=oc.Box(-1.5, 1.5),
+    )
+    start = oc.solve(problem, oc.EMSA(), mesh=30, max_iterations=0, tolerance=None)
+    solution = oc.solve(problem, oc.EMSA(), mesh=30, max_iterations=30, tolerance=None)
+    least = 1.440861  # with two non-negative controls in the place of u and |u|, to 1e-8
+    assert least < float(solution.cost) < 1.25 * least < 0.2 * float(start.cost)

@@ -80,6 +80,8 @@ static void lower(March *y)
     own = known(y);
     measure(&y->frame, at + F, at + END_COST, own + STAGE);
     quadratic(&y->frame, at + F, own[PATH], own + BENT);
+    for (int i = 0; i < 4; i++)
+        own[DUAL + i][0] = found[i];
     state[CORNERS] = 0.0;
     state[THETA_MAX] = larger(1e4 * larger(1.0, own[THETA][0]), 1.0);
 }

@@ -258,7 +258,7 @@ class _Model:
 
 
 def _array(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().cpu().numpy()
+    array: Array = tensor.numpy(force=True)  # zero tensors have no other way
     return array
 
 
