@@ -26,6 +26,7 @@ __all__ = ["Arcs", "find_arcs", "with_arcs"]
 
 AT_BOUND = 1e-3  # distance to a bound, relative to the width, up to which a control is at the bound
 JUMP = 0.25  # change from one interval to the next, relative to the width, from which on it is a jump
+BRIEF = 1e-3  # length of a singular arc, relative to the horizon, that is none: intervals that enclose a switch
 SHORTEST = 3  # intervals of a singular arc, and jumps of a chattering one, at least
 CLOSE = 2  # intervals between two jumps of a chattering arc, at most
 WINDOW = 6  # intervals over which chattering is averaged, to both sides
@@ -212,12 +213,12 @@ def _longest(mask: Array) -> int:
 
 
 def _runs(t: Array, mask: Array) -> list[tuple[float, float, int]]:
-    """Runs of at least SHORTEST intervals where mask (N, m) holds, in the order of time."""
+    """Runs of at least SHORTEST intervals, not all of them narrow, where mask (N, m) holds, in the order of time."""
     found = []
     for j in range(mask.shape[1]):
         edges = np.flatnonzero(np.diff(np.concatenate(([0], mask[:, j].astype(int), [0]))))
         for first, last in zip(edges[::2], edges[1::2], strict=True):
-            if last - first >= SHORTEST:
+            if last - first >= SHORTEST and t[last] - t[first] > BRIEF * (t[-1] - t[0]):
                 found.append((float(t[first]), float(t[last]), j))
     return sorted(found)
 

@@ -199,6 +199,7 @@ def changed(problem: OptimalControlProblem, **parts: Any) -> OptimalControlProbl
     """The problem with other parts, by the names of its constructor."""
     free = problem.free_time
     own: dict[str, Any] = {
+        "dynamics": problem.dynamics,
         "running_cost": problem.running_cost,
         "terminal_cost": problem.terminal_cost,
         "initial_state": problem.free_initial_state or problem.initial_state,
@@ -208,7 +209,7 @@ def changed(problem: OptimalControlProblem, **parts: Any) -> OptimalControlProbl
         "terminal_constraint": problem.terminal_constraint,
         "path_constraint": problem.path_constraint,
     }
-    return OptimalControlProblem(problem.dynamics, **(own | parts))
+    return OptimalControlProblem(**(own | parts))
 
 
 def with_some_states(problem: OptimalControlProblem, rows: Any) -> OptimalControlProblem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -1233,3 +1234,18 @@ def test_kinks_and_several_bounded_controls_leave_a_gap_below_the_tolerance() ->
     solution = oc.solve(problem, oc.Collocation())
     assert solution.status == [Status.CONVERGED]
     assert float(solution.cost) == pytest.approx(1.74963825, abs=1e-7)
+
+
+def test_derivatives_that_are_not_finite_are_named() -> None:
+    """The norm of a control has none at zero, where the first guess is."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.cat((x[..., 2:], u), -1),
+        lambda t, x, u: u.square().sum(-1).sqrt(),
+        initial_state=[1.0, -1.0, 0.2, 0.0],
+        horizon=(0.0, 5.0),
+        control_set=oc.Box([-1.0, -1.0], [1.0, 1.0]),
+        terminal_constraint=oc.Constraint(lambda x: x),
+    )
+    solution = solve_quietly(problem, oc.Collocation())
+    assert solution.status[0] is Status.NONFINITE
+    assert re.search(r"derivatives .* not finite at t = .*, u = \[0, 0\], .* norm at zero", solution.notes[0])

@@ -30,13 +30,13 @@ from problems import (
 def set_up(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The problems that were set up from scratch."""
     seen: list[Any] = []
-    real = Collocation._posed
+    real = Collocation._statements
 
-    def posed(self: Collocation, problem: Any, *rest: Any) -> Any:
+    def statements(self: Collocation, problem: Any, *rest: Any) -> Any:
         seen.append(problem)
         return real(self, problem, *rest)
 
-    monkeypatch.setattr(Collocation, "_posed", posed)
+    monkeypatch.setattr(Collocation, "_statements", statements)
     return seen
 
 

@@ -240,16 +240,40 @@ class Campaign:
         )
         for g in range(len(solved)):
             status, note = self.ending, ""
+            undefined = self._undefined(g)
+            if status is None and undefined:
+                status, note = Status.NONFINITE, undefined
             if status is None:
                 status, note = ending.verdict(g, self.stop, self.counts["iterations"], self._worst)
             self.status.append(status)
             self.notes.append(note)
         self.lost = ~self.successes & ~(camp.admissible & ending.meaningful)
 
+    def _times(self, g: int) -> Array:
+        """Of the points, as the user knows them (N, s)."""
+        t = self.camp.mesh.points[:, :, g]
+        return self.stacked.begin + t * self.camp.point.nodes[0, g, -1] if self.clocked else t
+
+    def _undefined(self, g: int) -> str:
+        """Where functions are finite and their derivatives are not; an empty text if nowhere."""
+        values = self.camp.model.now.values
+        assert values.jacobian is not None
+        assert values.hessian is not None
+        defined = np.isfinite(values.f[:, :, g]).all(-1) & np.isfinite(values.running[:, :, g])
+        defined &= np.isfinite(values.c[:, :, g]).all(-1)
+        smooth = np.isfinite(values.jacobian[:, :, g]).all((-1, -2)) & np.isfinite(values.hessian[:, :, g]).all(
+            (-1, -2)
+        )
+        rough = np.argwhere(defined & ~smooth)
+        if not len(rough):
+            return ""
+        k, i = rough[0]
+        u = ", ".join(f"{value:.4g}" for value in self.stacked.controls(self.camp.point.u[k, i, g]))
+        where = f"t = {self._times(g)[k, i]:.6g}, u = [{u}]"
+        return f"derivatives of the functions are not finite at {where}, as those of a root or a norm at zero"
+
     def _worst(self, g: int) -> str | None:
         """Which constraint of a group is violated most, by how much, and when."""
-        t = self.camp.mesh.points[:, :, g]
-        if self.clocked:
-            t = self.stacked.begin + t * self.camp.point.nodes[0, g, -1]
+        t = self._times(g)
         constraints = len(self.limits.path_lower) // self.stacked.members
         return worst_violation(self.camp.model.now, self.limits, g, t, constraints, self.of_the_set)

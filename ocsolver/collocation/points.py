@@ -21,7 +21,7 @@ from ocsolver.hamiltonian import dynamics, running_cost
 from ocsolver.problem import OptimalControlProblem, with_some_states
 from ocsolver.tape.program import simulated
 
-__all__ = ["EndPoint", "PointValues", "Stacked", "preference", "weighted"]
+__all__ = ["EndPoint", "Guise", "PointValues", "Stacked", "preference", "weighted"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Tape = TypeVar("Tape", PointTape, EndTape)
@@ -50,6 +50,13 @@ class EndPoint(NamedTuple):
     hessian: Array  # (G, v, v), of Φ + ν·c
 
 
+class Guise(NamedTuple):
+    """How the controls of a user's problem are hidden in those of another one."""
+
+    mixing: Array  # (m, m + K), user's controls as combinations of the others
+    rows: int  # path constraints, the last ones, that belong to the guise
+
+
 @dataclass(eq=False)
 class Stacked:
     """A problem as G independent ones with v states each: v = n, or B·n where all trajectories share one control.
@@ -64,6 +71,7 @@ class Stacked:
     source: OptimalControlProblem | None = None  # the problem whose functions this one is made of, if it is another
     memory: list[Any] = field(default_factory=list)  # of the rounding, from one iteration to the next
     probes: list[tuple[Callable[[], Tensor], Array]] = field(default_factory=list)  # functions, and what tapes say
+    guise: Guise | None = None  # of the controls
 
     @property
     def separable(self) -> bool:
@@ -72,7 +80,7 @@ class Stacked:
 
     def part(self, rows: Array) -> Stacked:
         """Some of the groups, if they are separable."""
-        part = Stacked(with_some_states(self.problem, rows), self.epsilon, self.begin, self.source)
+        part = Stacked(with_some_states(self.problem, rows), self.epsilon, self.begin, self.source, guise=self.guise)
         part.__dict__.update(tape=self.tape, end_tape=self.end_tape)
         return part
 
@@ -85,7 +93,7 @@ class Stacked:
                 same = all(_agree(found, _array(exact())) for exact, found in self.probes)
         except Exception:  # it shows where they are called as they are
             return None
-        other = Stacked(self.problem, 0.0, self.begin, self.source, probes=self.probes)
+        other = Stacked(self.problem, 0.0, self.begin, self.source, probes=self.probes, guise=self.guise)
         other.__dict__.update(tape=self.tape, end_tape=self.end_tape, candidates=self.candidates)
         return other if same else None
 
@@ -211,7 +219,20 @@ class Stacked:
     def project(self, u: Array) -> Array:
         """Controls between their bounds (*b, G, m), projected onto the control set if it is no box."""
         control_set = (self.source or self.problem).control_set
-        return u if control_set is self.problem.control_set else _array(control_set.project(self.tensor(u)))
+        if control_set is self.problem.control_set or not self._curved:
+            return u
+        own = _array(control_set.project(self.tensor(u[..., : control_set.m])))
+        return own if control_set.m == u.shape[-1] else np.concatenate((own, u[..., control_set.m :]), -1)
+
+    def controls(self, u: Array) -> Array:
+        """Controls (*b, m) as the user has stated them."""
+        return u if self.guise is None else u @ self.guise.mixing.T
+
+    @cached_property
+    def _curved(self) -> bool:
+        """Whether the control set is more than its bounds."""
+        control_set = (self.source or self.problem).control_set
+        return bool(control_set.inequalities(self.problem.initial_state.new_zeros(control_set.m)).numel())
 
     def unstack(self, x: Tensor) -> Tensor:
         """States (*b, G, v) as the user sees them: (*b, B, n)."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import group_mean
+from ocsolver.collocation.absolutes import Absolutes
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.points import Stacked
@@ -116,7 +117,7 @@ def iterate_of(problem: OptimalControlProblem, camp: Camp) -> SimpleNamespace:
     view, point = _View(problem), camp.point
     return SimpleNamespace(
         t=view.times(camp.mesh.t, point.nodes),
-        u=view.tensor(np.einsum("s,nsgm->ngm", camp.mesh.tableau.b, point.u)),
+        u=view.tensor(np.einsum("s,nsgm->ngm", camp.mesh.tableau.b, camp.stacked.controls(point.u))),
         x=view.states(point.nodes),
         p=view.costates(point.costates),
         cost=view.tensor(camp.cost),
@@ -138,7 +139,7 @@ def report(
         multipliers["path_constraint"] = torch.einsum("s,nsgc->ngc", view.tensor(gauss(campaign.stages).b), y)
     if problem.terminal_constraint is not None:
         multipliers["terminal_constraint"] = view.multipliers(ended.nu)
-    pieces = Pieces(view.tensor(ended.u), view.states(ended.x), view.costates(ended.p), y)
+    pieces = Pieces(view.tensor(campaign.stacked.controls(ended.u)), view.states(ended.x), view.costates(ended.p), y)
     counts = {"iterations_alone": sum(own.counts["iterations"] for own in alone.values())} if alone else {}
     return Solution(
         residual=view.tensor(ended.residual),
@@ -185,9 +186,16 @@ class Warm(NamedTuple):
 
 
 def warm_start(
-    problem: OptimalControlProblem, unit: OptimalControlProblem, solution: Solution, s: int, nodes: Array | None
+    problem: OptimalControlProblem,
+    unit: OptimalControlProblem,
+    solution: Solution,
+    s: int,
+    nodes: Array | None,
+    absolutes: Absolutes | None,
 ) -> Warm:
     """A start from a Solution of this or a similar problem: states, control and costates at the Gauss points.
+
+    Controls may stand for `absolutes`.
 
     Where the horizons overlap, as in receding-horizon control, times are those of the solution; else they count from
     the start.
@@ -214,7 +222,9 @@ def warm_start(
         return values.reshape(len(values), G, -1)
 
     x, p = stack(state, t1 - t0), stack(costate, 0.0) / members
-    u = np.broadcast_to(control, (len(control), G, problem.m))
+    if absolutes is not None:
+        control = _array(absolutes.extended(times[:, None], at[0], at[2]))
+    u = np.broadcast_to(control, (len(control), G, unit.m))
 
     def inside(values: Array) -> Array:
         return np.asarray(values[count:].reshape(N, s, *values.shape[1:]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ocsolver._call import call
 from ocsolver.arcs import with_arcs
 from ocsolver.boxed import in_a_box
+from ocsolver.collocation.absolutes import Absolutes
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.errors import VIOLATION
@@ -97,28 +98,43 @@ class Collocation(Solver):
         _check_supported(problem, discretization)
         given = discretization.mesh
         memory = start.memory if isinstance(start, Solution) and given is None else None
-        posed = memory.posed(problem, self.stages) if isinstance(memory, Memory) else None
-        posed = self._posed(problem, given, start) if posed is None else posed
-        stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
+        known = memory.posed(problem, self.stages) if isinstance(memory, Memory) else None
         bar = tqdm(total=limits.max_iterations, desc="Collocation") if limits.progress else None
         watched = limits.progress or limits.callback is not None
         reporter = _Reporter(self, problem, limits, bar) if watched else None
-        rows = problem.control_set.inequalities(problem.initial_state.new_zeros(problem.m)).numel()
-        setting = self.stages, self.max_intervals, stop, problem.free_time is not None, reporter, rows
+        stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
+        outside, tried = violated_start(problem), list[tuple[Campaign, Posed]]()
         damps = problem.path_constraint is not None and problem.path_constraint.arguments == 2
-        campaign = Campaign(posed.stacked, posed.limits, *setting, damps)
-        outside = violated_start(problem)
-        if posed.warm is not None:
-            campaign.run(posed.nodes, warm=posed.warm)
-        else:
-            finer = start is None and given is None and not any(outside)
-            campaign = _best(campaign, posed.nodes, posed.control, finer=finer)
+        finer = start is None and given is None and not any(outside)
+        for posed in self._statements(problem, given, start) if known is None else (known,):
+            campaign = self._campaign(problem, posed, stop, reporter, damps)
+            if tried:
+                campaign.history, campaign.counts = tried[0][0].history, tried[0][0].counts | {"meshes": 0}
+            if posed.warm is not None:
+                campaign.run(posed.nodes, warm=posed.warm)
+            else:
+                campaign = _best(campaign, posed.nodes, posed.control, finer=finer)
+            tried.append((campaign, posed))
+            if campaign.successes.all() or campaign.ending is not None or not campaign.camp.time_left():
+                break
         if bar is not None:
             bar.close()
+        campaign, posed = max(tried, key=lambda one: merit(one[0]))
+        campaign.history, campaign.counts = tried[-1][0].history, tried[-1][0].counts
         alone = _alone(campaign, posed, damps, outside)
         _explain(campaign, outside, lambda: self._first(problem, given, start))
         solution: Solution = with_arcs(report(problem, campaign, alone, begin, repr(self)))
         return solution
+
+    def _campaign(
+        self, problem: OptimalControlProblem, posed: Posed, stop: Stop, reporter: Any, damps: bool
+    ) -> Campaign:
+        """A campaign that is not known to have path constraints beyond those of the problem."""
+        rows = problem.control_set.inequalities(problem.initial_state.new_zeros(problem.m)).numel()
+        rows += 0 if posed.stacked.guise is None else posed.stacked.guise.rows
+        clocked = problem.free_time is not None
+        setting = self.stages, self.max_intervals, stop, clocked, reporter, rows, damps
+        return Campaign(posed.stacked, posed.limits, *setting)
 
     @staticmethod
     def _first(problem: OptimalControlProblem, mesh: Any, start: Any) -> tuple[ContinuousTranscription, Control]:
@@ -128,24 +144,54 @@ class Collocation(Solver):
         inner = transcribe(problem, Discretization(mesh, None, None))
         return inner, inner.start(None if isinstance(start, Solution) else start)
 
-    def _posed(self, problem: OptimalControlProblem, mesh: Any, start: Any) -> Posed:
-        """A problem that has been checked."""
+    def _statements(self, problem: OptimalControlProblem, mesh: Any, start: Any) -> Iterator[Posed]:
+        """The problem, checked: as it is, and with controls in the place of absolute values, if there are some.
+
+        The latter comes first where they are those of controls: kinks of states are passed in an instant.
+        """
         inner, control = self._first(problem, mesh, start)
         inner.check(control, derivatives=False)
         _check_constraints(problem, control[0])
         boxed = in_a_box(problem)
         assert boxed is not None
-        unit = on_unit_time(boxed)
-        stacked = Stacked(unit, begin=problem.horizon[0], source=problem)
-        if stacked.tape is None or stacked.end_tape is None:  # else they have been read operation by operation
+        plain = Stacked(on_unit_time(boxed), begin=problem.horizon[0], source=problem)
+        statements: list[tuple[Stacked, Absolutes | None]] = [(plain, None)]
+        if not plain.separable:  # else its functions have been read operation by operation
             inner.check_derivatives(control)
+            absolutes = Absolutes.of(boxed)
+            if absolutes is not None:
+                unit = on_unit_time(absolutes.smooth)
+                smooth = Stacked(unit, begin=problem.horizon[0], source=problem, guise=absolutes.guise)
+                if smooth.separable:
+                    statements.insert(0 if absolutes.of_controls else 1, (smooth, absolutes))
+        for stacked, kinks in statements:
+            yield self._posed(problem, stacked, kinks, inner, control, mesh, start)
+
+    def _posed(
+        self,
+        problem: OptimalControlProblem,
+        stacked: Stacked,
+        absolutes: Absolutes | None,
+        inner: ContinuousTranscription,
+        control: Control,
+        mesh: Any,
+        start: Any,
+    ) -> Posed:
+        """Where campaigns start."""
+        unit = stacked.problem
         sides, (t0, t1) = limits_of(stacked), unit.horizon
         if isinstance(start, Solution) and start.problem is not None:
             own = None if mesh is None else inner.mesh.nodes.numpy()
-            warm = warm_start(problem, unit, start, self.stages, own)
+            warm = warm_start(problem, unit, start, self.stages, own, absolutes)
             return Posed(stacked, sides, t0 + (t1 - t0) * warm.fractions, warm=warm.start)
         nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
-        return Posed(stacked, sides, nodes, None if start is None else control[0].to(torch.float64).cpu().numpy())
+        if start is None:
+            return Posed(stacked, sides, nodes)
+        u = control[0]
+        if absolutes is not None:
+            x = problem.initial_state.expand(len(u), -1, -1)
+            u = absolutes.extended(inner.nodes[:-1, None], x, u)
+        return Posed(stacked, sides, nodes, u.to(torch.float64).cpu().numpy())
 
 
 @dataclass(eq=False)
