@@ -79,6 +79,18 @@ def test_the_least_fuel_is_that_of_two_nonnegative_controls(parts: dict[str, Any
     assert float(rest.abs().max()) < 1e-5  # neither bound, nor singular: |u| alone holds it at zero
 
 
+def test_polynomials_of_both_parts_keep_their_bounds() -> None:
+    """Where a part reaches zero inside of an interval; else the cost of their difference is another one."""
+
+    def cost(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return u.abs().sum(-1) + 0.5 * u.square().sum(-1) + x.square().sum(-1)
+
+    solution = oc.solve(build(cost, horizon=(0.0, 4.0)), oc.Collocation(), tolerance=1e-6)
+    assert float(solution.certificate.cost_error) < 2e-6
+    precise = oc.SolveIVP("DOP853", rtol=1e-10, atol=1e-10)
+    assert float(solution.resimulate(precise)) == pytest.approx(float(solution.cost), abs=2e-6)
+
+
 def test_rest_at_a_kink_of_states_and_controls() -> None:
     """|x| + |u|/10 from 1: full throttle to zero, J = 1/3 + 1/10."""
     problem = oc.OptimalControlProblem(

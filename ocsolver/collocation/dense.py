@@ -51,12 +51,12 @@ def with_ends(tableau: Tableau, nodes: Array, stages: Array) -> Array:
     return np.concatenate(parts, 1)
 
 
-def limited(tableau: Tableau, u: Array, lower: Array, upper: Array) -> Array:
+def limited(tableau: Tableau, u: Array, lower: Array, upper: Array, strict: Array | None = None) -> Array:
     """Controls (N, s, G, m) whose polynomials keep their integral and their bounds (m,) where controls jump.
 
     They are drawn towards their mean [1]_. To cut off what leaves the bounds is right where a control reaches them
     smoothly; but at a jump it changes the integral, and with it where the trajectory leads, by more than all other
-    errors.
+    errors. Nobody cuts off what leaves the bounds of `strict` controls (m,), so they keep them everywhere.
 
     .. [1] X. Zhang, C.-W. Shu, *On maximum-principle-satisfying high order schemes for scalar conservation laws*,
        J. Comput. Phys. 229 (2010), equation (2.7).
@@ -66,6 +66,8 @@ def limited(tableau: Tableau, u: Array, lower: Array, upper: Array) -> Array:
     steep = np.zeros((N * s + 1, *u.shape[2:]), dtype=bool)  # before the first point, between points, after the last
     steep[1:-1] = np.abs(np.diff(u.reshape(N * s, *u.shape[2:]), axis=0)) > JUMP * np.where(width > 0, width, np.inf)
     jumps = np.any([steep[k : N * s + k : s] for k in range(s + 1)], axis=0)  # of every interval (N, G, m)
+    if strict is not None:
+        jumps = jumps | strict
     if not jumps.any():
         return u
     mean = np.einsum("s,nsgm->ngm", tableau.b, u)[:, None]

@@ -56,6 +56,12 @@ class Guise(NamedTuple):
     mixing: Array  # (m, m + K), user's controls as combinations of the others
     rows: int  # path constraints, the last ones, that belong to the guise
 
+    @property
+    def strict(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Controls whose bounds are none of a user's control (m + K,): both parts of those that are differences."""
+        negative = self.mixing < 0.0
+        return np.append(np.any(negative, 1), np.any(negative, 0)[len(negative) :])
+
 
 @dataclass(eq=False)
 class Stacked:

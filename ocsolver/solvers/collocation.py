@@ -103,25 +103,24 @@ class Collocation(Solver):
         watched = limits.progress or limits.callback is not None
         reporter = _Reporter(self, problem, limits, bar) if watched else None
         stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
-        outside, tried = violated_start(problem), list[tuple[Campaign, Posed]]()
+        outside, tried = violated_start(problem), list[tuple[Campaign, dict[int, Campaign]]]()
         damps = problem.path_constraint is not None and problem.path_constraint.arguments == 2
         finer = start is None and given is None and not any(outside)
         for posed in self._statements(problem, given, start) if known is None else (known,):
             campaign = self._campaign(problem, posed, stop, reporter, damps)
-            if tried:
+            if tried:  # one run, as its history goes
                 campaign.history, campaign.counts = tried[0][0].history, tried[0][0].counts | {"meshes": 0}
             if posed.warm is not None:
                 campaign.run(posed.nodes, warm=posed.warm)
             else:
                 campaign = _best(campaign, posed.nodes, posed.control, finer=finer)
-            tried.append((campaign, posed))
+            tried.append((campaign, _alone(campaign, posed, damps, outside)))
             if campaign.successes.all() or campaign.ending is not None or not campaign.camp.time_left():
                 break
         if bar is not None:
             bar.close()
-        campaign, posed = max(tried, key=lambda one: merit(one[0]))
+        campaign, alone = max(tried, key=lambda one: merit(one[0]))
         campaign.history, campaign.counts = tried[-1][0].history, tried[-1][0].counts
-        alone = _alone(campaign, posed, damps, outside)
         _explain(campaign, outside, lambda: self._first(problem, given, start))
         solution: Solution = with_arcs(report(problem, campaign, alone, begin, repr(self)))
         return solution
@@ -129,7 +128,7 @@ class Collocation(Solver):
     def _campaign(
         self, problem: OptimalControlProblem, posed: Posed, stop: Stop, reporter: Any, damps: bool
     ) -> Campaign:
-        """A campaign that is not known to have path constraints beyond those of the problem."""
+        """A campaign for one statement of the problem."""
         rows = problem.control_set.inequalities(problem.initial_state.new_zeros(problem.m)).numel()
         rows += 0 if posed.stacked.guise is None else posed.stacked.guise.rows
         clocked = problem.free_time is not None

@@ -43,7 +43,8 @@ class Ended:
         """Where a campaign has ended."""
         camp = campaign.camp
         tableau, point, limits = camp.mesh.tableau, camp.point, camp.limits
-        u = limited(tableau, point.u, limits.control_lower, limits.control_upper)
+        strict = None if camp.stacked.guise is None else camp.stacked.guise.strict
+        u = limited(tableau, point.u, limits.control_lower, limits.control_upper, strict)
         inside = point.x, point.p, u, point.y
         if tableau.closed:
             at = between(camp.stacked, limits, camp.mesh, replace(point, u=u), gauss(tableau.s).c)
