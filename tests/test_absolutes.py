@@ -144,8 +144,15 @@ def test_only_absolute_values_that_cost_have_controls_in_their_places(running_co
     assert (Absolutes.of(build(running_cost)) is not None) is found
 
 
-def test_one_control_of_many_trajectories_is_left_as_it_is() -> None:
+def test_what_cannot_be_recorded_is_left_as_it_is() -> None:
+    def choosy(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        if x.shape[0] != 2:
+            raise ValueError("only pairs")
+        return u[..., 0].abs()
+
     assert Absolutes.of(build(initial_state=STATES, shared_control=True)) is None
+    assert Absolutes.of(build(initial_state=torch.tensor([1.0, -1.0]))) is None
+    assert Absolutes.of(build(choosy)) is None
 
 
 def test_new_controls_say_the_same() -> None:

@@ -75,20 +75,24 @@ class Absolutes:
     def of(cls, problem: OptimalControlProblem) -> Absolutes | None:
         """Those of a problem; None if there are none, or they cannot be controls."""
         cost, x = problem.running_cost, problem.initial_state
-        if (
-            cost is None
-            or problem.control_set.bounds(x) is None
-            or (problem.shared_control and problem.trajectories > 1)
-        ):
+        alone = not problem.shared_control or problem.trajectories == 1
+        if cost is None or problem.control_set.bounds(x) is None or not alone:
             return None
-        x = x[None].repeat(2, 1, 1).requires_grad_()
-        u = problem.control_set.project(x.new_zeros(*x.shape[:-1], problem.m)).requires_grad_()
-        t = x.new_full((2, 1), problem.horizon[0]).requires_grad_()
+        if x.dtype != torch.float64 or x.device.type != "cpu":  # nothing can be recorded, kinks or not
+            return None
         try:
-            with torch.enable_grad(), _StandIns() as seen:
-                cost(t, x, u)
+            return cls._read(problem, cost)
         except Exception:  # whatever is wrong with it shows where it is called as it is
             return None
+
+    @classmethod
+    def _read(cls, problem: OptimalControlProblem, cost: Cost) -> Absolutes | None:
+        """The same, of a cost that is called with states and controls nobody has seen yet."""
+        x = problem.initial_state[None].repeat(2, 1, 1).requires_grad_()
+        u = problem.control_set.project(x.new_zeros(*x.shape[:-1], problem.m)).requires_grad_()
+        t = x.new_full((2, 1), problem.horizon[0]).requires_grad_()
+        with torch.enable_grad(), _StandIns() as seen:
+            cost(t, x, u)
         places = [z.requires_grad for z in seen.arguments]
         kinks = [z for z in seen.arguments if z.requires_grad]
         if not kinks or any(z.shape[:2] != x.shape[:2] for z in kinks):
@@ -100,7 +104,7 @@ class Absolutes:
         ]
         unknown = x.new_full((_size(shapes), 1 + problem.m), torch.nan)
         found = cls(problem, cost, places, shapes, unknown, any(own[2] is not None for own in slopes))
-        mask = torch.tensor([one for own in alone for one in own], device=x.device)[:, None]
+        mask = torch.tensor([one for own in alone for one in own])[:, None]
         found = replace(found, affine=torch.where(mask, found._fitted(x.detach()[:1]), torch.nan))
         return found if found._pay(x.detach()[:1]) else None
 
