@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import ocsolver as oc
-from ocsolver.solvers import collocation
+from ocsolver.solvers import attempts, collocation
 from ocsolver.solvers.ended import Ended
 
 STATES = torch.tensor([[-1.0, 0.0], [-1.2, 0.3], [0.8, 0.1], [1.5, -0.2], [-0.5, 0.6]], dtype=torch.float64)
@@ -50,7 +50,7 @@ def test_all_groups_of_a_batch_are_right() -> None:
 @pytest.fixture
 def one_fails(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Whatever group 3 of a batch has reached, it counts as stalled; the campaigns of all."""
-    real, campaigns = collocation._best, list[Any]()
+    real, campaigns = attempts.best, list[Any]()
 
     def best(first: Any, *rest: Any, **options: Any) -> Any:
         found = real(first, *rest, **options)
@@ -60,7 +60,8 @@ def one_fails(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         campaigns.append(found)
         return found
 
-    monkeypatch.setattr(collocation, "_best", best)
+    for module in (attempts, collocation):
+        monkeypatch.setattr(module, "best", best)
     return campaigns
 
 
@@ -106,13 +107,14 @@ def test_meshes_of_all_groups_have_equally_many_intervals(one_fails: list[Any]) 
 def test_too_many_failures_are_not_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something is wrong with all of them: ends that nobody reaches."""
     campaigns = []
-    real = collocation._best
+    real = attempts.best
 
     def best(first: Any, *rest: Any, **options: Any) -> Any:
         campaigns.append(len(first.stacked.problem.initial_state))
         return real(first, *rest, **options)
 
-    monkeypatch.setattr(collocation, "_best", best)
+    for module in (attempts, collocation):
+        monkeypatch.setattr(module, "best", best)
     states = torch.cat((STATES, STATES + 0.1))
     problem = oc.OptimalControlProblem(
         lambda t, x, u: torch.stack((x[..., 1], u[..., 0]), -1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,7 @@ from ocsolver.collocation.absolutes import Absolutes
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.errors import VIOLATION
-from ocsolver.collocation.guess import Tries
 from ocsolver.collocation.points import Stacked
-from ocsolver.collocation.refine import divided
 from ocsolver.collocation.stop import Stop
 from ocsolver.constraints import Constraint
 from ocsolver.continuous import ContinuousTranscription, check_numbers
@@ -30,18 +28,16 @@ from ocsolver.freetime import on_unit_time
 from ocsolver.maximizers.base import positive_int
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
+from ocsolver.solvers.attempts import FAILURES, best, merit, tried_alone
 from ocsolver.solvers.base import Limits, Solver
 from ocsolver.solvers.collocated import iterate_of, limits_of, report, warm_start
 from ocsolver.solvers.recalled import Memory, Posed
 from ocsolver.status import Status
 from ocsolver.transcription import Control, Discretization, transcribe
 
-__all__ = ["Collocation", "merit", "violated_start"]
+__all__ = ["Collocation", "violated_start"]
 
 INTERVALS = 25  # of the first mesh
-FINER = 4  # parts of its intervals where it leads nowhere
-FEW, SHARE = 4, 8  # failing groups that are tried alone: so many, and one in so many groups
-FAILURES = (Status.STALLED, Status.INFEASIBLE, Status.NONFINITE)
 
 
 @dataclass(frozen=True)
@@ -113,8 +109,8 @@ class Collocation(Solver):
             if posed.warm is not None:
                 campaign.run(posed.nodes, warm=posed.warm)
             else:
-                campaign = _best(campaign, posed.nodes, posed.control, finer=finer)
-            tried.append((campaign, _alone(campaign, posed, damps, outside)))
+                campaign = best(campaign, posed.nodes, posed.control, finer=finer)
+            tried.append((campaign, tried_alone(campaign, posed, damps, outside)))
             if campaign.successes.all() or campaign.ending is not None or not campaign.camp.time_left():
                 break
         if bar is not None:
@@ -210,83 +206,6 @@ class _Reporter:
         if self.limits.callback is None:
             return False
         return bool(self.limits.callback(k, iterate_of(self.problem, camp)))
-
-
-def _best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:
-    """Run from a given mesh, and where that leads nowhere from a `finer` one, or by another method.
-
-    Of the guesses, the finer mesh has the first one alone, but before the others: it costs less than these. Gauss's
-    method takes the place of Radau's where that has failed, and Radau's that of Gauss's where it has found singular
-    arcs, along which controls may rattle.
-    """
-    alone = finer and first.stacked.groups == 1  # in a batch, those that did well would pay for the others
-    first.tries = Tries.FIRST if alone else Tries.ALL
-    first.run(nodes, control)
-    tried = [first]
-
-    def attempt(campaign: Campaign, nodes: Any) -> None:
-        tried.append(campaign)
-        campaign.run(nodes, control)
-
-    def failing() -> bool:
-        last = tried[-1]
-        return last.ending is None and last.camp.time_left() and not last.successes.all()
-
-    def nowhere() -> bool:
-        return failing() and (bool(tried[-1].lost.all()) or not tried[-1].started)
-
-    if finer and nowhere():
-        fine = np.stack([divided(own, np.full(len(nodes) - 1, FINER)) for own in nodes.T], 1)
-        attempt(first.another(damps=first.damps, at_once=first.damps, tries=Tries.FIRST), fine)
-        if not first.started and nowhere():
-            attempt(tried[-1].another(damps=first.damps, tries=Tries.OTHERS), nodes)
-    if (first.damped or tried[-1].damped) and failing():
-        attempt(tried[-1].another(damps=False), nodes)
-    if failing() and 2 * tried[-1].successes.sum() <= first.stacked.groups:  # the others would pay for a few
-        best = max(tried, key=merit)
-        if best.rested and not best.damped:
-            attempt(tried[-1].another(damps=False, at_once=True), best.nodes)
-    best = max(tried, key=merit)  # of equals, the first
-    best.history, best.counts = tried[-1].history, tried[-1].counts
-    return best
-
-
-def _alone(batch: Campaign, posed: Posed, damps: bool, outside: list[str]) -> dict[int, Campaign]:
-    """Of a batch, groups that failed though most others did not, each tried as a problem of its own.
-
-    What succeeds takes its place in the batch: its status, its notes, and what is known of its cost.
-    """
-    retried = (*FAILURES, Status.MAX_ITERATIONS)  # the others may have used them up
-    failing = [g for g, status in enumerate(batch.status) if status in retried and not outside[g]]
-    G, stacked = len(batch.status), posed.stacked
-    if G == 1 or batch.ending is not None or not stacked.separable or len(failing) > FEW + G // SHARE:
-        return {}
-    better: dict[int, Campaign] = {}
-    for g in failing:
-        if batch.stop.late():
-            break
-        rows = np.array([g])
-        own = replace(
-            batch.another(damps=damps),
-            stacked=stacked.part(rows),
-            limits=posed.limits.part(rows),
-            callback=None,
-            history=[],
-            counts={"iterations": 0, "meshes": 0},
-        )
-        control = None if posed.control is None else posed.control[:, rows]
-        found = _best(own, posed.nodes[:, rows], control, finer=control is None)
-        if found.successes.all():
-            better[g] = found
-            batch.status[g], batch.notes[g] = found.status[0], found.notes[0]
-            batch.error[g], batch.camp.cost[g] = found.error[0], found.camp.cost[0]
-    return better
-
-
-def merit(campaign: Campaign) -> tuple[int, int, float]:
-    """How well a campaign has ended: groups that succeeded, others that are not lost, and how low their costs are."""
-    near = ~campaign.lost
-    return int(campaign.successes.sum()), int(near.sum()), -float((campaign.camp.cost + campaign.error)[near].sum())
 
 
 def violated_start(problem: OptimalControlProblem) -> list[str]:
