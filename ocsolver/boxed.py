@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ocsolver.constraints import Constraint
-from ocsolver.problem import OptimalControlProblem, changed
+from ocsolver.problem import OptimalControlProblem, changed, with_rows
 from ocsolver.sets import Box
 
 __all__ = ["in_a_box"]
@@ -39,23 +38,16 @@ def in_a_box(problem: OptimalControlProblem) -> OptimalControlProblem | None:
     >>> in_a_box(problem).path_constraint
     Constraint(lower=[-inf], upper=[0.0])
     """
-    control_set, path = problem.control_set, problem.path_constraint
-    like = problem.initial_state
+    control_set, like = problem.control_set, problem.initial_state
     if control_set.bounds(like) is not None:
         return problem
     sides = control_set.enclosure(like)
     if sides is None:
         return None
-    t, u = like.new_full((1,), problem.horizon[0]), control_set.project(like.new_zeros(problem.groups, problem.m))
-    count = control_set.inequalities(u).shape[-1]
-    lower, upper = like.new_full((count,), -torch.inf), like.new_zeros(count)
-    if path is not None:
-        with torch.no_grad():
-            own = path.bounds(path.path(t, like, u))
-        lower, upper = torch.cat((own[0], lower)), torch.cat((own[1], upper))
+    count = control_set.inequalities(like.new_zeros(problem.m)).shape[-1]
 
-    def constraint(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
-        rows = control_set.inequalities(u).expand(*x.shape[:-1], count)
-        return rows if path is None else torch.cat((path.path(t, x, u), rows), -1)
+    def rows(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return control_set.inequalities(u).expand(*x.shape[:-1], count)
 
-    return changed(problem, control_set=Box(*sides), path_constraint=Constraint(constraint, lower, upper))
+    more = with_rows(problem, rows, like.new_full((count,), -torch.inf), like.new_zeros(count))
+    return changed(more, control_set=Box(*sides))

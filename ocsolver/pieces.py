@@ -81,13 +81,6 @@ def _basis(s: int, ends: bool, sigma: tuple[float, ...], dtype: torch.dtype, dev
         return lagrange(_points(s, ends, dtype, device), torch.tensor(sigma, dtype=dtype, device=device))
 
 
-@cache
-def _means(s: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Values of the polynomials through s Gauss points at those of a finer rule (q, s), and its weights (q,)."""
-    points, weights = _gauss(s + 2, dtype, device)
-    return _basis(s, False, tuple(points.tolist()), dtype, device), weights
-
-
 class Samples(NamedTuple):
     """A trajectory at the same Q fractions of every interval."""
 
@@ -319,9 +312,9 @@ class Pieces:
         Tensor, shape (N, G, m)
             Means, in U where U is convex.
         """
-        basis, weights = _means(self.stages, self.control.dtype, self.control.device)
-        u = (basis @ self.control.flatten(2)).reshape(len(self.control), len(basis), *self.control.shape[2:])
-        return torch.einsum("q,nqgm->ngm", weights, problem.control_set.project(u))
+        points, weights = gauss(self.stages + 2, self.control)
+        u = problem.control_set.project(self._everywhere(self.control, points))
+        return torch.einsum("q,nqgm->ngm", weights, u)
 
 
 def checked_times(t: Tensor, times: Tensor) -> Tensor:

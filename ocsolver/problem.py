@@ -212,6 +212,21 @@ def changed(problem: OptimalControlProblem, **parts: Any) -> OptimalControlProbl
     return OptimalControlProblem(**(own | parts))
 
 
+def with_rows(problem: OptimalControlProblem, rows: Dynamics, lower: Tensor, upper: Tensor) -> OptimalControlProblem:
+    """The problem with more path constraints, the last ones: rows (t, x, u) -> (*b, B, r) between bounds (r,)."""
+    path, x = problem.path_constraint, problem.initial_state
+    if path is not None:
+        t, u = x.new_full((1,), problem.horizon[0]), problem.control_set.project(x.new_zeros(problem.groups, problem.m))
+        with torch.no_grad():
+            own = path.bounds(path.path(t, x, u))
+        lower, upper = torch.cat((own[0], lower)), torch.cat((own[1], upper))
+
+    def constraint(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return rows(t, x, u) if path is None else torch.cat((path.path(t, x, u), rows(t, x, u)), -1)
+
+    return changed(problem, path_constraint=Constraint(constraint, lower, upper))
+
+
 def with_some_states(problem: OptimalControlProblem, rows: Any) -> OptimalControlProblem:
     """The problem with some of its initial states."""
     free = problem.free_initial_state

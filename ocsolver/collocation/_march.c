@@ -219,13 +219,17 @@ static int visit(March *y, int target, int whole)
 }
 
 /* Primal variables after a step. */
-static int try_at(March *y, int target, double **d, double alpha)
+static void place(March *y, double **to, double **d, double alpha)
 {
-    double **to = y->sets[target];
     shift(
         &y->frame, &alpha, (double *[]){d[DX], d[DU], d[DNODES], d[STEP_PATH], d[STEP_END]},
         (double *[]){to[X], to[U], to[NODES], to[SLACK], to[END_SLACK]}
     );
+}
+
+static int try_at(March *y, int target, double **d, double alpha)
+{
+    place(y, y->sets[target], d, alpha);
     return visit(y, target, 0);
 }
 
@@ -234,10 +238,7 @@ static int move_to(March *y, int target, double **d, double **moves, double alph
 {
     double **to = y->sets[target], spare[2];
     const double share = share_of_way(y), most = smaller(alpha, 1.0);
-    shift(
-        &y->frame, &alpha, (double *[]){d[DX], d[DU], d[DNODES], d[STEP_PATH], d[STEP_END]},
-        (double *[]){to[X], to[U], to[NODES], to[SLACK], to[END_SLACK]}
-    );
+    place(y, to, d, alpha);
     renew(
         &y->frame, (double *[]){moves[DU], moves[STEP_PATH], moves[STEP_END], moves[DNODES]},
         (double *[]){to[U], to[SLACK], to[END_SLACK], to[NODES]}, (double *[]){d[DP], d[DCOSTATES], d[STEP_Y], d[DMULTIPLIERS]}, &share,

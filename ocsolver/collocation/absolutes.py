@@ -22,7 +22,7 @@ from torch import Tensor
 from ocsolver.collocation.kinks import Rounded
 from ocsolver.collocation.points import Guise
 from ocsolver.constraints import Constraint
-from ocsolver.problem import OptimalControlProblem, changed
+from ocsolver.problem import OptimalControlProblem, changed, with_rows
 from ocsolver.sets import Box
 
 __all__ = ["Absolutes"]
@@ -245,32 +245,22 @@ class Absolutes:
             with self._stand_ins(x, self._absolutes(v)):
                 return self.cost(t, x, self._controls(v))
 
-        def constraint(t: Tensor, x: Tensor, v: Tensor) -> Tensor:
-            u, rows = self._controls(v), []
-            if own is not None:
-                rows.append(own.path(t, x, u))
-            if self.free:
-                values = self._absolutes(v)
-                with self._stand_ins(x, values) as seen:
-                    self.cost(t, x, u)
-                s, w = values[..., self.free], self._side_by_side(seen, x)[..., self.free]
-                rows += [s - w, s + w]
-            return torch.cat(rows, -1)
+        def path(t: Tensor, x: Tensor, v: Tensor) -> Tensor:
+            assert own is not None
+            return own.path(t, x, self._controls(v))
 
-        lower, upper = x.new_zeros(2 * len(self.free)), x.new_full((2 * len(self.free),), torch.inf)
-        path = own
-        if self.free or (own is not None and own.arguments == 3):
-            if own is not None:
-                t, u = (
-                    x.new_full((1,), problem.horizon[0]),
-                    problem.control_set.project(x.new_zeros(problem.groups, problem.m)),
-                )
-                with torch.no_grad():
-                    low, high = own.bounds(own.path(t, x, u))
-                lower, upper = torch.cat((low, lower)), torch.cat((high, upper))
-            path = Constraint(constraint, lower, upper)
-        parts: dict[str, Any] = {"dynamics": dynamics, "running_cost": running_cost, "path_constraint": path}
-        return changed(problem, control_set=self._box(), **parts)
+        def rows(t: Tensor, x: Tensor, v: Tensor) -> Tensor:
+            values = self._absolutes(v)
+            with self._stand_ins(x, values) as seen:
+                self.cost(t, x, self._controls(v))
+            s, w = values[..., self.free], self._side_by_side(seen, x)[..., self.free]
+            return torch.cat((s - w, s + w), -1)
+
+        parts: dict[str, Any] = {"dynamics": dynamics, "running_cost": running_cost, "control_set": self._box()}
+        if own is not None and own.arguments == 3:
+            parts["path_constraint"] = Constraint(path, own.lower, own.upper)
+        result, count = changed(problem, **parts), 2 * len(self.free)
+        return with_rows(result, rows, x.new_zeros(count), x.new_full((count,), torch.inf)) if count else result
 
 
 def _size(shapes: Sequence[tuple[int, ...]]) -> int:

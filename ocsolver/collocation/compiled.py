@@ -19,7 +19,7 @@ try:
 except ImportError:  # there was no compiler
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["Bent", "CompiledSystem", "fastest_system"]
+__all__ = ["Bent", "CompiledSystem", "compiled", "fastest_system"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Bent = tuple[Array, Array, Array, Array, Array, Array, Array, Array]  # of a model, what `quadratic` fills

@@ -8,15 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ocsolver.collocation.compiled import Bent, CompiledSystem
+from ocsolver.collocation.compiled import Bent, CompiledSystem, compiled
 from ocsolver.collocation.points import EndPoint, PointValues, Stacked
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Model, Optimality, Point, Residual
-
-try:
-    from ocsolver.collocation import _compiled as compiled
-except ImportError:  # there was no compiler
-    compiled = None  # type: ignore[assignment]
 
 __all__ = ["Marched", "can_march", "march"]
 

@@ -51,7 +51,7 @@ class EndPoint(NamedTuple):
 
 
 class Guise(NamedTuple):
-    """How the controls of a user's problem are hidden in those of another one."""
+    """How the controls of a user's problem, between bounds, are hidden in those of another one."""
 
     mixing: Array  # (m, m + K), user's controls as combinations of the others
     rows: int  # path constraints, the last ones, that belong to the guise
@@ -225,20 +225,13 @@ class Stacked:
     def project(self, u: Array) -> Array:
         """Controls between their bounds (*b, G, m), projected onto the control set if it is no box."""
         control_set = (self.source or self.problem).control_set
-        if control_set is self.problem.control_set or not self._curved:
+        if control_set is self.problem.control_set or self.guise is not None:
             return u
-        own = _array(control_set.project(self.tensor(u[..., : control_set.m])))
-        return own if control_set.m == u.shape[-1] else np.concatenate((own, u[..., control_set.m :]), -1)
+        return _array(control_set.project(self.tensor(u)))
 
     def controls(self, u: Array) -> Array:
         """Controls (*b, m) as the user has stated them."""
         return u if self.guise is None else u @ self.guise.mixing.T
-
-    @cached_property
-    def _curved(self) -> bool:
-        """Whether the control set is more than its bounds."""
-        control_set = (self.source or self.problem).control_set
-        return bool(control_set.inequalities(self.problem.initial_state.new_zeros(control_set.m)).numel())
 
     def unstack(self, x: Tensor) -> Tensor:
         """States (*b, G, v) as the user sees them: (*b, B, n)."""

@@ -153,7 +153,7 @@ class Collocation(Solver):
         statements: list[tuple[Stacked, Absolutes | None]] = [(plain, None)]
         if not plain.separable:  # else its functions have been read operation by operation
             inner.check_derivatives(control)
-            absolutes = Absolutes.of(boxed)
+            absolutes = Absolutes.of(problem) if boxed is problem else None
             if absolutes is not None:
                 unit = on_unit_time(absolutes.smooth)
                 smooth = Stacked(unit, begin=problem.horizon[0], source=problem, guise=absolutes.guise)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.points import Stacked
@@ -17,6 +18,7 @@ from ocsolver.collocation.starts import Start
 from ocsolver.collocation.system import System
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
+from ocsolver.pieces import shifted
 from ocsolver.problem import OptimalControlProblem, differ_by_start
 
 __all__ = ["Memory", "Posed", "without_narrow"]
@@ -88,7 +90,7 @@ class Memory:
     def _start(self, limits: Bounds, nodes: Array) -> Start:
         """The last point at the Gauss points between these nodes."""
         point, old = self.point, self.system.mesh
-        seen = _seen(nodes, old.t)
+        seen = shifted(torch.from_numpy(nodes[:, 0]), torch.from_numpy(old.t)).numpy()[:, None]
         same = seen.shape == old.t.shape and np.abs(seen - old.t).max() <= SAME * np.ptp(old.t)
         parts: tuple[Array, ...] = point.x, point.u, point.p, point.y, point.nodes, point.costates
         if not same or old.tableau.closed:
@@ -96,12 +98,6 @@ class Memory:
         x, u, p, y, at_nodes, costates = parts
         u = np.clip(u, limits.control_lower, limits.control_upper)
         return Start(x, u, p, at_nodes, costates, y, point.nu, self.system)
-
-
-def _seen(nodes: Array, t: Array) -> Array:
-    """Times of a solution at which the nodes of another horizon (N + 1, 1) find it, as `pieces.shifted` has them."""
-    apart = nodes[-1, 0] <= t[0, 0] or nodes[0, 0] >= t[-1, 0]
-    return np.clip(nodes - nodes[0] + t[0] if apart else nodes, t[0], t[-1])
 
 
 def without_narrow(nodes: Array) -> Array:
