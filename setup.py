@@ -8,7 +8,7 @@ from glob import glob
 from setuptools import Extension, setup
 
 PARTS = {
-    "collocation._compiled": ("_march", "_measures", "_module", "_moves", "_newton"),
+    "collocation._compiled": ("_estimates", "_march", "_measures", "_module", "_moves", "_newton", "_warm"),
     "tape._program": ("_program",),
 }
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.collocation import compiled as measures
-from ocsolver.collocation import damping, descent, elastic, errors, kkt
+from ocsolver.collocation import damping, descent, elastic, errors, fine, kkt, warm
 from ocsolver.collocation.barrier import Barrier, longest
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
@@ -932,6 +932,88 @@ def test_a_march_that_is_interrupted_keeps_what_it_has_reached(monkeypatch: pyte
     assert len(calls) == 12
 
 
+def without_end(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    """Convex in a control, rising in another, and not convex in the third."""
+    return torch.sin(3 * t) * u[..., 0] ** 2 + torch.cos(2 * t) * u[..., 1] + torch.sin(5 * u[..., 2]) * x[..., 0]
+
+
+@pytest.mark.parametrize("upper", [math.inf, 2.0])
+@pytest.mark.parametrize("running_cost", [None, without_end])
+def test_estimates_in_c_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch, running_cost: Any, upper: float) -> None:
+    """Defects, gaps, distances and violations of trajectories that solve nothing, in two groups."""
+    if measures.compiled is None:
+        pytest.skip("the part in C was not compiled")
+
+    def mixed(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        return u[..., 0] ** 2 + u[..., 0] * u[..., 1] + u[..., 1] ** 2 + torch.cos(u[..., 2]) * x[..., 0]
+
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1] * u[..., 2], u[..., 0] - x[..., 0] * u[..., 1]), -1),
+        running_cost or mixed,
+        initial_state=[[1.0, 0.0], [0.5, 0.2]],
+        horizon=(0.0, 2.0),
+        control_set=oc.Box([-1.0, -math.inf, -upper], [upper, math.inf, 1.0]),
+        path_constraint=oc.Constraint(lambda t, x, u: x * u[..., :2], [-math.inf, 0.2], [0.1, 3.0]),
+    )
+    stacked, random = Stacked(problem), np.random.default_rng(0)
+    for tableau in (gauss(3), radau(3)):
+        mesh = Mesh(np.linspace([0.0, 0.0], [2.0, 1.5], 8), tableau)
+        x, u, p, y = (random.standard_normal((7, 3, 2, d)) for d in (2, 3, 2, 2))
+        nodes, costates = random.standard_normal((2, 8, 2, 2))
+        limits = limits_of(stacked)
+        bounds = limits.control_lower, limits.control_upper
+        point = SimpleNamespace(x=x, u=np.clip(3 * u, *bounds), p=p, y=y, nodes=nodes, costates=costates)
+        found = []
+        for compiled in (measures.compiled, None):
+            for module in (errors, fine):
+                monkeypatch.setattr(module, "compiled", compiled)
+            at = fine.between(stacked, limits, mesh, point, gauss(errors.FINE).c)
+            estimated = errors.estimate(stacked, limits, mesh, point)
+            found.append((*at, *estimated, errors.improved(stacked, limits, at)))
+        assert np.isinf(estimated.gap).any() == (running_cost is not None or upper == math.inf)
+        for one, other in zip(*found, strict=True):
+            close(*(np.where(np.isfinite(part), part, 1e3) for part in (one, other)))
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_warm_starts_in_c_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
+    """Of anything, for constraints of all kinds: bounds on one side, on two, and equal ones."""
+    if measures.compiled is None:
+        pytest.skip("the part in C was not compiled")
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1] * u[..., 2], u[..., 0] - x[..., 0] * u[..., 1]), -1),
+        lambda t, x, u: (u**2).sum(-1) * (1 + x[..., 0] ** 2) + 0.1 * x[..., 1] * u[..., 0],
+        initial_state=oc.FreeInitialState([[1.0, 0.1], [0.5, 0.1]], [0.0, 0.1], [2.0, 0.1]),
+        horizon=(0.0, 2.0),
+        control_set=oc.Box([-1.0, -math.inf, 0.3], [math.inf, math.inf, 1.0]),
+        path_constraint=oc.Constraint(
+            lambda t, x, u: torch.cat((x * u[..., :2], x), -1), [-math.inf, 0.2, 0.0, -0.1], [0.1, 3.0, 0.0, math.inf]
+        ),
+        terminal_constraint=oc.Constraint(
+            lambda x: torch.cat((x, x**2), -1), [0.0, -math.inf, 0.0, 0.1], [0.0, 1, 1, 9]
+        ),
+    )
+    stacked, random = Stacked(problem), np.random.default_rng(0)
+    limits, mesh = limits_of(stacked), Mesh(np.linspace([0.0, 0.0], [2.0, 1.5], 8), gauss(3))
+    prices = 1.0 + random.random((7, 3, 2, 4)), 1.0 + random.random((2, 4))
+    sizes = np.array([[1.0, 2.0], [3.0, 0.5]]), np.array([1.0, 2.0, 0.7]), np.array([3.0, 40.0])
+    system = CompiledSystem(stacked, limits, mesh, *sizes, *prices)
+    x, u, p, y = (3 * random.standard_normal((7, 3, 2, d)) for d in (2, 3, 2, 4))
+    nodes, costates = random.standard_normal((2, 8, 2, 2))
+    slack, nu = random.standard_normal((2, 2, 4))
+    start = (x, np.clip(u, limits.control_lower, limits.control_upper), p, y, nodes, costates)
+    points = []
+    for compiled in (measures.compiled, None):
+        monkeypatch.setattr(warm, "compiled", compiled)
+        points.append(warm.warm_point(system, start, (None if elsewhere else slack, nu), np.array([1e-2, 1e-4])))
+    assert (points[0].u != start[1]).any()
+    for one, other in zip(points[0].bounded, points[1].bounded, strict=True):
+        assert (one[0].idle, one[0].partial) == (other[0].idle, other[0].partial)
+    for one, other in zip(points[0].arrays, points[1].arrays, strict=True):
+        np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other))
+        close(*(np.where(np.isfinite(part), part, 0.0) for part in (one, other)))
+
+
 @pytest.mark.parametrize("most", [1, 400])
 def test_controls_are_compared_all_at_once_or_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """The gap of an interval is that of the best control of the grid, however they are evaluated."""
@@ -942,12 +1024,12 @@ def test_controls_are_compared_all_at_once_or_a_few_at_a_time(monkeypatch: pytes
     campaign.run(np.repeat(np.linspace(*problem.horizon, 4)[:, None], stacked.groups, 1))
     camp = campaign.camp
     parts = stacked, camp.limits, camp.mesh, camp.point
-    fine = errors.between(*parts, gauss(errors.FINE).c)
-    q = stacked.expand(fine.t, fine.x, fine.u, fine.p, fine.y)
-    gains = [errors.gain(stacked, fine, q, np.array(np.broadcast_to(u, fine.u.shape))) for u in stacked.candidates]
+    at = fine.between(*parts, gauss(errors.FINE).c)
+    q = stacked.expand(at.t, at.x, at.u, at.p, at.y)
+    gains = [errors.gain(stacked, at, q, np.array(np.broadcast_to(u, at.u.shape))) for u in stacked.candidates]
     weights = camp.mesh.h[:, None] * gauss(errors.FINE).b[:, None]
-    own = errors.improved(stacked, camp.limits, fine)
-    best = np.maximum(0.0, np.max([*gains, errors.gain(stacked, fine, q, own)], axis=0))
+    own = errors.improved(stacked, camp.limits, at)
+    best = np.maximum(0.0, np.max([*gains, errors.gain(stacked, at, q, own)], axis=0))
     monkeypatch.setattr(errors, "AT_ONCE", most)
     np.testing.assert_allclose(errors.estimate(*parts).gap, (weights * best).sum(1), atol=1e-12)
 

@@ -42,6 +42,20 @@ static int take(Frame *frame, PyObject *tuple, double **arrays, int count)
     return 1;
 }
 
+/* Some tuples of arrays at once; 0 if there is an error. */
+static inline int take_all(Frame *frame, PyObject *arguments, int tuples, double ***arrays, const int *counts)
+{
+    frame->count = 0;
+    if (PyTuple_Size(arguments) != tuples) {
+        PyErr_Format(PyExc_TypeError, "expected %d arguments", tuples);
+        return 0;
+    }
+    for (int i = 0; i < tuples; i++)
+        if (!take(frame, PyTuple_GetItem(arguments, i), arrays[i], counts[i]))
+            return 0;
+    return 1;
+}
+
 static PyObject *leave(Frame *frame, int good)
 {
     for (int i = 0; i < frame->count; i++)
@@ -53,7 +67,7 @@ static PyObject *leave(Frame *frame, int good)
 
 /* The arguments of a call: constants, the point, what each group has one number of (μ, or the length of a step), and some
    more tuples, whose arrays are put where `arrays` tells; 0 if there is an error. */
-static int enter(Frame *frame, PyObject *arguments, int tuples, double ***arrays, const int *counts)
+static inline int enter(Frame *frame, PyObject *arguments, int tuples, double ***arrays, const int *counts)
 {
     frame->count = 0;
     if (PyTuple_Size(arguments) != 3 + tuples) {

@@ -14,6 +14,12 @@ static PyMethodDef methods[] = {
      "or no numbers; False if one is singular, or none is left."},
     {"march", py_march, METH_VARARGS, "march(constants, point, mu, known, one, other, (rules, state, filter, seen), evaluate)\n"
      "-> (steps, which point, which model, whether no step leads anywhere)"},
+    {"warm", py_warm, METH_VARARGS, "warm(sizes, sides, (c, jacobian, hessian), old, (mu, pushes), results) -> bool: False where H is convex"},
+    {"between", py_between, METH_VARARGS, "between((ends, slopes, inner), (h,), inside, sides, results)"},
+    {"better", py_better, METH_VARARGS, "better((p, y), values, (u,), sides, (better, best))"},
+    {"gain", py_gain, METH_VARARGS, "gain((p, y), own, other, (best,))"},
+    {"summed", py_summed, METH_VARARGS, "summed((h, b), (p,), (f, running, rate), (u, better), (best,), sides, results)"},
+    {"violated", py_violated, METH_VARARGS, "violated((c,), sides, (violation,))"},
     {NULL, NULL, 0, NULL},
 };
 

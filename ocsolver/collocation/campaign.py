@@ -10,7 +10,7 @@ import numpy as np
 from ocsolver.collocation.camp import COARSE, FINER, Camp
 from ocsolver.collocation.damping import resting, swinging
 from ocsolver.collocation.errors import VIOLATION
-from ocsolver.collocation.guess import Tries, warm_point
+from ocsolver.collocation.guess import Tries
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
 from ocsolver.collocation.starts import SAFE, Start, first_solution
@@ -19,6 +19,7 @@ from ocsolver.collocation.switches import Switch, find_switches
 from ocsolver.collocation.tableau import Tableau, gauss, radau
 from ocsolver.collocation.unknowns import Bounds, Mesh
 from ocsolver.collocation.verdict import Ending, worst_violation
+from ocsolver.collocation.warm import warm_point
 from ocsolver.status import Status
 
 __all__ = ["Campaign"]

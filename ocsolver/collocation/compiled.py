@@ -19,7 +19,7 @@ try:
 except ImportError:  # there was no compiler
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["Bent", "CompiledSystem", "compiled", "fastest_system"]
+__all__ = ["Bent", "CompiledSystem", "called", "compiled", "fastest_system"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Bent = tuple[Array, Array, Array, Array, Array, Array, Array, Array]  # of a model, what `quadratic` fills
@@ -52,7 +52,7 @@ class CompiledSystem(System):
         end = self.last(point) if end is None else end
         results = self.residual_arrays(point)
         inside = (values.f, values.running, values.c)
-        _called(compiled.residual, self.constants, point.arrays, mu, inside, (end.cost, end.c), results)
+        called(compiled.residual, self.constants, point.arrays, mu, inside, (end.cost, end.c), results)
         return Residual(values, end, *results)
 
     def model(self, point: Point, mu: Array, now: Residual) -> Model:
@@ -63,7 +63,7 @@ class CompiledSystem(System):
         assert values.hessian is not None
         results = self.model_arrays(point)
         inside = (values.f, values.running, values.c, values.jacobian, values.hessian)
-        _called(compiled.model, self.constants, point.arrays, mu, inside, (now.path,), results)
+        called(compiled.model, self.constants, point.arrays, mu, inside, (now.path,), results)
         return Model(now, values.jacobian, *results)
 
     def residual_arrays(self, point: Point) -> tuple[Array, ...]:
@@ -94,7 +94,7 @@ class CompiledSystem(System):
         )
         inside = (model.jacobian, model.right, model.pull, model.aim, model.now.path)
         own = (*inside, end.slope, end.jacobian, now.path, now.terminal)
-        _called(compiled.equations, self.constants, point.arrays, mu, own, results)
+        called(compiled.equations, self.constants, point.arrays, mu, own, results)
         aim, right, start_x, start_q, start_right, slack, end_right, constraint = results
         ends = Ends(start_x, start_q, start_right, end.hessian, end.jacobian, slack, end_right, constraint)
         return aim, right, ends
@@ -107,7 +107,7 @@ class CompiledSystem(System):
         path, y, last, derivative, bend, length, reach = (np.empty(shape) for shape in (c, c, k, G, G, G, G))
         results = (path, y, last, derivative, bend, length, reach)
         moved = (d.x, d.u, d.nodes, d.multipliers)
-        _called(compiled.complete, self.constants, point.arrays, mu, own, moved, results)
+        called(compiled.complete, self.constants, point.arrays, mu, own, moved, results)
         return Step(d, *results)
 
     def measured(self, point: Point, mu: Array, model: Model) -> Optimality:
@@ -115,12 +115,12 @@ class CompiledSystem(System):
         inside = (model.slope, model.adjoint, model.jacobian, now.stage, now.gap, now.path, now.terminal)
         own = (*inside, end.slope, end.jacobian)
         results = Optimality(*(np.empty(len(mu)) for _ in range(4)))
-        _called(compiled.errors, self.constants, point.arrays, mu, own, results)
+        called(compiled.errors, self.constants, point.arrays, mu, own, results)
         return results
 
     def room(self, point: Point, step: Step, share: Array) -> Array:
         result = np.empty(len(share))
-        _called(compiled.room, self.constants, point.arrays, share, step.moves, (result,))
+        called(compiled.room, self.constants, point.arrays, share, step.moves, (result,))
         return result
 
     def shifted(self, point: Point, step: Step, alpha: Array) -> Point:
@@ -129,7 +129,7 @@ class CompiledSystem(System):
             np.empty(old.shape) for old in (point.x, point.u, point.nodes, point.slack, point.end_slack)
         )
         steps = (d.x, d.u, d.nodes, step.path, step.end)
-        _called(compiled.shift, self.constants, point.arrays, alpha, steps, results)
+        called(compiled.shift, self.constants, point.arrays, alpha, steps, results)
         return point.primal(x, u, nodes, slack, end_slack)
 
     def moved(self, point: Point, mu: Array, step: Step, moves: tuple[Array, ...], share: Array, alpha: Array) -> Point:
@@ -140,12 +140,12 @@ class CompiledSystem(System):
         values = (new.u, new.slack, new.end_slack, new.nodes[0])
         duals = (d.p, d.costates, step.y, d.multipliers)
         lengths = (share, np.minimum(alpha, 1.0))
-        _called(compiled.multipliers, self.constants, point.arrays, mu, moves, values, duals, lengths, results)
+        called(compiled.multipliers, self.constants, point.arrays, mu, moves, values, duals, lengths, results)
         held: list[Barrier] = [barrier.held(own) for barrier, own in zip(barriers, z, strict=True)]
         return new.dual(p, costates, y, nu, *held)
 
 
-def _called(function: Callable[..., Any], *parts: Any) -> Any:
+def called(function: Callable[..., Any], *parts: Any) -> Any:
     """Call a function in C, with copies of arrays if some have gaps in memory; those of results have none."""
     try:
         return function(*parts)

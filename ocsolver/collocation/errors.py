@@ -8,16 +8,18 @@ of second order.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
+from ocsolver.collocation.compiled import called, compiled
+from ocsolver.collocation.fine import Fine, between
 from ocsolver.collocation.points import PointValues, Stacked, weighted
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["VIOLATION", "Errors", "Fine", "between", "estimate", "gain", "improved"]
+__all__ = ["VIOLATION", "Errors", "estimate", "gain", "improved"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,6 +30,7 @@ LARGE = 100.0  # size of a control from which its errors are relative
 CONCENTRATED = 10.0  # ratio of a multiplier to what it is an interval before, that means that it is a mass
 AT_ONCE = 20_000  # points at which controls are compared in one evaluation
 CONVEX = 1e-9  # curvature of H, relative to the largest, that counts as convex
+LEAST = 1e-12  # eigenvalue of −∂²H/∂u², relative to its size, above which H counts as concave
 
 
 class Errors(NamedTuple):
@@ -50,56 +53,23 @@ class Errors(NamedTuple):
         return result
 
 
-class Fine(NamedTuple):
-    """A solution between its points."""
-
-    sigma: Array  # (q,)
-    t: Array  # (N, q, G)
-    x: Array  # (N, q, G, v)
-    p: Array
-    u: Array  # (N, q, G, m), between the bounds
-    y: Array  # (N, q, G, e)
-
-
-def between(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point, sigma: Array) -> Fine:
-    """A solution at fractions σ (q,) of all intervals; its control is in the control set."""
-    tableau = mesh.tableau
-    ends, inner = state_basis(tableau, sigma), control_basis(tableau, sigma)
-    x, p = (
-        np.einsum("qj,njgv->nqgv", ends, with_ends(tableau, a, b))
-        for a, b in ((point.nodes, point.x), (point.costates, point.p))
-    )
-    u, y = (np.einsum("qj,njgc->nqgc", inner, values) for values in (point.u, point.y))
-    t = mesh.t[:-1, None] + mesh.h[:, None] * sigma[:, None]
-    inside = stacked.project(np.clip(u, limits.control_lower, limits.control_upper))
-    return Fine(sigma, t, x, p, inside, y)
-
-
 def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Errors:
     """Errors of all intervals."""
-    tab, fine = mesh.tableau, gauss(FINE)
-    at = between(stacked, limits, mesh, point, fine.c)
-    slope = np.einsum("qj,njgv->nqgv", state_slope(tab, fine.c), with_ends(tab, point.nodes, point.x))  # dx/dσ
+    tab = gauss(FINE)
+    at = between(stacked, limits, mesh, point, tab.c)
     q = stacked.expand(at.t, at.x, at.u, at.p, at.y)
-    h, w = mesh.h[:, None], mesh.h[:, None] * fine.b[:, None]
+    better, best = _better_control(limits, at, q)
+    for controls in _compared(stacked, limits, at.u, better):
+        best = _best_gain(stacked, at, q, controls, best)
+    defect, gap, control = _summed(limits, mesh, at, q, better, best)
     stages = stacked.values(mesh.points, point.x, point.u).running
-    excess = (at.p * (slope / h[..., None] - q.f)).sum(-1) + q.running
-    defect = (w * excess).sum(1) - (mesh.weights * stages).sum(1)
-    better = _better_control(stacked, limits, at, q)
-    best = gain(stacked, at, q, better)
-    for some in _others(stacked, limits, at.u):  # in case H is not concave
-        best = np.fmax(best, _largest_gain(stacked, at, q, some))
-    best = np.where(_unbounded(stacked, limits, at, q), np.inf, best)
-    lower, upper = limits.control_lower, limits.control_upper
-    inside = ((at.u > lower) & (at.u < upper) & (better > lower) & (better < upper)).all((1, 3))
-    distance = (np.abs(better - at.u) / np.maximum(1.0, np.abs(at.u) / LARGE)).max((1, 3))
     violation, last = _violation(limits, q.c), np.zeros(mesh.h.shape[1])
     if q.c.size:  # at the nodes, too, where polynomials that meet constraints at all Gauss points may swing
         at = between(stacked, limits, mesh, point, np.array([0.0, 1.0]))
         c = stacked.values(at.t, at.x, at.u).c
         violation = np.maximum(violation, _violation(limits, c))
         last = np.where(_first_met_at_the_end(mesh, point), _violation(limits, c[-1:, 1:])[0], 0.0)
-    return Errors(defect, (w * np.maximum(best, 0.0)).sum(1), np.where(inside, distance, 0.0), violation, last)
+    return Errors(defect - (mesh.weights * stages).sum(1), gap, control, violation, last)
 
 
 def _first_met_at_the_end(mesh: Mesh, point: Point) -> Array:
@@ -108,90 +78,125 @@ def _first_met_at_the_end(mesh: Mesh, point: Point) -> Array:
     return np.asarray((density[-1] > CONCENTRATED * density[0]).any(-1)) if len(density) > 1 else mesh.h[-1] > 0
 
 
-def _violation(limits: Bounds, c: Array) -> Array:
-    """Largest violation of path constraints in each interval (N, G), relative to bounds that are larger than 1."""
-    distances = (
-        np.where(np.isfinite(side), sign * (side - c) / np.maximum(1.0, np.abs(side)), 0.0)
-        for side, sign in ((limits.path_lower, 1.0), (limits.path_upper, -1.0))
-    )
-    worst = np.maximum(*distances)
-    return np.asarray(np.nan_to_num(worst, nan=0.0).max((1, 3), initial=0.0))
+def _compared(stacked: Stacked, limits: Bounds, u: Array, better: Array) -> Iterator[list[Array]]:
+    """Controls to compare with, some at a time: better ones and, in case H is not concave, all over the set.
+
+    That is a grid where the set is compact, else its bounds.
+    """
+    points, grid = u[..., 0].size, stacked.candidates
+    others = _at_bounds(limits, u) if grid is None else (np.broadcast_to(point, u.shape) for point in grid)
+    controls = chain([better], others)
+    while some := list(islice(controls, max(1, AT_ONCE // points))):
+        yield some
 
 
-def _others(stacked: Stacked, limits: Bounds, u: Array) -> Iterator[list[Array]]:
-    """Controls to compare with, some at a time: a grid where the set is compact, else its bounds."""
-    grid = stacked.candidates
-    if grid is not None:
-        at_once = max(1, AT_ONCE // u[..., 0].size)
-        for first in range(0, len(grid), at_once):
-            yield [np.broadcast_to(point, u.shape) for point in grid[first : first + at_once]]
-        return
+def _at_bounds(limits: Bounds, u: Array) -> Iterator[Array]:
+    """Controls with one component at a bound."""
     for j in range(u.shape[-1]):
         for bound in (limits.control_lower[j], limits.control_upper[j]):
             if np.isfinite(bound):
                 other = u.copy()
                 other[..., j] = bound
-                yield [other]
-
-
-def _unbounded(stacked: Stacked, limits: Bounds, at: Fine, q: PointValues) -> Array:
-    """Where H is convex or rises in a control that has no bound on that side, so has no maximum (N, q, G)."""
-    open_up, open_down = np.isinf(limits.control_upper), np.isinf(limits.control_lower)
-    if not (open_up | open_down).any():
-        return np.zeros(at.t.shape, dtype=bool)
-    assert q.jacobian is not None
-    assert q.hessian is not None
-    bend = np.einsum("...ii->...i", q.hessian)[..., stacked.v :]  # of −H
-    slope = -weighted(q.jacobian, at.p, at.y)[..., stacked.v :]
-    flat = CONVEX * (1.0 + np.abs(bend).max(initial=0.0))
-    steep = RISING * (1.0 + np.abs(q.running)[..., None])
-    rising = (np.abs(bend) <= flat) & (((slope > steep) & open_up) | ((slope < -steep) & open_down))
-    result: Array = (((bend < -flat) & (open_up | open_down)) | rising).any(-1)
-    return result
+                yield other
 
 
 def gain(stacked: Stacked, at: Fine, q: PointValues, u: Array) -> Array:
     """H(u) − H of the own control (N, q, G)."""
-    return _largest_gain(stacked, at, q, [u])
+    return _best_gain(stacked, at, q, [u], np.full(at.t.shape, np.nan))
 
 
-def _largest_gain(stacked: Stacked, at: Fine, q: PointValues, controls: list[Array]) -> Array:
-    """The largest gain of some controls (N, q, G), all in one evaluation; what is no number is ignored."""
+def improved(stacked: Stacked, limits: Bounds, at: Fine) -> Array:
+    """A control that is nearer to where H is largest, by one step of Newton's method (N, q, G, m)."""
+    return _better_control(limits, at, stacked.expand(at.t, at.x, at.u, at.p, at.y))[0]
+
+
+# ----------------------------------------------------- measures: first what C does where it was compiled, then the same
+
+
+def _best_gain(stacked: Stacked, at: Fine, q: PointValues, controls: list[Array], best: Array) -> Array:
+    """What H gains by the best of some controls, or `best` (N, q, G), if that is more; no numbers are ignored."""
     k = len(controls)
 
     def repeated(values: Array) -> Array:
         return np.concatenate([values] * k) if k > 1 else values
 
-    other = stacked.values(repeated(at.t), repeated(at.x), np.concatenate(controls))
+    other = stacked.values(repeated(at.t), repeated(at.x), np.concatenate(controls) if k > 1 else controls[0])
+    if compiled is not None:
+        result = best.copy()
+        called(compiled.gain, (at.p, at.y), (q.f, q.running, q.c), (other.f, other.running, other.c), (result,))
+        return result
     parts = [part.reshape(k, *own.shape) for part, own in zip(other[:3], q[:3], strict=True)]
     gains = (at.p * (parts[0] - q.f)).sum(-1) - (parts[1] - q.running) - (at.y * (parts[2] - q.c)).sum(-1)
-    return np.asarray(np.fmax.reduce(gains))
+    return np.asarray(np.fmax(best, np.fmax.reduce(gains)))
 
 
-def improved(stacked: Stacked, limits: Bounds, at: Fine) -> Array:
-    """A control that is nearer to where H is largest, by one step of Newton's method (N, q, G, m)."""
-    return _better_control(stacked, limits, at, stacked.expand(at.t, at.x, at.u, at.p, at.y))
+def _better_control(limits: Bounds, at: Fine, q: PointValues) -> tuple[Array, Array]:
+    """One projected Newton step on H, to a bound where H is not concave (N, q, G, m), and what it may gain at most.
 
-
-def _better_control(stacked: Stacked, limits: Bounds, at: Fine, q: Any) -> Array:
-    """One projected Newton step on H, to a bound where H is not concave (N, q, G, m)."""
-    v = stacked.v
+    That is inf where H is convex or rises in a control that has no bound on that side, so has no maximum, and else no
+    number (N, q, G).
+    """
+    assert q.jacobian is not None
+    assert q.hessian is not None
+    sides = lower, upper = limits.control_lower, limits.control_upper
+    if compiled is not None:
+        better, best = np.empty(at.u.shape), np.empty(at.t.shape)
+        called(compiled.better, (at.p, at.y), tuple(q), (at.u,), sides, (better, best))
+        return better, best
+    v = at.x.shape[-1]
     slope = -weighted(q.jacobian, at.p, at.y)[..., v:]  # ∂H/∂u
-    bend = np.einsum("...ii->...i", q.hessian)[..., v:]
-    curvature = -q.hessian[..., v:, v:]
-    lower, upper = limits.control_lower, limits.control_upper
+    bend = np.einsum("...ii->...i", q.hessian)[..., v:]  # of −H
     held = ((at.u <= lower) & (slope < 0)) | ((at.u >= upper) & (slope > 0))
     eye = np.eye(slope.shape[-1])
     free = ~held
-    matrix = np.where(free[..., :, None] & free[..., None, :], -curvature, eye)
+    matrix = np.where(free[..., :, None] & free[..., None, :], q.hessian[..., v:, v:], eye)
     matrix = matrix + 1e-14 * np.abs(bend).max(-1, initial=0.0)[..., None, None] * eye
     alone = len(eye) == 1
     least = matrix[..., 0] if alone else np.linalg.eigvalsh(matrix)[..., :1]
-    concave = least > 1e-12 * np.maximum(np.abs(matrix).max((-1, -2)), 1e-300)[..., None]
+    concave = least > LEAST * np.maximum(np.abs(matrix).max((-1, -2)), 1e-300)[..., None]
     matrix, right = np.where(concave[..., None], matrix, eye), np.where(held, 0.0, slope)
     with np.errstate(all="ignore"):
         step = right / matrix[..., 0] if alone else np.linalg.solve(matrix, right[..., None])[..., 0]
     newton = np.clip(at.u + step, lower, upper)
     target = np.where(slope > 0, upper, lower)
     bang = np.where(np.isfinite(target) & (slope != 0), target, at.u)
-    return np.where(concave, newton, np.where(held, at.u, bang))
+    better = np.where(concave, newton, np.where(held, at.u, bang))
+    up, down = np.isinf(upper), np.isinf(lower)
+    flat = CONVEX * (1.0 + np.abs(bend).max((0, 1, 3), initial=0.0))[:, None]  # of each group
+    steep = RISING * (1.0 + np.abs(q.running)[..., None])
+    rising = (np.abs(bend) <= flat) & (((slope > steep) & up) | ((slope < -steep) & down))
+    unbounded = (((bend < -flat) & (up | down)) | rising).any(-1)
+    return better, np.where(unbounded, np.inf, np.nan)
+
+
+def _summed(
+    limits: Bounds, mesh: Mesh, at: Fine, q: PointValues, better: Array, best: Array
+) -> tuple[Array, Array, Array]:
+    """∫ p·(ẋ − f) + L dt, ∫ of the best gains, and the distance to better controls, of each interval (N, G)."""
+    h, b, sides = mesh.h, gauss(FINE).b, (limits.control_lower, limits.control_upper)
+    if compiled is not None:
+        results = defect, gap, distance = np.empty(h.shape), np.empty(h.shape), np.empty(h.shape)
+        own, controls = (q.f, q.running, at.rate), (at.u, better)
+        called(compiled.summed, (h, b), (at.p,), own, controls, (best,), sides, results)
+        return defect, gap, distance
+    w = h[:, None] * b[:, None]
+    excess = (at.p * (at.rate - q.f)).sum(-1) + q.running
+    lower, upper = sides
+    inside = ((at.u > lower) & (at.u < upper) & (better > lower) & (better < upper)).all((1, 3))
+    distance = (np.abs(better - at.u) / np.maximum(1.0, np.abs(at.u) / LARGE)).max((1, 3))
+    return (w * excess).sum(1), (w * np.maximum(best, 0.0)).sum(1), np.where(inside, distance, 0.0)
+
+
+def _violation(limits: Bounds, c: Array) -> Array:
+    """Largest violation of path constraints in each interval (N, G), relative to bounds that are larger than 1."""
+    sides = limits.path_lower, limits.path_upper
+    if compiled is not None:
+        result = np.empty((c.shape[0], c.shape[2]))
+        called(compiled.violated, (c,), sides, (result,))
+        return result
+    distances = (
+        np.where(np.isfinite(side), sign * (side - c) / np.maximum(1.0, np.abs(side)), 0.0)
+        for side, sign in zip(sides, (1.0, -1.0), strict=True)
+    )
+    worst = np.maximum(*distances)
+    return np.asarray(np.nan_to_num(worst, nan=0.0).max((1, 3), initial=0.0))

@@ -1,4 +1,4 @@
-"""Where the iterations start: trivial guesses, and solutions of other meshes."""
+"""Where the iterations start if nothing is known: trivial guesses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ocsolver.collocation.barrier import Barrier
-from ocsolver.collocation.points import Stacked, preference, weighted
-from ocsolver.collocation.system import System
+from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Guess", "Tries", "constraint_scales", "first_point", "guesses", "scales", "straight", "warm_point"]
+__all__ = [
+    "Guess",
+    "Tries",
+    "barrier_between",
+    "constraint_scales",
+    "ends_inside",
+    "first_point",
+    "guesses",
+    "scales",
+    "straight",
+]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -248,64 +257,3 @@ def ends_inside(stacked: Stacked, limits: Bounds, nodes: Array) -> tuple[Array, 
     _, end = stacked.end_values(nodes[-1])
     ends = barrier_between(limits.end_lower, limits.end_upper, end.shape)
     return nodes, np.where(limits.end_fixed, limits.end_lower, ends.inside(end))
-
-
-def warm_point(system: System, parts: tuple[Array, ...], ends: tuple[Array, Array], mu: Array) -> Point:
-    """A start from a solution of another mesh, on the central path of μ as nearly as its costates tell.
-
-    `parts` are x, u, p, y, nodes and costates, `ends` slacks and multipliers of the terminal constraints (G, k).
-    """
-    x, u, p, y, nodes, costates = parts
-    end_slack, nu = ends
-    stacked, limits, mesh = system.stacked, system.limits, system.mesh
-    values = stacked.expand(mesh.points, x, u, p, y)
-    assert values.jacobian is not None
-    assert values.hessian is not None
-    r = weighted(values.jacobian, p, y)[..., stacked.v :]  # −∂H/∂u
-    controls = barrier_between(limits.control_lower, limits.control_upper, u.shape)
-    m = mu[:, None]
-    width = limits.control_upper - limits.control_lower
-    unit = np.where(np.isfinite(width) & (width > 0), width, system.scale_u)
-    low = m / (np.maximum(r, 0.0) + 4.0 * m / unit)
-    high = m / (np.maximum(-r, 0.0) + 4.0 * m / unit)
-    # what Newton's method would carry beyond a bound belongs to the central path of that bound
-    raw = np.einsum("...ii->...i", values.hessian)[..., stacked.v :]
-    bend = np.maximum(raw, 0.0)
-    down, up = (r > 0) & (r >= bend * (u - controls.lower)), (r < 0) & (-r >= bend * (controls.upper - u))
-    convex = (raw < -1e-9 * np.abs(raw).max()) & np.isfinite(width)
-    if convex.any():  # both bounds are local maxima of H
-        better = preference(stacked, (limits.control_lower, limits.control_upper), mesh.points, x, u, p, y)
-        down, up = np.where(convex, better < 0, down), np.where(convex, better > 0, up)
-    u = np.where(down, controls.lower + low, np.where(up, controls.upper - high, u))
-    u = np.clip(u, controls.lower + low, controls.upper - high)
-    u = np.where(limits.control_fixed, limits.control_lower, u)
-    paths = barrier_between(limits.path_lower, limits.path_upper, values.c.shape)
-    y = np.clip(y, -0.9 * system.rho_path, 0.9 * system.rho_path)
-    room = limits.path_upper - limits.path_lower
-    reach = (
-        np.where(np.isfinite(room) & (room > 0), np.minimum(0.25 * room, 1.0), 1.0) * np.sqrt(mu / system.unit)[:, None]
-    )
-    below, above = m / (np.maximum(-y, 0.0) + m / reach), m / (np.maximum(y, 0.0) + m / reach)
-    slack = np.clip(values.c, paths.lower + below, np.maximum(paths.upper - above, paths.lower + below))
-    slack = np.where(limits.path_fixed, limits.path_lower, slack)
-    mu_end = (mu * system.duration)[:, None]
-    nodes = nodes.copy()
-    nodes[0] = np.where(limits.start_fixed, limits.start_lower, nodes[0])
-    at_end = barrier_between(limits.end_lower, limits.end_upper, nu.shape)
-    starts = barrier_between(limits.start_lower, limits.start_upper, nodes[0].shape)
-    end_slack = np.where(limits.end_fixed, limits.end_lower, at_end.inside(end_slack, 1e-12))
-    return Point(
-        x=x,
-        u=u,
-        p=p,
-        nodes=nodes,
-        costates=costates,
-        slack=slack,
-        y=y,
-        end_slack=end_slack,
-        nu=np.clip(nu, -0.99 * system.rho_end, 0.99 * system.rho_end),
-        controls=controls.centered(u, m),
-        paths=paths.centered(slack, m),
-        ends=at_end.centered(end_slack, mu_end),
-        starts=starts.centered(nodes[0], mu_end),
-    )

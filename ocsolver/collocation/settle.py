@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ocsolver.collocation.errors import Fine, between, gain, improved
+from ocsolver.collocation.errors import gain, improved
+from ocsolver.collocation.fine import Fine, between
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
@@ -54,7 +55,7 @@ def settled(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Array
         for k in order:
             if (np.abs(u[k] - u[k + step]).max(-1) <= usual).all():
                 continue
-            here = Fine(*(part if part is flat.sigma else part[k : k + 1] for part in flat._replace(u=u)))
+            here = Fine(*(part[k : k + 1] for part in flat._replace(u=u)))
             neighbour = u[k + step : k + step + 1]
             won, trial = _suggested(stacked, limits, here, neighbour)
             distance, other = np.abs(here.u - neighbour).max(-1), np.abs(trial - neighbour).max(-1)
@@ -81,7 +82,7 @@ def _turned(stacked: Stacked, at: Fine, u: Array, unit: Array, by_turns: Callabl
 
 def _flat(at: Fine) -> Fine:
     """All points one after the other: (N·s, 1, G, …)."""
-    return Fine(at.sigma, *(part.reshape(part.shape[0] * part.shape[1], 1, *part.shape[2:]) for part in at[1:]))
+    return Fine(*(part.reshape(part.shape[0] * part.shape[1], 1, *part.shape[2:]) for part in at))
 
 
 def _suggested(stacked: Stacked, limits: Bounds, at: Fine, u: Array) -> tuple[Array, Array]:

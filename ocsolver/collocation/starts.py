@@ -9,11 +9,12 @@ import numpy as np
 
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.compiled import fastest_system
-from ocsolver.collocation.guess import Tries, constraint_scales, ends_inside, first_point, guesses, scales, warm_point
+from ocsolver.collocation.guess import Tries, constraint_scales, first_point, guesses, scales
 from ocsolver.collocation.saddles import beyond_saddle
 from ocsolver.collocation.settle import settled
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Mesh
+from ocsolver.collocation.warm import warm_point
 
 __all__ = ["First", "Start", "first_solution"]
 
@@ -151,17 +152,20 @@ def _start_warm(camp: Camp, mesh: Mesh, warm: Start) -> None:
     limits = camp.limits
     if warm.system is None:
         _begin(camp, mesh, warm.x, warm.nodes, warm.u, (0.0,))
-    else:
-        camp.system = replace(warm.system, stacked=camp.stacked, limits=limits, mesh=mesh)
-    camp.mu = (WARM_BARRIER if camp.has_barrier else camp.final) * camp.system.unit
+    system = camp.system if warm.system is None else warm.system
     y = _usable(warm.y, (*mesh.points.shape, limits.path_lower.size))
     nu = _usable(warm.nu, (camp.stacked.groups, limits.end_lower.size))
-    rho_path = np.maximum(camp.system.rho_path.max((0, 1)), SAFE * np.abs(y))
-    rho_end = np.maximum(camp.system.rho_end, SAFE * np.abs(nu))
-    camp.system = replace(camp.system, rho_path=rho_path, rho_end=rho_end)
-    nodes, end_slack = ends_inside(camp.stacked, limits, warm.nodes)
-    parts = (warm.x, warm.u, warm.p, y, nodes, warm.costates)
-    camp.point = warm_point(camp.system, parts, (end_slack, nu), camp.mu)
+    camp.system = replace(
+        system,
+        stacked=camp.stacked,
+        limits=limits,
+        mesh=mesh,
+        rho_path=np.maximum(system.rho_path.max((0, 1)), SAFE * np.abs(y)),
+        rho_end=np.maximum(system.rho_end, SAFE * np.abs(nu)),
+    )
+    camp.mu = (WARM_BARRIER if camp.has_barrier else camp.final) * camp.system.unit
+    parts = (warm.x, warm.u, warm.p, y, warm.nodes, warm.costates)
+    camp.point = warm_point(camp.system, parts, (None, nu), camp.mu)
 
 
 def _usable(multipliers: Array | None, shape: tuple[int, ...]) -> Array:

@@ -12,7 +12,8 @@ import numpy as np
 
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.dense import control_basis
-from ocsolver.collocation.errors import VIOLATION, between, improved
+from ocsolver.collocation.errors import VIOLATION, improved
+from ocsolver.collocation.fine import between
 from ocsolver.collocation.points import Stacked, preference
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 

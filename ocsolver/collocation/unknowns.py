@@ -168,6 +168,18 @@ class Bounds:
         """Fixed components of the initial state (G, v)."""
         return np.asarray(self.start_lower == self.start_upper)
 
+    @cached_property
+    def open(self) -> tuple[tuple[bool, bool], ...]:
+        """Of controls, path, end and start: whether barriers have no bound at all, and whether one is missing."""
+        pairs = (
+            (self.control_lower, self.control_upper, self.control_fixed),
+            (self.path_lower, self.path_upper, self.path_fixed),
+            (self.end_lower, self.end_upper, self.end_fixed),
+            (self.start_lower, self.start_upper, self.start_fixed),
+        )
+        finite = [np.isfinite((lower, upper)) & ~fixed for lower, upper, fixed in pairs]
+        return tuple((not bool(part.any()), not bool(part.all())) for part in finite)
+
 
 @dataclass(frozen=True, eq=False)
 class Residual:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.dense import limited
-from ocsolver.collocation.errors import between
+from ocsolver.collocation.fine import between
 from ocsolver.collocation.refine import padded, resampled
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Mesh
