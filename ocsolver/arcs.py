@@ -7,7 +7,9 @@ the mesh shows there is an approximation of its average.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from ocsolver.pieces import Pieces
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
 
-__all__ = ["Arcs", "find_arcs", "with_arcs"]
+__all__ = ["Arcs", "Slopes", "find_arcs", "with_arcs"]
 
 AT_BOUND = 1e-3  # distance to a bound, relative to the width, up to which a control is at the bound
 JUMP = 0.25  # change from one interval to the next, relative to the width, from which on it is a jump
@@ -31,7 +33,13 @@ SHORTEST = 3  # intervals of a singular arc, and jumps of a chattering one, at l
 CLOSE = 2  # intervals between two jumps of a chattering arc, at most
 WINDOW = 6  # intervals over which chattering is averaged, to both sides
 
+TOLERANCE = 1e-3  # default of `find_arcs`
+FURTHER = 0.25  # of the width, by which controls are moved to see whether H depends on them there
+
 Array = np.ndarray[Any, np.dtype[Any]]
+# by how much controls are moved (m,) -> in the middle of every interval ∂H/∂u, path multipliers included, for the
+# control as it is and moved (2, N, G, m), and the size of the running cost (N, G)
+Slopes = Callable[[Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +85,7 @@ class Arcs:
         return "; ".join(parts)
 
 
-def find_arcs(solution: Solution, finer: Solution | None = None, *, tolerance: float = 1e-3) -> Arcs:
+def find_arcs(solution: Solution, finer: Solution | None = None, *, tolerance: float = TOLERANCE) -> Arcs:
     """Find the jumps, singular arcs and chattering of a solution's control.
 
     Parameters
@@ -116,27 +124,37 @@ def find_arcs(solution: Solution, finer: Solution | None = None, *, tolerance: f
         raise InputError(
             complaint("find_arcs tolerance", expected="a number in (0, 1)", got=repr(tolerance), todo=todo)
         )
-    problem = solution.problem
-    if problem is None:
+    if solution.problem is None:
         todo = "Use oc.load(path, problem=problem)."
         expected = "a solution that knows its problem"
         raise UnsupportedError(complaint("find_arcs", expected=expected, got="problem=None", todo=todo))
-    u = _array(solution.u)  # (N, G, m)
-    t = _array(solution.t)  # (N + 1, G)
+    return _find_arcs(solution.problem, solution, finer, tolerance, None)
+
+
+def _find_arcs(
+    problem: OptimalControlProblem,
+    solution: Solution,
+    finer: Solution | None,
+    tolerance: float,
+    slopes: Slopes | None,
+) -> Arcs:
     low, high = _sides(problem, solution.u)
-    width = high - low
+    width, G = high - low, solution.u.shape[1]
     bounded = np.isfinite(width)
-    span = np.where(bounded, width, 1.0)
-    place = np.where(u <= low + AT_BOUND * span, -1, np.where(u >= high - AT_BOUND * span, 1, 0))  # (N, G, m)
-    G = u.shape[1]
     singular: list[list[tuple[float, float, int]]] = [[] for _ in range(G)]
     if not bounded.any() and finer is None:
         return Arcs([[] for _ in range(G)], singular, [[] for _ in range(G)], solution.u)
+    u = _array(solution.u)  # (N, G, m)
+    t = _array(solution.t)  # (N + 1, G)
+    span = np.where(bounded, width, 1.0)
+    place = np.where(u <= low + AT_BOUND * span, -1, np.where(u >= high - AT_BOUND * span, 1, 0))  # (N, G, m)
     switches = _switches(t, u, place, np.where(bounded, width, np.inf))
     chattering = [_chattering(t[:, g], switches[g], len(u)) for g in range(G)]
     inside = (place == 0) & bounded & ~_on_the_rim(problem, solution.u)
     if _longest(inside) >= SHORTEST and problem.control_set.convex:
-        vanishing = inside & _vanishing(problem, solution, np.where(bounded, width, 0.0), tolerance)
+        span = np.where(bounded, width, 0.0)
+        near, rate = (slopes or partial(_slopes, problem, solution))(FURTHER * span)
+        vanishing = inside & _vanishing(solution, near, rate, span, tolerance)
         singular = [_runs(t[:, g], vanishing[:, g]) for g in range(G)]
     grows = None
     if finer is not None:
@@ -223,33 +241,34 @@ def _runs(t: Array, mask: Array) -> list[tuple[float, float, int]]:
     return sorted(found)
 
 
-def _vanishing(problem: OptimalControlProblem, solution: Solution, width: Array, tolerance: float) -> Array:
+def _vanishing(solution: Solution, near: Array, rate: Array, span: Array, tolerance: float) -> Array:
     """Where H depends on a component neither here nor across its bounds: bool (N, G, m)."""
+    h = _array(solution.t.diff(dim=0))
+    scale = np.maximum((rate * h).sum(0), np.abs(_array(solution.cost)))
+    gain = (np.abs(near) * span).max(0) * h.sum(0)[:, None]  # (N, G, m)
+    limit = np.where(np.isfinite(scale), tolerance * scale, -1.0)  # nothing is known of a failed group
+    return np.asarray(gain <= limit[:, None])
+
+
+def _slopes(problem: OptimalControlProblem, solution: Solution, move: Array) -> tuple[Array, Array]:
+    """`Slopes` of any solution."""
     pieces = solution.pieces
     if pieces is None:
         pieces = Pieces.from_steps(problem, solution.t, solution.x, solution.p, solution.u)
     middle = solution.x.new_tensor([0.5])
     at = pieces.samples(problem, solution.t, solution.x, solution.p, middle)
     t, x, p, u = (part[:, 0] for part in at[:4])
-    nu = None if at.nu is None else at.nu[:, 0]
-    path = problem.path_constraint
-
-    span = torch.as_tensor(width).to(u)
-    with torch.enable_grad():  # ∂H/∂u here and further inside, path multipliers included: (2, N, G, m)
-        v = leaf(torch.stack((u, problem.control_set.project(u + 0.25 * span))))
+    path, nu = problem.path_constraint, None if at.nu is None else at.nu[:, 0]
+    with torch.enable_grad():
+        v = leaf(torch.stack((u, problem.control_set.project(u + torch.as_tensor(move).to(u)))))
         x, p = (z.expand(2, *z.shape) for z in (x, p))
         value = hamiltonian(problem, t, x, p, v)
         if path is not None and nu is not None:
             value = value - (nu * path.path(t, x, v)).sum(-1)
         (near,) = gradients(group_mean(value, v.shape[-2]), (v,))
-    h = solution.t.diff(dim=0)
     with torch.no_grad():
-        rate = group_mean(running_cost(problem, t, x[0], u).abs(), u.shape[-2])  # (N, G)
-        scale = torch.maximum((rate * h).sum(0), solution.cost.abs())
-    gain = (near.abs() * span).amax(0) * h.sum(0)[:, None]  # (N, G, m)
-    limit = torch.where(torch.isfinite(scale), tolerance * scale, -1.0)  # nothing is known of a failed group
-    vanishing: Array = (gain <= limit[:, None]).cpu().numpy()
-    return vanishing
+        rate = group_mean(running_cost(problem, t, x[0], u).abs(), u.shape[-2])
+    return _array(near), _array(rate)
 
 
 def _averaged(solution: Solution, chattering: list[list[tuple[float, float, int]]]) -> Tensor:
@@ -267,11 +286,14 @@ def _averaged(solution: Solution, chattering: list[list[tuple[float, float, int]
     return u
 
 
-def with_arcs(solution: Any) -> Any:
-    """The solution with its switches and singular arcs, and with notes on what is not plain bang-bang."""
+def with_arcs(solution: Any, slopes: Slopes | None = None) -> Any:
+    """The solution with its switches and singular arcs, and with notes on what is not plain bang-bang.
+
+    A solver may know the `slopes` of H.
+    """
     if not isinstance(solution, Solution) or solution.problem is None:
         return solution
-    arcs = find_arcs(solution)
+    arcs = _find_arcs(solution.problem, solution, None, TOLERANCE, slopes)
     notes = []
     for own, note, status, switches in zip(solution.notes, arcs.notes, solution.status, arcs.switches, strict=True):
         parts, extra = [own] if own else [], ""

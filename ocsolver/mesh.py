@@ -48,14 +48,16 @@ class Mesh:
             raise InputError(
                 complaint("Mesh nodes", expected="shape (N + 1,), N ≥ 1", got=tuple(grid.shape), todo=todo)
             )
-        if not bool(torch.isfinite(grid).all()) or float(grid[0]) != 0.0 or float(grid[-1]) != 1.0:
-            ends = (float(grid[0]), float(grid[-1]))
+        values = grid.detach().numpy()
+        if not np.isfinite(values).all() or values[0] != 0.0 or values[-1] != 1.0:
+            ends = (float(values[0]), float(values[-1]))
             raise InputError(
                 complaint("Mesh nodes", expected="finite nodes from 0 to 1", got=f"ends {ends}", todo=todo)
             )
-        if not bool((grid.diff() > 0).all()):
-            k = int((grid.diff() <= 0).nonzero()[0])
-            got = f"nodes[{k}] = {float(grid[k])} ≥ nodes[{k + 1}] = {float(grid[k + 1])}"
+        lengths = np.diff(values)
+        if not (lengths > 0).all():
+            k = int(np.argmax(lengths <= 0))
+            got = f"nodes[{k}] = {float(values[k])} ≥ nodes[{k + 1}] = {float(values[k + 1])}"
             raise InputError(complaint("Mesh nodes", expected="strictly increasing nodes", got=got, todo=todo))
         object.__setattr__(self, "nodes", grid)
 

@@ -81,6 +81,13 @@ def _basis(s: int, ends: bool, sigma: tuple[float, ...], dtype: torch.dtype, dev
         return lagrange(_points(s, ends, dtype, device), torch.tensor(sigma, dtype=dtype, device=device))
 
 
+@cache
+def _averaging(s: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Values of polynomials at Gauss points that integrate their projections well (Q, s), and the weights (Q,)."""
+    points, weights = _gauss(s + 2, dtype, device)
+    return _basis(s, False, tuple(points.tolist()), dtype, device), weights
+
+
 class Samples(NamedTuple):
     """A trajectory at the same Q fractions of every interval."""
 
@@ -312,9 +319,10 @@ class Pieces:
         Tensor, shape (N, G, m)
             Means, in U where U is convex.
         """
-        points, weights = gauss(self.stages + 2, self.control)
-        u = problem.control_set.project(self._everywhere(self.control, points))
-        return torch.einsum("q,nqgm->ngm", weights, u)
+        basis, weights = _averaging(self.stages, self.control.dtype, self.control.device)
+        N, _, G, m = self.control.shape
+        u = problem.control_set.project((basis @ self.control.flatten(2)).reshape(N, -1, G, m))
+        return (weights @ u.flatten(2)).reshape(N, G, m)
 
 
 def checked_times(t: Tensor, times: Tensor) -> Tensor:

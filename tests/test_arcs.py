@@ -6,12 +6,15 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import mild_problem, solve_quietly
 from torch import Tensor
 
 import ocsolver as oc
+from ocsolver import arcs as structure
+from ocsolver.solvers import collocated
 from problems import aly_chan, chattering, consumption, fishing, jackson, linear_pendulum, van_der_pol_bounded
 
 Status = oc.Status
@@ -239,3 +242,40 @@ def test_rounding_refuses() -> None:
     )
     with pytest.raises(oc.UnsupportedError, match="expected a fixed final time, got FreeTime"):
         oc.sum_up_rounding(solution, free)
+
+
+def pushed(**changes: Any) -> oc.OptimalControlProblem:
+    """A push between bounds, beside a mixed constraint."""
+    return oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0] - 0.2 * x[..., 0] ** 3), -1),
+        lambda t, x, u: 1.0 + x.square().sum(-1) + u[..., 0] ** 2 * (1.2 + torch.sin(t)),
+        control_set=oc.Box(-2.0, 2.0),
+        path_constraint=oc.Constraint(lambda t, x, u: x[..., 1:] + 0.3 * u, -0.6, 10.0),
+        **{"initial_state": [1.0, 0.0], "horizon": (0.5, 2.0), **changes},
+    )
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        pushed(),
+        pushed(horizon=(0.5, oc.FreeTime(guess=1.0)), terminal_constraint=oc.Constraint(lambda x: x[..., :1])),
+        pushed(initial_state=[[1.0, 0.0], [0.5, -0.3]]),
+        pushed(initial_state=[[1.0, 0.0], [0.5, -0.3]], shared_control=True),
+    ],
+    ids=["plain", "free time", "batch", "shared control"],
+)
+def test_collocation_knows_the_slopes_of_h(monkeypatch: pytest.MonkeyPatch, problem: oc.OptimalControlProblem) -> None:
+    """They are those that torch finds in the solution."""
+    asked: list[Any] = []
+
+    def asking(solution: oc.Solution, slopes: Any) -> oc.Solution:
+        asked.append(slopes)
+        return solution
+
+    monkeypatch.setattr(collocated, "with_arcs", asking)
+    solution = oc.solve(problem, oc.Collocation())
+    move = np.array([1.0])
+    for mine, exact in zip(asked[0](move), structure._slopes(problem, solution, move), strict=True):
+        assert np.abs(exact).max() > 0.1
+        np.testing.assert_allclose(mine, exact, rtol=1e-8, atol=1e-10)

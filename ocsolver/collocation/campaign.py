@@ -241,7 +241,7 @@ class Campaign:
         )
         for g in range(len(solved)):
             status, note = self.ending, ""
-            undefined = self._undefined(g)
+            undefined = "" if solved[g] else self._undefined(g)
             if status is None and undefined:
                 status, note = Status.NONFINITE, undefined
             if status is None:

@@ -121,10 +121,11 @@ class Stacked:
             z[..., self.v :] = np.clip(0.0, *(_array(side) for side in sides))
         z[1:] += 0.1 * random.standard_normal(z[1:].shape) * (1.0 + np.abs(z[1:]))
         t = np.broadcast_to(t0 + (t1 - t0) * random.random((PROBES, 1, 1)), z.shape[:-1])
+        times, points = self.tensor(t[..., :1]), self.tensor(z)
         return self._tape(
             ("dynamics", "running_cost", "path_constraint"),
             lambda: point_tape(self._functions, t0, z[0, 0, 0], self.v),
-            lambda: self._functions(self.tensor(t[..., :1]), self.tensor(z)),
+            lambda: self._functions(times, points),
             lambda tape: tape.values.run(*_rows(t[..., None], z)),
         )
 
@@ -137,10 +138,11 @@ class Stacked:
         if self.problem.terminal_cost is None and self.problem.terminal_constraint is None:
             return no_end_tape(self.v)
         probes = x + 0.1 * np.random.default_rng(0).standard_normal(x.shape) * (1.0 + np.abs(x))
+        states = self.tensor(probes)
         return self._tape(
             ("terminal_cost", "terminal_constraint"),
             lambda: end_tape(self._end_functions, x[0]),
-            lambda: self._end_functions(self.tensor(probes)),
+            lambda: self._end_functions(states),
             lambda tape: tape.values.run(probes),
         )
 

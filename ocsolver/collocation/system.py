@@ -75,7 +75,10 @@ class System:
     @cached_property
     def scale_z(self) -> Array:
         """Scales of (x, u) (G, v + m)."""
-        return np.concatenate((self.scale_x, np.broadcast_to(self.scale_u, (len(self.scale_x), len(self.scale_u)))), -1)
+        G, v = self.scale_x.shape
+        result = np.empty((G, v + len(self.scale_u)))
+        result[:, :v], result[:, v:] = self.scale_x, self.scale_u
+        return result
 
     @property
     def dearest(self) -> Array:

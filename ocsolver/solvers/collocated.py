@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import group_mean
+from ocsolver.arcs import with_arcs
 from ocsolver.collocation.absolutes import Absolutes
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
-from ocsolver.collocation.points import Stacked
+from ocsolver.collocation.points import Stacked, weighted
 from ocsolver.collocation.starts import Start
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds
@@ -79,7 +81,8 @@ class _View:
     def tensor(self, values: Array) -> Tensor:
         """With dtype and device of the run."""
         like = self.problem.initial_state
-        return torch.as_tensor(np.ascontiguousarray(values), dtype=like.dtype, device=like.device)
+        own = torch.from_numpy(np.ascontiguousarray(values))
+        return own if own.dtype is like.dtype and own.device == like.device else own.to(like)
 
     def states(self, values: Array) -> Tensor:
         """Stacked states (*b, G, v), the duration left out: (*b, B, n)."""
@@ -88,7 +91,7 @@ class _View:
 
     def costates(self, values: Array) -> Tensor:
         """Costates per trajectory: (*b, G, v) -> (*b, B, n)."""
-        return self._members(values) * self.states(values)
+        return self.states(values) if self._members(values) == 1 else self._members(values) * self.states(values)
 
     def multipliers(self, values: Array) -> Tensor:
         """Multipliers per trajectory: (*b, G, members · c) -> (*b, B, c)."""
@@ -108,8 +111,9 @@ class _View:
 
     def times(self, t: Array, nodes: Array) -> Tensor:
         """Nodes in the time of the problem (N + 1, G)."""
-        start = 0.0 if self.problem.free_time is None else self.problem.horizon[0]
-        return self.tensor(start + self.durations(nodes) * t)
+        if self.problem.free_time is None:
+            return self.tensor(t)
+        return self.tensor(self.problem.horizon[0] + self.durations(nodes) * t)
 
 
 def iterate_of(problem: OptimalControlProblem, camp: Camp) -> SimpleNamespace:
@@ -141,7 +145,7 @@ def report(
         multipliers["terminal_constraint"] = view.multipliers(ended.nu)
     pieces = Pieces(view.tensor(campaign.stacked.controls(ended.u)), view.states(ended.x), view.costates(ended.p), y)
     counts = {"iterations_alone": sum(own.counts["iterations"] for own in alone.values())} if alone else {}
-    return Solution(
+    solution = Solution(
         residual=view.tensor(ended.residual),
         status=campaign.status,
         notes=campaign.notes,
@@ -154,19 +158,36 @@ def report(
         u=pieces.mean_control(problem),
         cost=view.tensor(ended.cost),
         problem=problem,
-        discretization=Discretization(_first_mesh(times), RK4(), None),
+        discretization=Discretization(_first_mesh(ended.t), RK4(), None),
         shared_control=problem.shared_control,
         pieces=pieces,
         multipliers=multipliers,
         violations=measure_violations(problem, times, x, pieces),
         memory=Memory.of(problem, campaign),
     )
+    readable = campaign.stacked.tape is not None and campaign.stacked.guise is None and not campaign.of_the_set
+    slopes = partial(_slopes, campaign, ended) if readable and pieces.stages % 2 and not alone else None
+    arcs: Solution = with_arcs(solution, slopes)
+    return arcs
 
 
-def _first_mesh(times: Tensor) -> Mesh:
-    """Mesh of the first group, relative to its horizon."""
-    own = times[:, 0].detach().cpu().to(torch.float64)
-    relative = (own - own[0]) / (own[-1] - own[0])
+def _slopes(campaign: Campaign, ended: Ended, move: Array) -> tuple[Array, Array]:
+    """`arcs.Slopes` by tapes, for an odd number of Gauss points of which the middle one is in the middle."""
+    stacked, limits, middle = campaign.stacked, campaign.limits, ended.x.shape[1] // 2
+    x, p, u, y = (part[:, middle] for part in (ended.x, ended.p, ended.u, ended.y))
+    u = np.clip(np.stack((u, u + move)), limits.control_lower, limits.control_upper)
+    t = ended.t[:-1] + 0.5 * np.diff(ended.t, axis=0)
+    t, x, p, y = (np.stack((part, part)) for part in (t, x, p, y))
+    q = stacked.expand(t, x, u, p, y)
+    assert q.jacobian is not None
+    duration = _View(stacked.source or stacked.problem).durations(ended.nodes)
+    near = -weighted(q.jacobian, p, y)[..., stacked.v :] / duration[:, None]
+    return near, np.abs(q.running[0]) / duration
+
+
+def _first_mesh(t: Array) -> Mesh:
+    """Mesh of the first group of nodes (N + 1, G), relative to its horizon."""
+    relative = (t[:, 0] - t[0, 0]) / (t[-1, 0] - t[0, 0])
     relative[-1] = 1.0
     return Mesh(relative)
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ocsolver._call import call
-from ocsolver.arcs import with_arcs
 from ocsolver.boxed import in_a_box
 from ocsolver.collocation.absolutes import Absolutes
 from ocsolver.collocation.camp import Camp
@@ -118,8 +117,7 @@ class Collocation(Solver):
         campaign, alone = max(tried, key=lambda one: merit(one[0]))
         campaign.history, campaign.counts = tried[-1][0].history, tried[-1][0].counts
         _explain(campaign, outside, lambda: self._first(problem, given, start))
-        solution: Solution = with_arcs(report(problem, campaign, alone, begin, repr(self)))
-        return solution
+        return report(problem, campaign, alone, begin, repr(self))
 
     def _campaign(
         self, problem: OptimalControlProblem, posed: Posed, stop: Stop, reporter: Any, damps: bool

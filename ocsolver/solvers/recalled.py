@@ -71,7 +71,7 @@ class Memory:
         if stacked is None:
             return None
         limits, nodes = self._limits(problem), self._nodes(problem)
-        return Posed(stacked, limits, nodes, warm=self._start(limits, nodes))
+        return Posed(stacked, limits, nodes, warm=self._start(problem, limits, nodes))
 
     def _limits(self, problem: OptimalControlProblem) -> Bounds:
         """The bounds, those of stacked initial states (1, v) replaced by the states of the problem."""
@@ -87,10 +87,12 @@ class Memory:
         result: Array = t0 + (t1 - t0) * without_narrow((t[:, 0] - t[0, 0]) / (t[-1, 0] - t[0, 0]))[:, None]
         return result
 
-    def _start(self, limits: Bounds, nodes: Array) -> Start:
+    def _start(self, problem: OptimalControlProblem, limits: Bounds, nodes: Array) -> Start:
         """The last point at the Gauss points between these nodes."""
         point, old = self.point, self.system.mesh
-        seen = shifted(torch.from_numpy(nodes[:, 0]), torch.from_numpy(old.t)).numpy()[:, None]
+        seen = nodes
+        if problem.horizon != self.problem.horizon:
+            seen = shifted(torch.from_numpy(nodes[:, 0]), torch.from_numpy(old.t)).numpy()[:, None]
         same = seen.shape == old.t.shape and np.abs(seen - old.t).max() <= SAME * np.ptp(old.t)
         parts: tuple[Array, ...] = point.x, point.u, point.p, point.y, point.nodes, point.costates
         if not same or old.tableau.closed:
@@ -103,6 +105,8 @@ class Memory:
 def without_narrow(nodes: Array) -> Array:
     """Nodes on [0, 1] without those that make intervals much narrower than the mean."""
     shortest = NARROW / (len(nodes) - 1)
+    if np.diff(nodes).min() >= shortest:
+        return nodes
     kept = [0.0]
     for t in nodes[1:-1]:
         if t - kept[-1] >= shortest and 1.0 - t >= shortest:
