@@ -63,6 +63,8 @@ def limited(tableau: Tableau, u: Array, lower: Array, upper: Array, strict: Arra
     """
     N, s = u.shape[:2]
     width = upper - lower
+    if strict is None and not np.isfinite(width).any():
+        return u
     steep = np.zeros((N * s + 1, *u.shape[2:]), dtype=bool)  # before the first point, between points, after the last
     steep[1:-1] = np.abs(np.diff(u.reshape(N * s, *u.shape[2:]), axis=0)) > JUMP * np.where(width > 0, width, np.inf)
     jumps = np.any([steep[k : N * s + k : s] for k in range(s + 1)], axis=0)  # of every interval (N, G, m)

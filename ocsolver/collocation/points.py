@@ -389,7 +389,7 @@ def _agree(found: Array, expected: Array) -> bool:
         return False
     found = found.reshape(expected.shape)
     close = np.abs(found - expected) <= PROBED * (1.0 + np.abs(expected))
-    return bool((close | (~np.isfinite(found) & ~np.isfinite(expected))).all())
+    return bool(close.all()) or bool((close | (~np.isfinite(found) & ~np.isfinite(expected))).all())
 
 
 def _units(output: Tensor) -> Tensor:

@@ -179,8 +179,9 @@ def touched(times: Array, c: Array, status: Array, left: int, bounds: tuple[floa
     run = edge - step * np.arange(1, len(c))
     run = run[(run >= 0) & (run < len(c))]
     run = run[np.cumprod(status[run] == status[run[0]]).astype(bool)]
-    lifted = LIFTED * np.median(np.abs(c[run] - bound))
-    far = np.abs(c[run] - bound) > lifted
+    distances = np.abs(c[run] - bound)
+    lifted = LIFTED * float(np.sort(distances)[len(run) // 2])
+    far = distances > lifted
     free = edge - step * int(np.cumprod(far).sum())
     a, b = sorted((times[free], times[free - step]))
     points = free + step * np.arange(3)
