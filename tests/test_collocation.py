@@ -1249,3 +1249,21 @@ def test_derivatives_that_are_not_finite_are_named() -> None:
     solution = solve_quietly(problem, oc.Collocation())
     assert solution.status[0] is Status.NONFINITE
     assert re.search(r"derivatives .* not finite at t = .*, u = \[0, 0\], .* norm at zero", solution.notes[0])
+
+
+def test_constraint_that_acts_for_a_moment() -> None:
+    """Between resting on the bound and touching it, slacks are small where multipliers of bounds vanish."""
+    base = bryson_denham.build().problem
+    problem = oc.OptimalControlProblem(
+        base.dynamics,
+        base.running_cost,
+        initial_state=[0.0, 1.1853237810879993],
+        horizon=(0.0, 0.6057556629180908),
+        control_set=base.control_set,
+        terminal_constraint=base.terminal_constraint,
+        path_constraint=base.path_constraint,
+    )
+    solution = oc.solve(problem, oc.Collocation(), tolerance=1e-6)
+    assert solution.status == [Status.CONVERGED]
+    assert float(solution.certificate.cost_error) <= 1e-5
+    assert solution.stats.iterations < 100

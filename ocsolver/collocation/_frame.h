@@ -106,7 +106,8 @@ static inline Sides sides(const double *bounds, const double *z, size_t i, size_
     return y;
 }
 
-#define DRIFT 1e10 /* factor by which z may differ from μ / slack, as in `barrier` */
+#define LOW 1e4 /* factors by which z may be less and more than μ / slack, as in `barrier` */
+#define HIGH 1e10
 
 static inline double room(double slack) { return slack > DBL_MIN ? slack : DBL_MIN; }
 

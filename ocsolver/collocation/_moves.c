@@ -175,8 +175,8 @@ void renew(
                         const double away = set.value[i] - set.bounds[first + i];
                         const double pull = weight(y, set, g) / room(side ? -away : away);
                         double z = set.z[first + i] + longest[g] * out[NEW_Z + b][first + i];
-                        z = z > pull / DRIFT || isnan(z) ? z : pull / DRIFT;
-                        out[NEW_Z + b][first + i] = z < DRIFT * pull || isnan(z) ? z : DRIFT * pull;
+                        z = z > pull / LOW || isnan(z) ? z : pull / LOW;
+                        out[NEW_Z + b][first + i] = z < HIGH * pull || isnan(z) ? z : HIGH * pull;
                     }
         }
     }

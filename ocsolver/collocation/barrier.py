@@ -12,7 +12,7 @@ __all__ = ["Barrier", "longest"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PUSH = 1e-2  # of the range or of the size of a bound, by which a start is moved inside
-DRIFT = 1e10  # factor by which z may differ from μ / slack
+LOW, HIGH = 1e4, 1e10  # factors by which z may be less and more than μ / slack
 TINY = np.finfo(float).tiny
 
 
@@ -145,13 +145,16 @@ class Barrier:
         return np.ones_like(share) if self.idle else longest(steps / -self.z, share)
 
     def moved(self, steps: Array, alpha: Array, value: Array, mu: Array) -> Barrier:
-        """Multipliers after a step, kept within a factor of μ / slack at the new values."""
+        """Multipliers after a step, kept within factors of μ / slack at the new values.
+
+        Those that are much less than that promise room near bounds where there is none.
+        """
         if self.idle:
             return self
         pull = mu / self.slacks(value)
         z = self.z + alpha * steps
-        np.maximum(z, pull / DRIFT, out=z)
-        return self.held(np.minimum(z, DRIFT * pull, out=z))
+        np.maximum(z, pull / LOW, out=z)
+        return self.held(np.minimum(z, HIGH * pull, out=z))
 
     def complementarity(self, value: Array, mu: Array) -> Array:
         """Largest |z s − μ| per group (G,)."""

@@ -166,9 +166,16 @@ class Crew:
         self.model = self.system.model(self.point, self.mu, found)
 
     def count(self, stuck: Array) -> None:
-        """Note the groups whose step led nowhere: their next one is that of a shifted Hessian."""
+        """Note the groups whose step led nowhere: their next one is that of a shifted Hessian.
+
+        First of all, the multipliers of their bounds are put on the central path: those that are far off it promise
+        room near bounds where there is none, which no shift mends.
+        """
         walk = self.walk
         self.fails = np.where(stuck, self.fails + 1, 0)
+        if (self.fails == 1).any():
+            self.point = self.point.merged(self.system.centered(self.point, self.mu), self.fails == 1)
+            self.model = self.system.remodel(self.point, self.mu, model=self.model)
         self.failed = self.failed | (self.fails > STUCK)
         walk.last_delta = np.where(stuck, np.maximum(1e-4, 10 * walk.last_delta), walk.last_delta)
         walk.delta = np.where(stuck, walk.last_delta, 0.0)

@@ -359,6 +359,15 @@ class System:
         alpha = np.minimum(alpha, 1.0)
         return new.with_duals(step, alpha, np.minimum(alpha, below), *barriers)
 
+    def centered(self, point: Point, mu: Array) -> Point:
+        """The same point with the multipliers of all bounds on the central path."""
+        weights = (mu, mu, mu * self.duration, mu * self.duration)
+        barriers = [
+            barrier.centered(value, weight[:, None])
+            for (barrier, value), weight in zip(point.bounded, weights, strict=True)
+        ]
+        return point.dual(point.p, point.costates, point.y, point.nu, *barriers)
+
     # ------------------------------------------------------------------ errors
 
     def optimality(self, point: Point, mu: Array, model: Model) -> Optimality:
