@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ def _backward(end: float, start: float, longest: float) -> Any:
     )
 
 
+@cache
 def _extremal(start: float, horizon: float) -> tuple[Callable[[Array], Array], float]:
     """Dense extremal (x, p, cost to go) over the time left, and the optimal cost, from x = `start` > 0."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,7 @@ def build(
     )
 
 
+@cache
 def _extremal(start: float, end: float, horizon: tuple[float, float]) -> tuple[float, Exact]:
     """Optimal cost and exact solution, from the lowest state that makes the layers fill the horizon."""
     t0, t1 = horizon

@@ -117,7 +117,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", list(CASES))
+LONG = "B02", "B05", "B29"  # state constraints, and the double integrator in minimal time
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in LONG else case for case in CASES]
+)
 def test_references(case: str) -> None:
     problem, cost, accuracy = CASES[case]
     solution = oc.solve(problem, oc.AugmentedLagrangian())

@@ -294,6 +294,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, json.loads((folder / "figure1.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_files(quick: tuple[Path, dict[str, Any]]) -> None:
     """A picture in two formats."""
     folder, _ = quick
@@ -302,6 +303,7 @@ def test_files(quick: tuple[Path, dict[str, Any]]) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["figure1.json", "figure1.pdf", "figure1.png"]
 
 
+@pytest.mark.slow
 def test_structure(quick: tuple[Path, dict[str, Any]]) -> None:
     """Everything that one needs to know about the run, and nothing about whose machine it was."""
     _, results = quick
@@ -318,6 +320,7 @@ def test_structure(quick: tuple[Path, dict[str, Any]]) -> None:
     assert set(results["patience"]["methods"]) == {"SGD", "Adagrad", "Adam"}
 
 
+@pytest.mark.slow
 def test_curves(quick: tuple[Path, dict[str, Any]]) -> None:
     """Of every method and seed, finite, and one longer than the number of iterations."""
     _, results = quick
@@ -336,6 +339,7 @@ def test_curves(quick: tuple[Path, dict[str, Any]]) -> None:
                 assert first == pytest.approx([first[0]] * len(METHODS), rel=1e-5), start
 
 
+@pytest.mark.slow
 def test_grids(quick: tuple[Path, dict[str, Any]]) -> None:
     """The choice has the lowest end loss of its grid, and lies inside unless marked."""
     _, results = quick
@@ -349,6 +353,7 @@ def test_grids(quick: tuple[Path, dict[str, Any]]) -> None:
             assert all(set(entry["at"]) == {"4"} for entry in record["grid"])
 
 
+@pytest.mark.slow
 def test_spectra(quick: tuple[Path, dict[str, Any]]) -> None:
     """600 eigenvalues each, with their counts."""
     _, results = quick
@@ -363,6 +368,7 @@ def test_spectra(quick: tuple[Path, dict[str, Any]]) -> None:
         assert point["asymmetry"] < 1e-9 * point["largest"]
 
 
+@pytest.mark.slow
 def test_stored_claims_follow_from_the_stored_numbers(quick: tuple[Path, dict[str, Any]]) -> None:
     """Whatever they say of so short a run."""
     _, results = quick

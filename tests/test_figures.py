@@ -87,6 +87,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return out, json.loads((out / "figure2.json").read_text(encoding="utf-8")), text.getvalue()
 
 
+@pytest.mark.slow
 def test_quick_run_writes_everything(quick: tuple[Path, dict[str, Any], str]) -> None:
     """Pictures, numbers of every run, versions, claims; no path and no user."""
     out, results, text = quick
@@ -111,6 +112,7 @@ def test_quick_run_writes_everything(quick: tuple[Path, dict[str, Any], str]) ->
     assert str(out) not in json.dumps(results)
 
 
+@pytest.mark.slow
 def test_the_other_figures_use_the_runs(quick: tuple[Path, dict[str, Any], str]) -> None:
     """Figures 3 and 4 train nothing that is there."""
     out, results, _ = quick
@@ -123,6 +125,7 @@ def test_the_other_figures_use_the_runs(quick: tuple[Path, dict[str, Any], str])
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_numbers_can_be_reused(quick: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     """``--reuse`` brings finished runs back from the JSON file alone."""
     out, results, _ = quick
@@ -133,6 +136,7 @@ def test_numbers_can_be_reused(quick: tuple[Path, dict[str, Any], str], tmp_path
     assert again["tuning"] == results["tuning"]
 
 
+@pytest.mark.slow
 def test_the_race_is_drawn_in_units_of_adam(quick: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     """Another day, another machine: seconds of E-MSA are in proportion to a step of Adam here and there."""
     out, results, _ = quick
@@ -152,6 +156,7 @@ def test_the_race_is_drawn_in_units_of_adam(quick: tuple[Path, dict[str, Any], s
     assert drawn[0]["loss"] == [2.0, 1.0]
 
 
+@pytest.mark.slow
 def test_partial_results_draw(
     quick: tuple[Path, dict[str, Any], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,11 +35,12 @@ def double_well(
     )
 
 
-def test_global_minimum_of_the_reactor() -> None:
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 10), marks=pytest.mark.slow)])
+def test_global_minimum_of_the_reactor(seeds: range) -> None:
     """Luus's reactor (A19): the better of its two minima for at least nine of ten seeds."""
     problem = luus_reactor.build().problem
-    found = [oc.solve(problem, MultiStart(n=8, seed=seed)) for seed in range(10)]
-    assert sum(abs(float(solution.cost) - 0.13309573) <= 1e-4 for solution in found) >= 9
+    found = [oc.solve(problem, MultiStart(n=8, seed=seed)) for seed in seeds]
+    assert sum(abs(float(solution.cost) - 0.13309573) <= 1e-4 for solution in found) >= min(7, len(seeds))
     assert all(solution.status == [Status.CONVERGED] for solution in found)
     costs = [cost for solution in found for cost, _ in solution.minima[0]]
     assert all(min(abs(cost - 0.133), abs(cost - 0.244)) < 1e-3 for cost in costs)

@@ -96,6 +96,7 @@ def test_units_of_state_and_cost_do_not_matter(units: float) -> None:
         torch.testing.assert_close(solution.cost / factor, base.cost, rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.slow
 def test_quasi_newton_steps_save_iterations_and_pass_the_same_test() -> None:
     problem = van_der_pol_bounded.build().problem
     fast, plain = (solve_quietly(problem, s, mesh=50, max_iterations=400) for s in (oc.EMSA(), PLAIN))

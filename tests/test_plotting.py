@@ -430,16 +430,16 @@ def test_many_components_are_told_apart_by_shade() -> None:
 
 def test_wild_interpolation_is_not_drawn() -> None:
     stiff = oc.OptimalControlProblem(
-        lambda t, x, u: -1e3 * (x - u),
+        lambda t, x, u: -1e2 * (x - u),
         None,
         lambda x: (x[..., 0] - 1.0) ** 2,
         initial_state=[2.0],
         horizon=(0.0, 1.0),
         control_set=oc.Unconstrained(1),
     )
-    solution = run(stiff, 0, integrator=oc.SolveIVP("DOP853"))
+    solution = oc.solve(stiff, mesh=4, max_iterations=0, tolerance=None, integrator=oc.SolveIVP("DOP853"))
     middle = 0.5 * (solution.t[1:] + solution.t[:-1])[:, 0]
-    assert float(solution.state(middle).abs().max()) > 4.0  # far outside [0, 2]: a slope of −2000 over a long step
+    assert float(solution.state(middle).abs().max()) > 4.0  # far outside [0, 2]: a slope of −200 over a long step
     times, values = data(panels(solution.plot())["states"], "x")
     np.testing.assert_array_equal(times, solution.t[:, 0].numpy())
     np.testing.assert_array_equal(values, solution.x[:, 0, 0].numpy())

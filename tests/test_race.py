@@ -59,6 +59,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 # ------------------------------------------------------------------------------------------------------ the script
 
 
+@pytest.mark.slow
 def test_quick_race_writes_everything(quick: tuple[Path, dict[str, Any], str]) -> None:
     """Every method has its runs, its step size and its table; there are pictures, versions, and no paths."""
     out, results, text = quick
@@ -82,6 +83,7 @@ def test_quick_race_writes_everything(quick: tuple[Path, dict[str, Any], str]) -
             assert levels[entry["choice"]] == min(value for value in levels.values() if value is not None)
 
 
+@pytest.mark.slow
 def test_runs_are_interleaved(quick: tuple[Path, dict[str, Any], str]) -> None:
     """While two runs are in the race, neither is a step ahead of the other by more than the round allows."""
     _, results, _ = quick
@@ -99,6 +101,7 @@ def test_runs_are_interleaved(quick: tuple[Path, dict[str, Any], str]) -> None:
             assert sum(entry["steps"] for entry in runs) == record["turns"]
 
 
+@pytest.mark.slow
 def test_clocks_are_monotone_and_honest(quick: tuple[Path, dict[str, Any], str]) -> None:
     """Steps, turns and seconds only grow, and processor time is not more than wall clock."""
     _, results, _ = quick
@@ -113,6 +116,7 @@ def test_clocks_are_monotone_and_honest(quick: tuple[Path, dict[str, Any], str])
                 assert entry["forward_equivalents"] > 1.0
 
 
+@pytest.mark.slow
 def test_thresholds_are_held_twice(quick: tuple[Path, dict[str, Any], str]) -> None:
     """The stored times follow from the curves."""
     _, results, _ = quick
@@ -131,6 +135,7 @@ def test_thresholds_are_held_twice(quick: tuple[Path, dict[str, Any], str]) -> N
                     assert all(entry["reached"].values())
 
 
+@pytest.mark.slow
 def test_ratios_follow_from_the_records(quick: tuple[Path, dict[str, Any], str]) -> None:
     """The summary is nothing but the records."""
     _, results, _ = quick
@@ -149,6 +154,7 @@ def test_ratios_follow_from_the_records(quick: tuple[Path, dict[str, Any], str])
     )
 
 
+@pytest.mark.slow
 def test_a_race_goes_on_where_it_was(quick: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     """Finished seeds and tuned step sizes are kept; only what is missing runs."""
     out, results, _ = quick
@@ -191,6 +197,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [record["seed"] for record in stored["races"]["sine-good-sin"]] == [0]
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(
     quick: tuple[Path, dict[str, Any], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

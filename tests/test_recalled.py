@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,9 @@ from helpers import solve_quietly
 from torch import Tensor
 
 import ocsolver as oc
+from ocsolver.collocation import starts
+from ocsolver.collocation.camp import Camp
+from ocsolver.collocation.unknowns import Mesh
 from ocsolver.problem import changed, differ_by_start
 from ocsolver.solvers.collocation import Collocation
 from ocsolver.solvers.recalled import Memory, without_narrow
@@ -137,3 +141,26 @@ def test_only_what_has_converged_alone_is_remembered(tmp_path: Path) -> None:
 def test_narrow_intervals_are_left_out() -> None:
     nodes = np.array([0.0, 0.001, 0.3, 0.301, 0.6, 0.999, 1.0])
     assert without_narrow(nodes).tolist() == [0.0, 0.3, 0.6, 1.0]
+
+
+def test_a_start_that_leads_nowhere_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is repeated from scratch, on a mesh of its own, and its history goes on."""
+    problem = van_der_pol_bounded.build().problem
+    first = oc.solve(problem, oc.Collocation())
+    fresh = oc.solve(van_der_pol_bounded.build(initial_state=[0.9, 0.3]).problem, oc.Collocation())
+    monkeypatch.setattr(starts, "_start_warm", useless)
+    for start in (first, replace(first, memory=None)):
+        other = changed(problem, initial_state=torch.tensor([[0.9, 0.3]]).double())
+        solution = oc.solve(other, oc.Collocation(), initial_control=start)
+        assert solution.status == [oc.Status.CONVERGED]
+        assert solution.stats.iterations > fresh.stats.iterations
+        torch.testing.assert_close(solution.cost, fresh.cost, rtol=1e-7, atol=0.0)
+        np.testing.assert_array_equal(solution.t.shape, fresh.t.shape)
+
+
+def useless(camp: Camp, mesh: Mesh, warm: starts.Start, barrier: float) -> None:
+    """A start in a corner of the set, with costates that know nothing, so far off that no step passes."""
+    REAL(camp, mesh, warm._replace(x=1e8 + warm.x, nodes=1e8 + warm.nodes, p=1e30 * warm.p), barrier)
+
+
+REAL = starts._start_warm

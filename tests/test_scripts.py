@@ -49,6 +49,7 @@ def check_record(record: dict[str, Any], out: Path) -> None:
     assert str(Path.home()) not in text or str(Path.home()) == "/"
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_solvers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, record = run("benchmark_solvers", tmp_path / "new" / "folder")
     printed = capsys.readouterr().out
@@ -76,6 +77,7 @@ def test_benchmark_of_the_solvers(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "times those on one" in printed
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_sweeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, record = run("benchmark_sweeps", tmp_path)
     printed = capsys.readouterr().out
@@ -107,6 +109,7 @@ def test_benchmark_of_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "Adam" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gallery = importlib.import_module("scripts.gallery")
     figures, pages = tmp_path / "figures" / "gallery", tmp_path / "gallery"
@@ -236,6 +239,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert text in printed, text
 
 
+@pytest.mark.slow
 def test_parts_of_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Figure 1, the third part, has its own test."""
     module = importlib.import_module("scripts.demo")

@@ -96,7 +96,9 @@ def test_solvers_agree(shared: bool) -> None:
     ],
     ids=["ball", "product-box-free", "product-ball-box", "half-infinite-box"],
 )
-@pytest.mark.parametrize("method", [oc.EMSA(), oc.GradientDescent(0.3)], ids=["emsa", "gradient"])
+@pytest.mark.parametrize(
+    "method", [oc.EMSA(), pytest.param(oc.GradientDescent(0.3), marks=pytest.mark.slow)], ids=["emsa", "gradient"]
+)
 def test_convex_sets(control_set: oc.ControlSet, method: oc.Solver) -> None:
     problem = coupled_oscillators(control_set)
     solution = oc.solve(problem, method, mesh=12, tolerance=1e-7)

@@ -20,8 +20,8 @@ __all__ = ["First", "Start", "first_solution"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-WARM_BARRIER = 1e-5  # of a start from a solution of a similar problem
-HASTE = 20  # iterations from there in which the last μ may be reached at once
+WARM_BARRIERS = 1e-5, 1e-2  # of starts from a solution of a similar problem
+HASTE = 30  # iterations from there in which the last μ may be reached at once
 SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
 SHIFTS = (0.0, -0.5, 0.5)  # of controls, relative to their ranges, for which J and the rates are looked at
 FIRST_BARRIER = 0.1  # μ, relative to the size of J
@@ -71,25 +71,31 @@ def first_solution(camp: Camp, mesh: Mesh, control: Array | None, warm: Start | 
     tries : Tries
         Which guesses are tried.
     """
-    first = None if warm is None else _warmed(camp, mesh, warm)
-    if first is None:
-        first = _guessed(camp, mesh, control, tries)
+    first = _guessed(camp, mesh, control, tries) if warm is None else _warmed(camp, mesh, warm)
     nearby = warm is not None and warm.system is not None and first.solved.all() and first.hat <= camp.final
     if not nearby:  # else its start, which had been looked at, was a solution of the same problem
         _leave_saddles(camp, first)
     return first
 
 
-def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First | None:
-    """From a solution of a similar problem: in a few iterations to the last μ, or as from a guess; None if neither."""
+def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First:
+    """From a solution of a similar problem: in a few iterations to the last μ, or as from a guess.
+
+    Where that leads nowhere, it starts once more from further inside the bounds.
+    """
     everybody = np.ones(camp.stacked.groups, dtype=bool)
-    hasty = [(camp.final, HASTE)] if len(everybody) == 1 and camp.final < camp.first else []
-    for hat, most in (*hasty, (camp.first, None)):
-        _start_warm(camp, mesh, warm)
-        solved = camp.solve(hat, everybody, most=most)
+    for barrier in WARM_BARRIERS[: 2 if camp.has_barrier else 1]:
+        _start_warm(camp, mesh, warm, barrier)
+        if len(everybody) == 1 and barrier < camp.first:
+            solved = camp.solve(camp.final, everybody, most=HASTE)
+            if solved.all() or not camp.time_left():
+                return First(solved, camp.final)
+            if not camp.unfinished.any():
+                continue
+        solved = camp.solve(camp.first, everybody)
         if solved.all() or not camp.time_left():
-            return First(solved, hat)
-    return None
+            break
+    return First(solved, camp.first, bool(solved.any()))
 
 
 def _guessed(camp: Camp, mesh: Mesh, control: Array | None, tries: Tries) -> First:
@@ -147,7 +153,7 @@ def _start(camp: Camp, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
     camp.point = first_point(camp.stacked, camp.limits, mesh, x, nodes, u, camp.mu)
 
 
-def _start_warm(camp: Camp, mesh: Mesh, warm: Start) -> None:
+def _start_warm(camp: Camp, mesh: Mesh, warm: Start, barrier: float) -> None:
     """Start where a similar problem ended: its multipliers are known, so the barrier may be low at once."""
     limits = camp.limits
     if warm.system is None:
@@ -163,7 +169,7 @@ def _start_warm(camp: Camp, mesh: Mesh, warm: Start) -> None:
         rho_path=np.maximum(system.rho_path.max((0, 1)), SAFE * np.abs(y)),
         rho_end=np.maximum(system.rho_end, SAFE * np.abs(nu)),
     )
-    camp.mu = (WARM_BARRIER if camp.has_barrier else camp.final) * camp.system.unit
+    camp.mu = (barrier if camp.has_barrier else camp.final) * camp.system.unit
     parts = (warm.x, warm.u, warm.p, y, warm.nodes, warm.costates)
     camp.point = warm_point(camp.system, parts, (None, nu), camp.mu)
 

@@ -13,11 +13,25 @@ from ocsolver.collocation.refine import divided
 from ocsolver.solvers.recalled import Posed
 from ocsolver.status import Status
 
-__all__ = ["FAILURES", "best", "merit", "tried_alone"]
+__all__ = ["EVEN", "FAILURES", "best", "from_solution", "merit", "tried_alone"]
 
+EVEN = 25  # intervals of a first mesh if nothing is known
 FINER = 4  # parts of the intervals of a mesh that leads nowhere
 FEW, SHARE = 4, 8  # failing groups that are tried alone: so many, and one in so many groups
 FAILURES = (Status.STALLED, Status.INFEASIBLE, Status.NONFINITE)
+
+
+def from_solution(first: Campaign, posed: Posed) -> Campaign:
+    """Run from a solution of a similar problem, and where that fails as if there were none."""
+    first.run(posed.nodes, warm=posed.warm)
+    few = 2 * first.successes.sum() > len(first.status)  # the others would pay for them
+    if first.successes.all() or few or first.ending is not None or not first.camp.time_left():
+        return first
+    ends = posed.nodes[0], posed.nodes[-1]
+    again = best(first.another(damps=first.damps), np.linspace(*ends, EVEN + 1), None, finer=True)
+    leader = max((first, again), key=merit)
+    leader.history, leader.counts = again.history, again.counts
+    return leader
 
 
 def best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:

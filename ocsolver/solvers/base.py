@@ -189,7 +189,7 @@ class Timed:
 
     def residual(self, sweep: Sweep, first_gradient: Tensor | None) -> tuple[Tensor, Tensor]:
         """Timed residual; inf where the simulation failed, and on a mini-batch, where nobody asks for it."""
-        if self.sampled:
+        if self.sampled or not bool(sweep.forward.finite.any()):
             unknown = torch.full_like(sweep.forward.cost, torch.inf)
             return unknown, unknown
         value, norm = self.clock.time("residual", residual, sweep.blocks, sweep.forward.scale, first_gradient)

@@ -27,7 +27,7 @@ from ocsolver.freetime import on_unit_time
 from ocsolver.maximizers.base import positive_int
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
-from ocsolver.solvers.attempts import FAILURES, best, merit, tried_alone
+from ocsolver.solvers.attempts import EVEN, FAILURES, best, from_solution, merit, tried_alone
 from ocsolver.solvers.base import Limits, Solver
 from ocsolver.solvers.collocated import iterate_of, limits_of, report, warm_start
 from ocsolver.solvers.recalled import Memory, Posed
@@ -35,8 +35,6 @@ from ocsolver.status import Status
 from ocsolver.transcription import Control, Discretization, transcribe
 
 __all__ = ["Collocation", "violated_start"]
-
-INTERVALS = 25  # of the first mesh
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class Collocation(Solver):
             if tried:  # one run, as its history goes
                 campaign.history, campaign.counts = tried[0][0].history, tried[0][0].counts | {"meshes": 0}
             if posed.warm is not None:
-                campaign.run(posed.nodes, warm=posed.warm)
+                campaign = from_solution(campaign, posed)
             else:
                 campaign = best(campaign, posed.nodes, posed.control, finer=finer)
             tried.append((campaign, tried_alone(campaign, posed, damps, outside)))
@@ -133,7 +131,7 @@ class Collocation(Solver):
     def _first(problem: OptimalControlProblem, mesh: Any, start: Any) -> tuple[ContinuousTranscription, Control]:
         """The first mesh, and the control to begin with."""
         if mesh is None:
-            mesh = len(start) if isinstance(start, (Tensor, np.ndarray)) and start.ndim == 3 else INTERVALS
+            mesh = len(start) if isinstance(start, (Tensor, np.ndarray)) and start.ndim == 3 else EVEN
         inner = transcribe(problem, Discretization(mesh, None, None))
         return inner, inner.start(None if isinstance(start, Solution) else start)
 
