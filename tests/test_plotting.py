@@ -55,7 +55,8 @@ def run(problem: oc.OptimalControlProblem, iterations: int = 4, **options: Any) 
 
 
 def panels(figure: Figure) -> dict[str, Axes]:
-    """Panels by title; draws the figure, so that what only fails then fails here."""
+    """Panels by title; draws the figure, without the slow search for a layout, so that what fails then fails here."""
+    figure.set_layout_engine("none")
     figure.draw_without_rendering()
     return {ax.get_title(loc="left"): ax for ax in figure.axes}
 

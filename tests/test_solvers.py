@@ -408,7 +408,7 @@ def test_blow_up_during_the_iterations_is_survived() -> None:
 
 
 def test_nothing_that_is_not_finite_is_a_success(solver: oc.Solver) -> None:
-    starts = [[0.0], [-2.0], [3.0]]
+    starts = [[0.0], [-2.0]]
     for problem in (singular_cost(2.0), cubic_growth([0.3, 0.9, 3.0]), regulator(horizon=4.0)):
         for start in starts:
             solution = solve_quietly(problem, solver, mesh=15, initial_control=start, max_iterations=30)
