@@ -46,7 +46,7 @@ demo: $(CORE)  ## solve one problem and show the result (core dependencies only)
 	$(BIN)/python scripts/demo.py
 
 test: $(DEV)  ## run the tests, without the slow ones
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DEV)  ## run the slow tests
 	$(BIN)/python -m pytest -m slow

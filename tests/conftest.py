@@ -14,6 +14,26 @@ pytest.register_assert_rewrite("helpers")
 settings.register_profile("ocsolver", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("ocsolver")
 
+# Files that take long, the longest first: two processes that share the files then end at about the same time.
+LONG = (
+    *("test_solvers", "test_integrators", "test_collocation_references", "test_references", "test_documentation"),
+    *(
+        "test_certificate",
+        "test_adjoints",
+        "test_continuous",
+        "test_oracles",
+        "test_plotting",
+        "test_augmented_lagrangian",
+    ),
+    *("test_hamiltonian", "test_collocation_parts", "test_collocation", "test_maximizers", "test_checkpoint"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the order within a file, and of the others, is left."""
+    rank = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> Iterator[None]:

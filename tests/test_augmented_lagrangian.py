@@ -155,6 +155,7 @@ def test_multipliers_are_sensitivities_of_the_cost() -> None:
     assert float(solution.p[-1]) == pytest.approx(-float(multiplier), rel=1e-4)  # p(t1) = −∇Φ − λ
 
 
+@pytest.mark.slow
 def test_path_multipliers_have_their_sign_and_are_complementary() -> None:
     solution = oc.solve(oscillation(), oc.AugmentedLagrangian())
     nu, middle = solution.multipliers["path_constraint"], solution.t[:-1] + 0.5 * solution.t.diff(dim=0)

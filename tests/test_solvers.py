@@ -294,7 +294,7 @@ def test_divergence_is_reported(method: oc.Solver) -> None:
 def test_no_solver_calls_the_problem_without_minimizer_solved(solver: oc.Solver) -> None:
     problem = chattering.build().problem
     for start in ([0.0], [0.5]):
-        solution = solve_quietly(problem, solver, mesh=10, initial_control=start, max_iterations=70)
+        solution = solve_quietly(problem, solver, mesh=10, initial_control=start, max_iterations=40)
         assert not bool(solution.success.any())
         assert float(solution.residual) > 1e-2
 
