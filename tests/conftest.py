@@ -29,8 +29,15 @@ LONG = (
 )
 
 
+# Variants of parametrized tests that take longer than the others and differ from them least.
+SLOW_VARIANTS = "adaptive_heun", "anderson-gradient"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; the order within a file, and of the others, is left."""
+    """Slow variants are marked. Long files come first; the order within a file, and of the others, is left."""
+    for item in items:
+        if any(variant in item.name for variant in SLOW_VARIANTS):
+            item.add_marker(pytest.mark.slow)
     rank = {name: i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 

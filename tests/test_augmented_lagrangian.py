@@ -140,6 +140,7 @@ def test_error_of_the_mesh_is_of_second_order() -> None:
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.05)
 
 
+@pytest.mark.slow
 def test_multipliers_are_sensitivities_of_the_cost() -> None:
     """J*(a) for x(2) = a: the derivative of the Lagrangian J + λ (x − a) in a is −λ."""
 

@@ -30,6 +30,11 @@ def python_blocks(text: str) -> Iterator[tuple[int, str]]:
             yield text.count("\n", 0, match.start("body")) + 1, textwrap.dedent(match["body"])
 
 
+def marks(page: Path) -> list[pytest.MarkDecorator]:
+    """Pages that compute for long are for the slow tests."""
+    return [pytest.mark.slow] if page.name in ("constraints.md", "extending.md", "flows.md") else []
+
+
 @pytest.fixture
 def clean_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty working directory, no windows, and torch's global state restored afterwards."""
@@ -45,7 +50,7 @@ def clean_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 @pytest.mark.usefixtures("clean_room")
-@pytest.mark.parametrize("page", PAGES, ids=[path.name for path in PAGES])
+@pytest.mark.parametrize("page", [pytest.param(path, id=path.name, marks=marks(path)) for path in PAGES])
 def test_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page run in order, in one namespace."""
     blocks = list(python_blocks(page.read_text(encoding="utf-8")))

@@ -51,10 +51,12 @@ THRESHOLDS = [
     pytest.param("regulator", 5.0, oc.MSA(relaxation=0.196), False, id="regulator-relaxation-0.196"),
     pytest.param("regulator", 5.0, oc.MSA(relaxation=0.171), True, id="regulator-relaxation-0.171"),
     pytest.param("hull", 5.0, oc.MSA(), False, id="hull-msa"),
-    pytest.param("hull", 5.0, oc.EMSA(rho=11.9), False, id="hull-rho-11.9"),
+    pytest.param("hull", 5.0, oc.EMSA(rho=11.9), False, id="hull-rho-11.9", marks=pytest.mark.slow),
     pytest.param("hull", 5.0, oc.EMSA(rho=12.1), True, id="hull-rho-12.1", marks=pytest.mark.slow),
     pytest.param("hull", 5.0, oc.MSA(relaxation=1.02 * 2.0 / 26.0), False, id="hull-relaxation-above"),
-    pytest.param("hull", 5.0, oc.MSA(relaxation=0.98 * 2.0 / 26.0), True, id="hull-relaxation-below"),
+    pytest.param(
+        "hull", 5.0, oc.MSA(relaxation=0.98 * 2.0 / 26.0), True, id="hull-relaxation-below", marks=pytest.mark.slow
+    ),
 ]
 
 

@@ -125,15 +125,27 @@ def test_functions_that_have_changed_are_read_again(set_up: list[Any]) -> None:
     assert len(set_up) == 2
 
 
-def test_only_what_has_converged_alone_is_remembered(tmp_path: Path) -> None:
+def test_batches_are_remembered(set_up: list[Any]) -> None:
+    """Every group has the horizon of its own problem, in fewer iterations than from scratch."""
+    functions = oscillator([[1.5, 0.0], [1.0, 0.0]], 0.0)
+    first = oc.solve(functions, oc.Collocation())
+    other = changed(functions, initial_state=torch.tensor([[1.4, 0.05], [1.1, -0.05]]).double())
+    again = oc.solve(other, oc.Collocation(), initial_control=first)
+    assert len(set_up) == 1
+    fresh = oc.solve(other, oc.Collocation())
+    assert again.status == fresh.status == [oc.Status.CONVERGED] * 2
+    assert again.stats.iterations < fresh.stats.iterations
+    torch.testing.assert_close(again.cost, fresh.cost, rtol=1e-7, atol=0.0)
+    torch.testing.assert_close(again.x[0], other.initial_state)
+
+
+def test_only_what_has_converged_is_remembered(tmp_path: Path) -> None:
     problem = oscillator([1.5, 0.0], 0.0)
     solution = oc.solve(problem, oc.Collocation())
     assert isinstance(solution.memory, Memory)
     solution.save(tmp_path / "plan.npz")
     assert oc.load(tmp_path / "plan.npz", problem=problem).memory is None
     assert solve_quietly(problem, oc.Collocation(), max_iterations=2).memory is None
-    batch = oc.solve(oscillator([[1.5, 0.0], [1.0, 0.0]], 0.0), oc.Collocation())
-    assert batch.memory is None
     again = oc.solve(problem, oc.Collocation(stages=4), initial_control=solution)
     assert float(again.cost) == pytest.approx(float(solution.cost), abs=1e-7)
 

@@ -107,6 +107,7 @@ def test_convex_sets(control_set: oc.ControlSet, method: oc.Solver) -> None:
     assert bool((control_set.residual(solution.u) <= 1e-12).all())
 
 
+@pytest.mark.slow
 def test_mixed_discrete_and_continuous_controls() -> None:
     control_set = oc.Product(oc.Box([-0.5], [0.5]), oc.FiniteSet([-0.5, 0.0, 0.5]))
     problem = coupled_oscillators(control_set)

@@ -119,6 +119,7 @@ def test_anderson_is_the_secant_method_where_one_mode_matters(inner: oc.Solver) 
     assert solution.stats.iterations <= 12
 
 
+@pytest.mark.slow
 def test_anderson_needs_fewer_iterations_than_the_map() -> None:
     problem = mild_problem(False)
     plain = oc.solve(problem, oc.GradientDescent(0.03))

@@ -83,19 +83,23 @@ def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First:
 
     Where that leads nowhere, it starts once more from further inside the bounds.
     """
-    everybody = np.ones(camp.stacked.groups, dtype=bool)
+    solved = np.zeros(camp.stacked.groups, dtype=bool)
     for barrier in WARM_BARRIERS[: 2 if camp.has_barrier else 1]:
+        before = camp.state if solved.any() else None
         _start_warm(camp, mesh, warm, barrier)
-        if len(everybody) == 1 and barrier < camp.first:
-            solved = camp.solve(camp.final, everybody, most=HASTE)
+        if len(solved) == 1 and barrier < camp.first:
+            solved = camp.solve(camp.final, ~solved, most=HASTE)
             if solved.all() or not camp.time_left():
                 return First(solved, camp.final)
             if not camp.unfinished.any():
                 continue
-        solved = camp.solve(camp.first, everybody)
-        if solved.all() or not camp.time_left():
+        now = camp.solve(camp.first, ~solved, most=None if len(solved) == 1 else HASTE)
+        if before is not None:
+            camp.keep(before, solved)
+        solved = solved | now
+        if solved.all() or 2 * solved.sum() < len(solved) or not camp.time_left():
             break
-    return First(solved, camp.first, bool(solved.any()))
+    return First(solved & (2 * solved.sum() >= len(solved)), camp.first, bool(solved.any()))
 
 
 def _guessed(camp: Camp, mesh: Mesh, control: Array | None, tries: Tries) -> First:

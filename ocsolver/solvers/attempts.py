@@ -10,12 +10,11 @@ import numpy as np
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.guess import Tries
 from ocsolver.collocation.refine import divided
-from ocsolver.solvers.recalled import Posed
+from ocsolver.solvers.recalled import EVEN, Posed
 from ocsolver.status import Status
 
-__all__ = ["EVEN", "FAILURES", "best", "from_solution", "merit", "tried_alone"]
+__all__ = ["FAILURES", "best", "from_solution", "merit", "tried_alone"]
 
-EVEN = 25  # intervals of a first mesh if nothing is known
 FINER = 4  # parts of the intervals of a mesh that leads nowhere
 FEW, SHARE = 4, 8  # failing groups that are tried alone: so many, and one in so many groups
 FAILURES = (Status.STALLED, Status.INFEASIBLE, Status.NONFINITE)
@@ -24,8 +23,8 @@ FAILURES = (Status.STALLED, Status.INFEASIBLE, Status.NONFINITE)
 def from_solution(first: Campaign, posed: Posed) -> Campaign:
     """Run from a solution of a similar problem, and where that fails as if there were none."""
     first.run(posed.nodes, warm=posed.warm)
-    few = 2 * first.successes.sum() > len(first.status)  # the others would pay for them
-    if first.successes.all() or few or first.ending is not None or not first.camp.time_left():
+    enough = first.successes.all() or _few(first, int((~first.successes).sum()))  # a few are tried alone
+    if enough or first.ending is not None or not first.camp.time_left():
         return first
     ends = posed.nodes[0], posed.nodes[-1]
     again = best(first.another(damps=first.damps), np.linspace(*ends, EVEN + 1), None, finer=True)
@@ -80,8 +79,8 @@ def tried_alone(batch: Campaign, posed: Posed, damps: bool, outside: list[str]) 
     """
     retried = (*FAILURES, Status.MAX_ITERATIONS)  # the others may have used them up
     failing = [g for g, status in enumerate(batch.status) if status in retried and not outside[g]]
-    G, stacked = len(batch.status), posed.stacked
-    if G == 1 or batch.ending is not None or not stacked.separable or len(failing) > FEW + G // SHARE:
+    stacked = posed.stacked
+    if batch.ending is not None or not _few(batch, len(failing)):
         return {}
     better: dict[int, Campaign] = {}
     for g in failing:
@@ -103,6 +102,12 @@ def tried_alone(batch: Campaign, posed: Posed, damps: bool, outside: list[str]) 
             batch.status[g], batch.notes[g] = found.status[0], found.notes[0]
             batch.error[g], batch.camp.cost[g] = found.error[0], found.camp.cost[0]
     return better
+
+
+def _few(batch: Campaign, failing: int) -> bool:
+    """Whether groups of a batch that fail are so few that each may be tried alone."""
+    G = len(batch.status)
+    return G > 1 and batch.stacked.separable and failing <= FEW + G // SHARE
 
 
 def merit(campaign: Campaign) -> tuple[int, int, float]:

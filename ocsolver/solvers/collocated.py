@@ -32,7 +32,7 @@ from ocsolver.pieces import Pieces, locate, shifted
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
 from ocsolver.solvers.ended import Ended
-from ocsolver.solvers.recalled import Memory, without_narrow
+from ocsolver.solvers.recalled import Memory, first_fractions
 from ocsolver.transcription import Discretization
 from ocsolver.violations import measure_violations
 
@@ -163,7 +163,7 @@ def report(
         pieces=pieces,
         multipliers=multipliers,
         violations=measure_violations(problem, times, x, pieces),
-        memory=Memory.of(problem, campaign),
+        memory=None if alone else Memory.of(problem, campaign),
     )
     readable = campaign.stacked.tape is not None and campaign.stacked.guise is None and not campaign.of_the_set
     slopes = partial(_slopes, campaign, ended) if readable and pieces.stages % 2 and not alone else None
@@ -223,8 +223,7 @@ def warm_start(
     """
     old = solution.t
     if nodes is None:
-        own = _array(old[:, 0])
-        nodes = without_narrow((own - own[0]) / (own[-1] - own[0]))
+        nodes = first_fractions(_array(old))
     t0, t1 = problem.horizon
     if problem.free_time is not None:
         t1 = t0 + float(old[-1, 0] - old[0, 0])

@@ -27,10 +27,10 @@ from ocsolver.freetime import on_unit_time
 from ocsolver.maximizers.base import positive_int
 from ocsolver.problem import OptimalControlProblem
 from ocsolver.solution import Solution
-from ocsolver.solvers.attempts import EVEN, FAILURES, best, from_solution, merit, tried_alone
+from ocsolver.solvers.attempts import FAILURES, best, from_solution, merit, tried_alone
 from ocsolver.solvers.base import Limits, Solver
 from ocsolver.solvers.collocated import iterate_of, limits_of, report, warm_start
-from ocsolver.solvers.recalled import Memory, Posed
+from ocsolver.solvers.recalled import EVEN, Memory, Posed
 from ocsolver.status import Status
 from ocsolver.transcription import Control, Discretization, transcribe
 

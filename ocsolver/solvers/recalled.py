@@ -21,10 +21,11 @@ from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 from ocsolver.pieces import shifted
 from ocsolver.problem import OptimalControlProblem, differ_by_start
 
-__all__ = ["Memory", "Posed", "without_narrow"]
+__all__ = ["EVEN", "Memory", "Posed", "first_fractions"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+EVEN = 25  # intervals of a first mesh if nothing is known, or for a batch, whose groups differ
 NARROW = 0.2  # of the mean length: intervals that enclosed a switch and are left out of a warm start
 SAME = 1e-12  # difference of nodes, relative to the horizon, that is none
 SMALLEST, SMALLEST_STATE = 1e-3, 1.0  # size of J below which it counts as 1, and least scale of states
@@ -42,7 +43,7 @@ class Posed(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Memory:
-    """The last point of a campaign for a single group."""
+    """The last point of a campaign."""
 
     problem: OptimalControlProblem
     stages: int
@@ -54,7 +55,7 @@ class Memory:
     def of(cls, problem: OptimalControlProblem, campaign: Campaign) -> Memory | None:
         """What is remembered of a campaign that has converged; None of one that has not."""
         camp = campaign.camp
-        if len(campaign.status) != 1 or not campaign.successes.all() or not camp.stacked.separable:
+        if not campaign.successes.all() or not camp.stacked.separable:
             return None
         size, point = camp.scale(), camp.point
         states = np.maximum(np.abs(point.nodes).max(0), np.abs(point.x).max((0, 1)))
@@ -74,17 +75,18 @@ class Memory:
         return Posed(stacked, limits, nodes, warm=self._start(problem, limits, nodes))
 
     def _limits(self, problem: OptimalControlProblem) -> Bounds:
-        """The bounds, those of stacked initial states (1, v) replaced by the states of the problem."""
+        """The bounds, those of stacked initial states (G, v) replaced by the states of the problem."""
         old = self.system.limits
         lower, upper = (side.reshape(problem.trajectories, -1).copy() for side in (old.start_lower, old.start_upper))
         lower[:, : problem.n] = upper[:, : problem.n] = problem.initial_state.detach().cpu().numpy()
-        return replace(old, start_lower=lower.reshape(1, -1), start_upper=upper.reshape(1, -1))
+        shape = old.start_lower.shape
+        return replace(old, start_lower=lower.reshape(shape), start_upper=upper.reshape(shape))
 
     def _nodes(self, problem: OptimalControlProblem) -> Array:
-        """The nodes of the last mesh on the horizon of the problem (N + 1, 1), without those that enclosed switches."""
+        """The nodes to begin with on the horizon of the problem (N + 1, G)."""
         t = self.system.mesh.t
-        t0, t1 = (t[0, 0], t[-1, 0]) if problem.horizon == self.problem.horizon else problem.horizon
-        result: Array = t0 + (t1 - t0) * without_narrow((t[:, 0] - t[0, 0]) / (t[-1, 0] - t[0, 0]))[:, None]
+        t0, t1 = (t[0], t[-1]) if problem.horizon == self.problem.horizon else problem.horizon
+        result: Array = t0 + (t1 - t0) * np.repeat(first_fractions(t)[:, None], t.shape[1], 1)
         return result
 
     def _start(self, problem: OptimalControlProblem, limits: Bounds, nodes: Array) -> Start:
@@ -92,7 +94,7 @@ class Memory:
         point, old = self.point, self.system.mesh
         seen = nodes
         if problem.horizon != self.problem.horizon:
-            seen = shifted(torch.from_numpy(nodes[:, 0]), torch.from_numpy(old.t)).numpy()[:, None]
+            seen = np.stack([shifted(torch.from_numpy(own), torch.from_numpy(old.t)).numpy() for own in nodes.T], 1)
         same = seen.shape == old.t.shape and np.abs(seen - old.t).max() <= SAME * np.ptp(old.t)
         parts: tuple[Array, ...] = point.x, point.u, point.p, point.y, point.nodes, point.costates
         if not same or old.tableau.closed:
@@ -100,6 +102,16 @@ class Memory:
         x, u, p, y, at_nodes, costates = parts
         u = np.clip(u, limits.control_lower, limits.control_upper)
         return Start(x, u, p, at_nodes, costates, y, point.nu, self.system)
+
+
+def first_fractions(t: Array) -> Array:
+    """Fractions of the horizon at which a warm start has its nodes, from those of a solution (N + 1, G).
+
+    They are the same without those that enclosed switches. A batch, whose groups have their own meshes, begins evenly.
+    """
+    if t.shape[1] > 1:
+        return np.linspace(0.0, 1.0, EVEN + 1)
+    return without_narrow((t[:, 0] - t[0, 0]) / (t[-1, 0] - t[0, 0]))
 
 
 def without_narrow(nodes: Array) -> Array:
