@@ -82,8 +82,8 @@ def _basis(s: int, ends: bool, sigma: tuple[float, ...], dtype: torch.dtype, dev
 
 
 @cache
-def _averaging(s: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Values of polynomials at Gauss points that integrate their projections well (Q, s), and the weights (Q,)."""
+def _means(s: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Values of the polynomials through s Gauss points at those of a finer rule (q, s), and its weights (q,)."""
     points, weights = _gauss(s + 2, dtype, device)
     return _basis(s, False, tuple(points.tolist()), dtype, device), weights
 
@@ -319,7 +319,7 @@ class Pieces:
         Tensor, shape (N, G, m)
             Means, in U where U is convex.
         """
-        basis, weights = _averaging(self.stages, self.control.dtype, self.control.device)
+        basis, weights = _means(self.stages, self.control.dtype, self.control.device)
         N, _, G, m = self.control.shape
         u = problem.control_set.project((basis @ self.control.flatten(2)).reshape(N, -1, G, m))
         return (weights @ u.flatten(2)).reshape(N, G, m)

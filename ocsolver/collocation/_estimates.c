@@ -32,11 +32,6 @@ static void combine(
     }
 }
 
-static inline double clipped(double value, double lower, double upper)
-{
-    return value < lower ? lower : value > upper ? upper : value;
-}
-
 PyObject *py_between(PyObject *self, PyObject *arguments)
 {
     Frame y;
@@ -127,11 +122,7 @@ PyObject *py_better(PyObject *self, PyObject *arguments)
             double most = 0.0, size = 0.0;
             int endless = 0;
             for (int i = 0; i < m; i++) {
-                slope[i] = -J[v * D + v + i];
-                for (int r = 0; r < v; r++)
-                    slope[i] += weights[WEIGHT_P][at * v + r] * J[r * D + v + i];
-                for (int r = 0; r < e; r++)
-                    slope[i] -= weights[WEIGHT_Y][at * e + r] * J[(v + 1 + r) * D + v + i];
+                slope[i] = -weighted(J, weights[WEIGHT_P] + at * v, weights[WEIGHT_Y] + at * e, v, e, D, v + i);
                 const double bend = B[(v + i) * D + v + i];
                 const int up = isinf(limits[UPPER][i]), down = isinf(limits[LOWER][i]);
                 endless |= (bend < -flat && (up || down)) ||

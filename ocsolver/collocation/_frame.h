@@ -158,3 +158,21 @@ static inline double give(double c, double nu, double rho, double mu)
 }
 
 static inline double larger(double a, double b) { return b > a || isnan(b) ? b : a; }
+
+/* A value between bounds; the upper one, should they cross. */
+static inline double clipped(double value, double lower, double upper)
+{
+    value = value < lower ? lower : value;
+    return value > upper ? upper : value;
+}
+
+/* Component i of the gradient of −p·f + L + y·c from the Jacobian of (f, L, c) at a point, as `points.weighted`. */
+static inline double weighted(const double *J, const double *p, const double *y, int v, int e, int D, int i)
+{
+    double result = J[v * D + i];
+    for (int r = 0; r < v; r++)
+        result -= p[r] * J[r * D + i];
+    for (int r = 0; r < e; r++)
+        result += y[r] * J[(v + 1 + r) * D + i];
+    return result;
+}

@@ -10,19 +10,13 @@ enum { NEW_U, NEW_SLACK, NEW_Y, NEW_END, NEW_NU, NEW_START, B_CONTROLS, B_PATHS,
 
 static inline double above_zero(double value) { return value > 0.0 || isnan(value) ? value : 0.0; }
 
-static inline double held(double value, double lower, double upper)
-{
-    value = value < lower ? lower : value;
-    return value > upper ? upper : value;
-}
-
 /* A value moved inside bounds that differ, by a share of their range or size: `Barrier.inside`. */
 static double inside(double value, double lower, double upper, double push)
 {
     const double width = push * (upper - lower), left = push * fmax(fabs(lower), 1.0), right = push * fmax(fabs(upper), 1.0);
     if (isfinite(lower))
-        value = held(value, lower + fmin(left, width), INFINITY);
-    return isfinite(upper) ? held(value, -INFINITY, upper - fmin(right, width)) : value;
+        value = clipped(value, lower + fmin(left, width), INFINITY);
+    return isfinite(upper) ? clipped(value, -INFINITY, upper - fmin(right, width)) : value;
 }
 
 /* Bounds and multipliers on the central path of a barrier (2, 2, count), for one of its variables. */
@@ -66,11 +60,8 @@ PyObject *py_warm(PyObject *self, PyObject *arguments)
             const double lower = limits[U_LOW][j], upper = limits[U_HIGH][j], width = upper - lower;
             const double unit = isfinite(width) && width > 0.0 ? width : sizes[SCALE_U][j];
             const double bend = above_zero(values[C_HESSIAN][(at * D + v + j) * D + v + j]);
-            double r = J[v * D + v + j], value = old[OLD_U][at * m + j]; /* −∂H/∂u */
-            for (int i = 0; i < v; i++)
-                r -= old[OLD_P][at * v + i] * J[i * D + v + j];
-            for (int i = 0; i < e; i++)
-                r += old[OLD_Y][at * e + i] * J[(v + 1 + i) * D + v + j];
+            const double r = weighted(J, old[OLD_P] + at * v, old[OLD_Y] + at * e, v, e, D, v + j); /* −∂H/∂u */
+            double value = old[OLD_U][at * m + j];
             const double low = mu / (above_zero(r) + 4.0 * mu / unit), high = mu / (above_zero(-r) + 4.0 * mu / unit);
             if (lower == upper)
                 value = lower;
@@ -79,7 +70,7 @@ PyObject *py_warm(PyObject *self, PyObject *arguments)
                     value = lower + low;
                 else if (r < 0.0 && -r >= bend * (upper - value))
                     value = upper - high;
-                value = held(value, lower + low, upper - high);
+                value = clipped(value, lower + low, upper - high);
             }
             out[NEW_U][at * m + j] = value;
             centered(out[B_CONTROLS], points * m, at * m + j, value, lower, upper, lower == upper, mu);
@@ -87,12 +78,12 @@ PyObject *py_warm(PyObject *self, PyObject *arguments)
         for (int j = 0; j < e; j++) {
             const size_t place = at * e + j;
             const double lower = limits[PATH_LOW][j], upper = limits[PATH_HIGH][j], width = upper - lower;
-            const double most = 0.9 * sizes[PRICE_PATH][place], nu = held(old[OLD_Y][place], -most, most);
+            const double most = 0.9 * sizes[PRICE_PATH][place], nu = clipped(old[OLD_Y][place], -most, most);
             const double share = isfinite(width) && width > 0.0 && 0.25 * width < 1.0 ? 0.25 * width : 1.0;
             const double reach = share * sqrt(mu * sizes[LENGTH][g] / sizes[OWN_SIZE][g]);
             const double below = mu / (above_zero(-nu) + mu / reach), above = mu / (above_zero(nu) + mu / reach);
             const double bottom = lower + below, top = upper - above;
-            const double value = lower == upper ? lower : held(values[C_VALUE][place], bottom, top > bottom ? top : bottom);
+            const double value = lower == upper ? lower : clipped(values[C_VALUE][place], bottom, top > bottom ? top : bottom);
             out[NEW_Y][place] = nu, out[NEW_SLACK][place] = value;
             centered(out[B_PATHS], points * e, place, value, lower, upper, lower == upper, mu);
         }
@@ -103,7 +94,7 @@ PyObject *py_warm(PyObject *self, PyObject *arguments)
             const size_t place = (size_t)g * k + j;
             const double lower = limits[END_LOW][j], upper = limits[END_HIGH][j], most = 0.99 * sizes[PRICE_END][place];
             const double value = lower == upper ? lower : inside(old[OLD_END][place], lower, upper, pushes[1]);
-            out[NEW_END][place] = value, out[NEW_NU][place] = held(old[OLD_NU][place], -most, most);
+            out[NEW_END][place] = value, out[NEW_NU][place] = clipped(old[OLD_NU][place], -most, most);
             centered(out[B_ENDS], (size_t)G * k, place, value, lower, upper, lower == upper, mu);
         }
         for (int j = 0; j < v; j++) {

@@ -97,9 +97,10 @@ def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First:
         if before is not None:
             camp.keep(before, solved)
         solved = solved | now
-        if solved.all() or 2 * solved.sum() < len(solved) or not camp.time_left():
-            break
-    return First(solved & (2 * solved.sum() >= len(solved)), camp.first, bool(solved.any()))
+        few = 2 * solved.sum() < len(solved)
+        if solved.all() or few or not camp.time_left():
+            return First(solved & ~few, camp.first)  # a few are not worth the meshes to come
+    return First(solved, camp.first)
 
 
 def _guessed(camp: Camp, mesh: Mesh, control: Array | None, tries: Tries) -> First:

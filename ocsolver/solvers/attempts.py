@@ -28,9 +28,7 @@ def from_solution(first: Campaign, posed: Posed) -> Campaign:
         return first
     ends = posed.nodes[0], posed.nodes[-1]
     again = best(first.another(damps=first.damps), np.linspace(*ends, EVEN + 1), None, finer=True)
-    leader = max((first, again), key=merit)
-    leader.history, leader.counts = again.history, again.counts
-    return leader
+    return _leader([first, again])
 
 
 def best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:
@@ -67,9 +65,7 @@ def best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:
         leader = max(tried, key=merit)
         if leader.rested and not leader.damped:
             attempt(tried[-1].another(damps=False, at_once=True), leader.nodes)
-    leader = max(tried, key=merit)  # of equals, the first
-    leader.history, leader.counts = tried[-1].history, tried[-1].counts
-    return leader
+    return _leader(tried)
 
 
 def tried_alone(batch: Campaign, posed: Posed, damps: bool, outside: list[str]) -> dict[int, Campaign]:
@@ -102,6 +98,13 @@ def tried_alone(batch: Campaign, posed: Posed, damps: bool, outside: list[str]) 
             batch.status[g], batch.notes[g] = found.status[0], found.notes[0]
             batch.error[g], batch.camp.cost[g] = found.error[0], found.camp.cost[0]
     return better
+
+
+def _leader(tried: list[Campaign]) -> Campaign:
+    """The best of some campaigns, of equals the first, with the history of all: that of the last."""
+    leader = max(tried, key=merit)
+    leader.history, leader.counts = tried[-1].history, tried[-1].counts
+    return leader
 
 
 def _few(batch: Campaign, failing: int) -> bool:

@@ -166,12 +166,12 @@ def report(
         memory=None if alone else Memory.of(problem, campaign),
     )
     readable = campaign.stacked.tape is not None and campaign.stacked.guise is None and not campaign.of_the_set
-    slopes = partial(_slopes, campaign, ended) if readable and pieces.stages % 2 and not alone else None
+    slopes = partial(_slopes, view, campaign, ended) if readable and pieces.stages % 2 and not alone else None
     arcs: Solution = with_arcs(solution, slopes)
     return arcs
 
 
-def _slopes(campaign: Campaign, ended: Ended, move: Array) -> tuple[Array, Array]:
+def _slopes(view: _View, campaign: Campaign, ended: Ended, move: Array) -> tuple[Array, Array]:
     """`arcs.Slopes` by tapes, for an odd number of Gauss points of which the middle one is in the middle."""
     stacked, limits, middle = campaign.stacked, campaign.limits, ended.x.shape[1] // 2
     x, p, u, y = (part[:, middle] for part in (ended.x, ended.p, ended.u, ended.y))
@@ -180,7 +180,7 @@ def _slopes(campaign: Campaign, ended: Ended, move: Array) -> tuple[Array, Array
     t, x, p, y = (np.stack((part, part)) for part in (t, x, p, y))
     q = stacked.expand(t, x, u, p, y)
     assert q.jacobian is not None
-    duration = _View(stacked.source or stacked.problem).durations(ended.nodes)
+    duration = view.durations(ended.nodes)
     near = -weighted(q.jacobian, p, y)[..., stacked.v :] / duration[:, None]
     return near, np.abs(q.running[0]) / duration
 
