@@ -25,7 +25,7 @@ setup(
             f"ocsolver.{part}",
             [source(part, name) for name in names],
             extra_compile_args=["-O3", "-fvisibility=hidden"],
-            depends=glob("ocsolver/collocation/*.h"),
+            depends=glob("ocsolver/*/*.h"),
             optional=True,
         )
         for part, names in PARTS.items()

@@ -1,6 +1,7 @@
 /* Iterations of a single group, one after the other: what `descent.Crew` and `interior.Walk` do with many. They end where
-   `Crew.look` has something to decide, or no step leads anywhere.
+   the barrier problem is solved, `Crew.look` has something to decide, or no step leads anywhere.
 */
+#include "../tape/_tape.h"
 #include "_frame.h"
 #include "_kernels.h"
 
@@ -16,6 +17,8 @@ enum {
     GROW, ARMIJO, MARGIN, CAREFUL, NONLINEAR, FIRST_STEPS, HALVINGS, LONGEST, RULES
 };
 enum { MOVED, STUCK, STOPPED, FAILED }; /* what has become of a step */
+enum { ON, ASK, DONE };                  /* what is to be done at a point */
+enum { VALUES, DERIVATIVES, END_VALUES, END_DERIVATIVES, TAPES };
 enum { SYSTEM = 8, RESIDUALS = 4 };
 
 /* Where the march stands: the arrays of its point and of the model there, which may stand in those of another point; and
@@ -23,11 +26,12 @@ enum { SYSTEM = 8, RESIDUALS = 4 };
 typedef struct {
     Frame frame;
     double **sets[3]; /* the first is where it begins, and is not written to */
-    int point, model, room, count;
-    double *rules, *state, *filter, *seen; /* corners and looks are columns of two rows */
+    int point, model, room, count, looks;
+    double *times, *rules, *state, *filter, *seen; /* corners and looks are columns of two rows */
     double *right[SYSTEM], *minus[2], *corrected[RESIDUALS], *shifted;
     double *first[STEP], *second[STEP];
-    PyObject *evaluate;
+    Tape tapes[TAPES];
+    PyObject *proceed;
 } March;
 
 static inline double smaller(double a, double b) { return a < b ? a : b; }
@@ -203,18 +207,33 @@ static int lengthen(March *y, double *alpha)
 
 /* ------------------------------------------------------------------------------------------------------------ trials */
 
-/* The functions at a point that has been written, and its residuals: 1, 0 if it is time to stop, −1 if there is an error. */
+/* The functions at a point that has been written, and its residuals. */
+static void evaluate(March *y, int target, int whole)
+{
+    const Frame *f = &y->frame;
+    double **to = y->sets[target];
+    const int v = f->v, e = f->e, k = f->k, D = f->D, before = y->point;
+    const Rows in[] = {{y->times, 1}, {to[X], v}, {to[U], f->m}, {to[P], v}, {to[Y], e}};
+    const Rows out[] = {{to[F], v}, {to[RUNNING], 1}, {to[C], e}, {to[JACOBIAN], (v + 1 + e) * D}, {to[HESSIAN], D * D}};
+    const Rows last[] = {{to[NODES] + (size_t)f->N * v, v}, {to[NU], k}};
+    const Rows ends[] = {{to[END_COST], 1}, {to[END_C], k}, {to[END_SLOPE], v}, {to[END_JACOBIAN], k * v}, {to[END_HESSIAN], v * v}};
+    Py_BEGIN_ALLOW_THREADS
+    run_tape(&y->tapes[whole ? DERIVATIVES : VALUES], (Py_ssize_t)f->N * f->s, whole ? 5 : 3, in, whole ? 5 : 3, out);
+    run_tape(&y->tapes[whole ? END_DERIVATIVES : END_VALUES], 1, whole ? 2 : 1, last, whole ? 5 : 2, ends);
+    Py_END_ALLOW_THREADS
+    go(y, target);
+    measure(f, to + F, to + END_COST, to + STAGE);
+    go(y, before);
+}
+
+/* The same, if it goes on: 1, 0 if it is time to stop, −1 if there is an error. */
 static int visit(March *y, int target, int whole)
 {
-    double **to = y->sets[target];
-    PyObject *answer = PyObject_CallFunction(y->evaluate, "ii", target, whole);
-    const int good = answer ? PyObject_IsTrue(answer) : -1, before = y->point;
+    PyObject *answer = PyObject_CallNoArgs(y->proceed);
+    const int good = answer ? PyObject_IsTrue(answer) : -1;
     Py_XDECREF(answer);
-    if (good > 0) {
-        go(y, target);
-        measure(&y->frame, to + F, to + END_COST, to + STAGE);
-        go(y, before);
-    }
+    if (good > 0)
+        evaluate(y, target, whole);
     return good;
 }
 
@@ -369,27 +388,53 @@ static double cost(const Frame *y, double **at)
     return sum;
 }
 
-/* Whether the march goes on from here, as `Crew.look` says. */
+static void note(March *y)
+{
+    y->seen[y->looks] = cost(&y->frame, here(y));
+    y->seen[(int)y->rules[STEPS_TO_GO] + 1 + y->looks++] = y->state[ERROR];
+}
+
+/* Whether the march goes on from here, is done, or something has to be decided, as `Crew.look` says, which then looks again. */
 static int look(March *y)
 {
     double *const rules = y->rules, *const state = y->state, **own = known(y);
     const double hat = state[MU] / unit(y);
     state[ERROR] = largest_error(own + DUAL);
     if (state[ERROR] <= enough(rules, hat) && own[BOUGHT][0] > rules[MOST_BOUGHT] + 10.0 * hat)
-        return 0; /* a violation pays */
+        return ASK; /* a violation pays */
     double fairly = 0.0;
     if (state[MU] <= 1.0001 * rules[MU_END]) {
         const double dual = own[DUAL][0], primal = own[PRIMAL][0], accuracy = rules[ACCURACY];
         if (dual <= accuracy && primal <= accuracy && own[DISTANCE][0] <= rules[KAPPA] * hat)
-            return 0; /* done */
+            return note(y), DONE;
         fairly = dual <= rules[FAIR] && primal <= sqrt(accuracy) ? state[FAIRLY] + 1.0 : 0.0;
     }
     if (fairly >= rules[NEARLY] || y->count >= (int)rules[STEPS_TO_GO])
-        return 0;
+        return ASK;
     state[FAIRLY] = fairly;
-    y->seen[y->count - 1] = cost(&y->frame, here(y));
-    y->seen[(int)rules[STEPS_TO_GO] + y->count - 1] = state[ERROR];
-    return 1;
+    note(y);
+    return ON;
+}
+
+/* Everything that is known at the start, in the place of the first of the points that are written to. */
+static void set_out(March *y)
+{
+    const Frame *f = &y->frame;
+    double **to = y->sets[1], **from = y->sets[0];
+    const size_t points = (size_t)f->N * f->s, x = points * f->v, gaps = (size_t)(f->N + 1) * f->v, e = points * f->e;
+    const size_t sizes[CONTROLS] = {x, points * f->m, x, gaps, gaps, e, e, f->k, f->k};
+    const size_t barriers[] = {points * f->m, e, f->k, f->v};
+    for (int i = 0; i < CONTROLS; i++)
+        memcpy(to[i], from[i], sizeof(double) * sizes[i]);
+    for (int i = 0; i < 4; i++)
+        memcpy(to[Z_CONTROLS + 2 * i], from[Z_CONTROLS + 2 * i], 2 * sizeof(double) * barriers[i]);
+    evaluate(y, 1, 1);
+    go(y, 1);
+    y->model = 1;
+    quadratic(f, to + F, to[PATH], to + BENT);
+    find_errors(y, to, to, to + DUAL);
+    y->state[CORNERS] = 0.0;
+    y->state[THETA_MAX] = larger(1e4 * larger(1.0, to[THETA][0]), 1.0);
 }
 
 /* Memory for everything that is none of Python's. */
@@ -422,43 +467,70 @@ static double *make_room(March *y)
     return memory;
 }
 
+/* Where the arrays of a point and of what is known there stand in one piece of memory, in the order of `march._Layout`;
+   bounds are those of the point to begin with. */
+static void spread(const Frame *f, double *place, double **to, double *const *bounds)
+{
+    const size_t points = (size_t)f->N * f->s, v = f->v, e = f->e, k = f->k, D = f->D, m = f->m, rows = v + 1 + e;
+    const size_t x = points * v, u = points * m, c = points * e, gaps = f->N * v, nodes = gaps + v, z = points * D;
+    const size_t sizes[KNOWN] = {
+        x, u, x, nodes, nodes, c, c, k, k, 0, 2 * u, 0, 2 * c, 0, 2 * k, 0, 2 * v,
+        x, points, c, points * rows * D, z * D, 1, k, v, k * v, v * v, x, gaps, c, k, 1, 1,
+        z * D, z, x, z, gaps, z, c, c, 1, 1, 1, 1
+    };
+    for (int i = 0; i < KNOWN; place += sizes[i++])
+        to[i] = place;
+    for (int i = CONTROLS; i < POINT; i += 2)
+        to[i] = bounds[i];
+}
+
 PyObject *py_march(PyObject *self, PyObject *arguments)
 {
-    double *sets[3][KNOWN], *inputs[4], *memory = NULL;
-    double **places[] = {sets[0] + POINT, sets[1], sets[2], inputs};
+    double *sets[3][KNOWN], *inputs[5], *places[2], *memory = NULL;
     March y = {.sets = {sets[0], sets[1], sets[2]}};
     if (PyTuple_Size(arguments) != 8) {
         PyErr_SetString(PyExc_TypeError, "expected 8 arguments");
         return NULL;
     }
-    PyObject *arrays = PyTuple_GetSlice(arguments, 0, 7), *answer = NULL;
+    PyObject *arrays = PyTuple_GetSlice(arguments, 0, 6), *programs = PyTuple_GetItem(arguments, 6), *answer = NULL;
     if (!arrays)
         return NULL;
-    int good = enter(&y.frame, arrays, 4, places, (int[]){KNOWN - POINT, KNOWN, KNOWN, 4});
+    const int fresh = PyTuple_Size(PyTuple_GetItem(arguments, 3)) == 0;
+    int good = enter(&y.frame, arrays, 3, (double **[]){sets[0] + POINT, places, inputs}, (int[]){fresh ? 0 : KNOWN - POINT, 2, 5});
+    good = good && PyTuple_Check(programs) && PyTuple_Size(programs) == TAPES;
+    for (int i = 0; good && i < TAPES; i++)
+        good = open_tape(&y.tapes[i], PyTuple_GetItem(programs, i), 0);
     if (good) {
         memcpy(sets[0], y.frame.point, sizeof y.frame.point);
-        y.rules = inputs[0], y.state = inputs[1], y.filter = inputs[2], y.seen = inputs[3];
+        for (int i = 0; i < 2; i++)
+            spread(&y.frame, places[i], sets[i + 1], sets[0]);
+        y.times = inputs[0], y.rules = inputs[1], y.state = inputs[2], y.filter = inputs[3], y.seen = inputs[4];
         y.room = (int)y.frame.buffers[y.frame.count - 2].shape[1];
         y.frame.mu = y.state + MU;
-        y.evaluate = PyTuple_GetItem(arguments, 7);
+        y.proceed = PyTuple_GetItem(arguments, 7);
         memory = make_room(&y);
         if (!memory)
             PyErr_NoMemory();
         good = memory != NULL;
     }
-    int last = FAILED;
-    while (good) {
+    int last = MOVED, next = ON;
+    if (good && fresh) {
+        set_out(&y);
+        next = look(&y);
+    }
+    while (good && next == ON) {
         lower(&y);
         last = stride(&y);
         if (last != MOVED)
             break;
         y.count++;
-        if (!look(&y))
-            break;
+        next = look(&y);
     }
     free(memory);
+    for (int i = 0; i < TAPES; i++)
+        close_tape(&y.tapes[i]);
     if (good && last != FAILED)
-        answer = Py_BuildValue("iiii", y.count, y.point, y.model, last == STUCK);
+        answer = Py_BuildValue("iiiiii", y.count, y.looks, y.point, y.model, last == STUCK, next == DONE);
     Py_DECREF(arrays);
     PyObject *none = leave(&y.frame, answer != NULL);
     Py_XDECREF(none);

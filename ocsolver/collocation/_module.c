@@ -12,8 +12,8 @@ static PyMethodDef methods[] = {
     {"multipliers", py_multipliers, METH_VARARGS, "multipliers(constants, point, mu, moves, values, duals, (share, alpha), results)"},
     {"solve", py_solve, METH_VARARGS, "solve(tables, inside, ends, active, results) -> bool: fill the results, with zeros for groups that are not active\n"
      "or no numbers; False if one is singular, or none is left."},
-    {"march", py_march, METH_VARARGS, "march(constants, point, mu, known, one, other, (rules, state, filter, seen), evaluate)\n"
-     "-> (steps, which point, which model, whether no step leads anywhere)"},
+    {"march", py_march, METH_VARARGS, "march(constants, point, mu, known, places, (times, rules, state, filter, seen), programs, proceed)\n"
+     "-> (steps, looks, which point, which model, whether no step leads anywhere, whether it is solved)"},
     {"warm", py_warm, METH_VARARGS, "warm(sizes, sides, (c, jacobian, hessian), old, (mu, pushes), results) -> bool: False where H is convex"},
     {"between", py_between, METH_VARARGS, "between((ends, slopes, inner), (h,), inside, sides, results)"},
     {"better", py_better, METH_VARARGS, "better((p, y), values, (u,), sides, (better, best))"},

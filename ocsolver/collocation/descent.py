@@ -54,7 +54,6 @@ class Crew:
     point: Point
     mu: Array  # (G,)
     mu_end: Array  # (G,), where to stop
-    model: Model
     walk: Walk
     failed: Array  # (G,), given up or not wanted
     fails: Array  # (G,), iterations in a row that did not move
@@ -62,6 +61,7 @@ class Crew:
     converged: Array  # (G,)
     hopeless: Array  # (G,), their constraints cannot be met
     before: tuple[Array, Array] | None = None  # control and violation when prices were raised last
+    _model: Model | None = None
 
     @classmethod
     def gather(
@@ -69,14 +69,21 @@ class Crew:
     ) -> Crew:
         """All groups at a start; those `wanted` go on until μ is `hat` (G,) relative to the size of J."""
         _round_kinks(system, mu)
-        model = system.linearize(point, mu)
         walk = Walk(system, clocked=clocked, careful=careful)
-        walk.reset(model.now)
         none = np.zeros(len(mu), dtype=int)
         mu_end = np.minimum(hat * system.unit, mu)
-        return cls(
-            np.arange(len(mu)), system, point, mu.copy(), mu_end, model, walk, ~wanted, none, none, none > 0, none > 0
-        )
+        return cls(np.arange(len(mu)), system, point, mu.copy(), mu_end, walk, ~wanted, none, none, none > 0, none > 0)
+
+    @property
+    def model(self) -> Model:
+        """The model where the groups are, made when somebody asks for it."""
+        if self._model is None:
+            self._model = self.system.linearize(self.point, self.mu)
+        return self._model
+
+    @model.setter
+    def model(self, model: Model) -> None:
+        self._model = model
 
     @property
     def state(self) -> tuple[System, Point, Model, Array]:
@@ -139,22 +146,24 @@ class Crew:
         return result
 
     def march(self, error: Array, accuracy: float, most: int, proceed: Callable[[], bool]) -> Marched:
-        """The iterations of a single group, up to `most` of them; `proceed` says at every trial whether to go on."""
+        """The iterations of a single group, up to `most` of them; `proceed` says at every trial whether to go on.
+
+        Before the first ones nobody needs to have looked: they are told no error.
+        """
         walk = self.walk
         most_bought = np.inf if self.hopeless[0] else accuracy + VIOLATION
         own = accuracy, self.mu_end[0], most_bought, most, KAPPA, CLEAR, FASTER, POWER, FAIR, NEARLY
         corners, shifts = walk.filter.shape[1], (walk.delta[0], walk.last_delta[0])
         state = np.array([self.mu[0], error[0], walk.theta_max[0], corners, walk.steps, self.nearly[0], *shifts])
         rules = np.array([*own, *walk.rules])
-        found = march(self.system, self.point, self.model, rules, state, walk.filter, most, proceed)
+        found = march(self.system, self.point, self._model, rules, state, walk.filter, most, proceed)
         self.point, self.model, walk.filter = found.point, found.model, found.filter
+        self.converged = np.array([found.done])
         self.mu, walk.theta_max, self.nearly = state[:1].copy(), state[2:3].copy(), state[5:6].astype(int)
         walk.steps, walk.delta, walk.last_delta = int(state[4]), state[6:7].copy(), state[7:8].copy()
         if found.steps:
             self.fails = np.zeros_like(self.fails)
         _round_kinks(self.system, self.mu)
-        if found.interrupt is not None:
-            raise found.interrupt
         return found
 
     def advance(self, error: Array, active: Array) -> None:
@@ -208,7 +217,6 @@ class Crew:
             point=point,
             mu=mu,
             mu_end=self.mu_end[rows],
-            model=system.linearize(point, mu),
             walk=self.walk.part(rows, system),
             failed=self.failed[rows],
             fails=self.fails[rows],
@@ -251,7 +259,12 @@ def descend(crew: Crew, patience: Patience, watch: Watch) -> None:
     """
     everybody, first, iteration = crew, np.zeros(len(crew.mu)), 0
     try:
-        while iteration < patience.iterations:
+        if can_march(crew.system) and not patience.together and not crew.failed.any() and patience.left():
+            marched = _march(crew, patience, 0, np.full(1, np.nan), watch)  # it begins with the model
+            first, iteration = marched.seen[1, :1], marched.steps + marched.stuck
+        else:
+            crew.walk.reset(crew.model.now)
+        while iteration < patience.iterations and not crew.converged.all():
             error, active = crew.look(patience.accuracy)
             watch(crew.rows, crew.system.cost(crew.model.now.values, crew.model.now.end), error)
             first = error if iteration == 0 else first
@@ -265,25 +278,29 @@ def descend(crew: Crew, patience: Patience, watch: Watch) -> None:
                 if crew is not everybody:
                     everybody.take(crew)
                 crew, error, active = crew.part(np.flatnonzero(active)), error[active], active[active]
-            steps = _go_on(crew, patience, iteration, error, active, watch)
-            patience.count(steps)
-            iteration += steps
+            if can_march(crew.system):
+                marched = _march(crew, patience, iteration, error, watch)
+                iteration += marched.steps + marched.stuck
+            else:
+                crew.advance(error, active)
+                patience.count(1)
+                iteration += 1
     finally:
         if crew is not everybody:
             everybody.take(crew)
             everybody.model = everybody.system.linearize(everybody.point, everybody.mu)
 
 
-def _go_on(crew: Crew, patience: Patience, iteration: int, error: Array, active: Array, watch: Watch) -> int:
-    """Take a step or, with a single group, as many as there are to take, but none after the doubts: how many."""
+def _march(crew: Crew, patience: Patience, iteration: int, error: Array, watch: Watch) -> Marched:
+    """With a single group, take as many steps as there are to take, but none after the doubts."""
     most = 1 if patience.together else min(patience.iterations - iteration, patience.left())
     if patience.doubts is not None and iteration < patience.doubts:
         most = min(most, patience.doubts - iteration)
-    if not can_march(crew.system):
-        crew.advance(error, active)
-        return 1
     marched = crew.march(error, patience.accuracy, most, lambda: patience.left() > 0)
     for cost, seen in marched.seen.T[..., None]:
         watch(crew.rows, cost, seen)
-    crew.count(active & marched.stuck)
-    return marched.steps + marched.stuck
+    if marched.interrupt is not None:
+        raise marched.interrupt
+    crew.count(np.array([marched.stuck]))
+    patience.count(marched.steps + marched.stuck)
+    return marched

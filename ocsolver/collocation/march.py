@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ocsolver.collocation.compiled import Bent, CompiledSystem, compiled
-from ocsolver.collocation.points import EndPoint, PointValues, Stacked
+from ocsolver.collocation.compiled import CompiledSystem, compiled
+from ocsolver.collocation.points import EndPoint, PointValues
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Model, Optimality, Point, Residual
 
@@ -23,10 +25,11 @@ class Marched(NamedTuple):
 
     steps: int
     stuck: bool  # whether no further step leads anywhere
+    done: bool  # whether the barrier problem is solved
     point: Point
     model: Model
     filter: Array  # corners (2, K, 1)
-    seen: Array  # cost and error at all points on the way but the first, and the last unless it is stuck there (2, …)
+    seen: Array  # cost and error at the points on the way (2, …), without the first one if its model was known
     interrupt: KeyboardInterrupt | None  # what has ended it
 
 
@@ -40,7 +43,7 @@ def can_march(system: System) -> bool:
 def march(
     system: System,
     point: Point,
-    model: Model,
+    model: Model | None,
     rules: Array,
     state: Array,
     filter: Array,
@@ -49,35 +52,38 @@ def march(
 ) -> Marched:
     """Take up to `most` steps; the order of `rules` and of `state`, which changes, is that of `_march.c`.
 
-    `proceed` says at every trial whether to go on.
+    Without a model, it begins with one; else somebody has looked at the start. What is seen last is left to those who
+    look again, unless it is solved there or no step leads on. `proceed` says at every trial whether to go on.
     """
     assert isinstance(system, CompiledSystem)
-    places = _Place.at(system, point), _Place.at(system, point)
-    calls, interrupts = [place.evaluation(system) for place in places], list[KeyboardInterrupt]()
+    tape, end_tape = system.stacked.tape, system.stacked.end_tape
+    assert tape is not None
+    assert end_tape is not None
+    interrupts = list[KeyboardInterrupt]()
 
-    def evaluate(which: int, whole: int) -> bool:
+    def go_on() -> bool:
         try:
-            calls[which - 1](whole)
             return proceed()
         except KeyboardInterrupt as reason:  # what has been reached so far is not lost
             interrupts.append(reason)
             return False
 
-    held = filter.shape[1]
-    corners, seen = np.empty((2, held + most)), np.empty((2, most))
+    layout = _Layout.of(point, system.scale_z.shape[-1])
+    places, held = (np.empty(layout.size), np.empty(layout.size)), filter.shape[1]
+    corners, seen = np.empty((2, held + most)), np.empty((2, most + 1))
     corners[:, :held] = filter[..., 0]
-    arrays = tuple(np.ascontiguousarray(part) for part in (*point.arrays, *_known(model)))
-    here, known = arrays[: len(point.arrays)], arrays[len(point.arrays) :]
-    one, other = ((*place.point, *place.known) for place in places)
-    numbers = rules, state, corners, seen
-    steps, at, own, stuck = compiled.march(system.constants, here, state[:1], known, one, other, numbers, evaluate)
-    reached = places[at - 1].as_point(point) if at else point
-    values, end = places[at - 1].values if at else (model.now.values, model.now.end)
+    programs = tuple(program.parts for tapes in (tape, end_tape) for program in (tapes.values, tapes.derivatives))
+    here, known = tuple(np.ascontiguousarray(part) for part in point.arrays), () if model is None else _known(model)
+    numbers = system.mesh.points, rules, state, corners, seen
+    steps, looks, at, own, stuck, done = compiled.march(
+        system.constants, here, state[:1], known, places, numbers, programs, go_on
+    )
     if own:
-        model = places[own - 1].as_model(values, end)
-    looks = steps if stuck or interrupts else max(steps - 1, 0)
-    parts = corners[:, : int(state[3]), None], seen[:, :looks]
-    return Marched(steps, bool(stuck), reached, model, *parts, interrupts[0] if interrupts else None)
+        model = layout.model(places[own - 1], places[at - 1] if at else None, model)
+    assert model is not None
+    reached = layout.point(places[at - 1], point) if at else point
+    corners, seen = corners[:, : int(state[3]), None], seen[:, :looks]
+    return Marched(steps, bool(stuck), bool(done), reached, model, corners, seen, interrupts[0] if interrupts else None)
 
 
 def _known(model: Model) -> tuple[Array, ...]:
@@ -89,72 +95,55 @@ def _known(model: Model) -> tuple[Array, ...]:
     functions = values.f, values.running, values.c, values.jacobian, values.hessian
     residual = now.stage, now.gap, now.path, now.terminal, now.feasibility, now.barrier
     bent = model.hessian, model.slope, model.adjoint, model.right, model.back, model.gradient, model.pull, model.aim
-    return (*functions, *end, *residual, *bent, none, none, none, none)
+    parts = (*functions, *end, *residual, *bent, none, none, none, none)
+    return tuple(np.ascontiguousarray(part) for part in parts)
 
 
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """Room for a point and all that is known there."""
+class _Layout(NamedTuple):
+    """Where the arrays of a point and of what is known there stand in one piece of memory, as `_march.c` has it."""
 
-    point: tuple[Array, ...]
-    values: tuple[PointValues, EndPoint]
-    residual: tuple[Array, ...]
-    model: Bent
-    optimality: Optimality
+    size: int
+    parts: tuple[tuple[slice, tuple[int, ...]], ...]
 
     @classmethod
-    def at(cls, system: CompiledSystem, like: Point) -> _Place:
-        """Room on the mesh of a system; bounds are those of a point there."""
-        x, e, D, v = like.x.shape, like.slack.shape[-1], system.scale_z.shape[-1], like.x.shape[-1]
-        (G, k), bounds = like.end_slack.shape, like.arrays[9::2]
-        point = tuple(np.empty(part.shape) for part in like.arrays[:9])
-        for own in bounds:
-            point += np.ascontiguousarray(own), np.empty(own.shape)
-        c, jacobian, hessian = np.empty((*x[:-1], e)), np.empty((*x[:-1], v + 1 + e, D)), np.empty((*x[:-1], D, D))
-        values = PointValues(np.empty(x), np.empty(x[:-1]), c, jacobian, hessian)
-        end = EndPoint(np.empty(G), np.empty((G, k)), np.empty((G, v)), np.empty((G, k, v)), np.empty((G, v, v)))
-        residual, model = system.residual_arrays(like), system.model_arrays(like)
-        return cls(point, (values, end), residual, model, Optimality(*np.empty((4, G))))
+    def of(cls, point: Point, D: int) -> _Layout:
+        """The layout of such points; D states and controls."""
+        return _layout(point.x.shape, point.u.shape[-1], point.slack.shape[-1], point.nu.shape[-1], D)
 
-    @property
-    def known(self) -> tuple[Array, ...]:
-        """What is known at the point, in the order of `_march.c`."""
-        values, end = self.values
-        return (*values, *end, *self.residual, *self.model, *self.optimality)  # type: ignore[arg-type]
+    def _views(self, place: Array, first: int, last: int) -> list[Array]:
+        return [place[where].reshape(shape) for where, shape in self.parts[first:last]]
 
-    def evaluation(self, system: System) -> Callable[[int], None]:
-        """The functions at the point, whole with their derivatives and multipliers, as they are at every call."""
-        stacked: Stacked = system.stacked
-        assert stacked.tape is not None
-        assert stacked.end_tape is not None
-        values, end = self.values
-        x, u, p, nodes, y, nu = (self.point[i] for i in (0, 1, 2, 3, 6, 8))
-
-        def rows(count: int, *arrays: Array | None) -> list[Array]:
-            return [array.reshape(count, array.size // count) for array in arrays if array is not None]
-
-        points, G = x.size // x.shape[-1], len(nu)
-        inside, inputs, ends = rows(points, *values), rows(points, system.mesh.points, x, u, p, y), rows(G, *end)
-        alone = stacked.tape.values.bound(inputs[:3], inside[:3]), stacked.end_tape.values.bound([nodes[-1]], ends[:2])
-        whole = (
-            stacked.tape.derivatives.bound(inputs, inside),
-            stacked.end_tape.derivatives.bound([nodes[-1], nu], ends),
-        )
-
-        def evaluate(all: int) -> None:
-            for program in whole if all else alone:
-                program()
-
-        return evaluate
-
-    def as_point(self, like: Point) -> Point:
+    def point(self, place: Array, like: Point) -> Point:
         """The point; what its barriers know of their bounds is that of another one."""
+        values = self._views(place, 0, 13)
         barriers = like.controls, like.paths, like.ends, like.starts
-        held = [barrier.held(z) for barrier, z in zip(barriers, self.point[10::2], strict=True)]
-        return Point(*self.point[:9], *held)  # type: ignore[arg-type]
+        held = [barrier.held(z) for barrier, z in zip(barriers, values[9:], strict=True)]
+        return Point(*values[:9], *held)  # type: ignore[arg-type]
 
-    def as_model(self, values: PointValues, end: EndPoint) -> Model:
-        """The model, which may be that of another point, where these are the values."""
+    def model(self, place: Array, at: Array | None, start: Model | None) -> Model:
+        """The model, which may be that of another point than the one reached `at`; none there means the start."""
+        parts = self._views(place, 23, len(self.parts))
+        if at is None:
+            assert start is not None
+            values, end = start.now.values, start.now.end
+        else:
+            own = self._views(at, 13, 23)
+            values, end = PointValues(*own[:5]), EndPoint(*own[5:])
         assert values.jacobian is not None
-        now = Residual(values, end, *self.residual)
-        return Model(now, values.jacobian, *self.model, self.optimality)
+        now = Residual(values, end, *parts[:6])
+        return Model(now, values.jacobian, *parts[6:14], Optimality(*parts[14:]))  # type: ignore[call-arg, arg-type]
+
+
+@lru_cache(maxsize=64)
+def _layout(x: tuple[int, ...], m: int, e: int, k: int, D: int) -> _Layout:
+    N, s, G, v = x
+    u, c, z, nodes, gap = (N, s, G, m), (N, s, G, e), (N, s, G, D), (N + 1, G, v), (N, G, v)
+    one, end, start = (G,), (G, k), (G, v)
+    point = x, u, x, nodes, nodes, c, c, end, end, (2, *u), (2, *c), (2, *end), (2, *start)
+    values = x, (N, s, G), c, (N, s, G, v + 1 + e, D), (*z, D)
+    last = one, end, start, (G, k, v), (G, v, v)
+    residual, bent = (x, gap, c, end, one, one), ((*z, D), z, x, z, gap, z, c, c)
+    shapes = (*point, *values, *last, *residual, *bent, one, one, one, one)
+    places = [0, *accumulate(prod(shape) for shape in shapes)]
+    parts = tuple((slice(*ends), shape) for *ends, shape in zip(places, places[1:], shapes, strict=False))
+    return _Layout(places[-1], parts)

@@ -1,66 +1,7 @@
-/* A program of `program.Program`, carried out for blocks of points, so that all registers stay in the cache. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+/* Programs of `program.Program` for Python. */
+#include "_tape.h"
 
-#define BLOCK 32 /* points */
-#define MOST 8   /* arrays of inputs */
-
-/* The order is that of `program.OPERATIONS`. */
-enum {
-    ADD, SUB, MUL, DIV, POW, ATAN2, LESS, ATMOST, EQUAL,
-    NEG, SQRT, EXP, EXPM1, LOG, LOG1P, SIN, COS, TAN, ASIN, ACOS, ATAN, SINH, COSH, TANH,
-    SELECT
-};
-
-#define EACH(expression) \
-    for (int i = 0; i < BLOCK; i++) \
-        o[i] = (expression); \
-    break
-
-static void carry_out(const int32_t *code, Py_ssize_t steps, double *registers, int count)
-{
-    /* Whole blocks are faster; functions that are expensive stop at the last point. */
-    for (Py_ssize_t k = 0; k < steps; k++, code += 5) {
-        double *restrict o = registers + (size_t)code[1] * BLOCK;
-        const double *a = registers + (size_t)code[2] * BLOCK, *b = registers + (size_t)code[3] * BLOCK;
-        const double *c = registers + (size_t)code[4] * BLOCK;
-        switch (code[0]) {
-        case ADD: EACH(a[i] + b[i]);
-        case SUB: EACH(a[i] - b[i]);
-        case MUL: EACH(a[i] * b[i]);
-        case DIV: EACH(a[i] / b[i]);
-        case NEG: EACH(-a[i]);
-        case SQRT: EACH(sqrt(a[i]));
-        case LESS: EACH(a[i] < b[i] ? 1.0 : 0.0);
-        case ATMOST: EACH(a[i] <= b[i] ? 1.0 : 0.0);
-        case EQUAL: EACH(a[i] == b[i] ? 1.0 : 0.0);
-        case SELECT: EACH(a[i] != 0.0 ? b[i] : c[i]);
-        default:
-            for (int i = 0; i < count; i++)
-                switch (code[0]) {
-                case POW: o[i] = pow(a[i], b[i]); break;
-                case ATAN2: o[i] = atan2(a[i], b[i]); break;
-                case EXP: o[i] = exp(a[i]); break;
-                case EXPM1: o[i] = expm1(a[i]); break;
-                case LOG: o[i] = log(a[i]); break;
-                case LOG1P: o[i] = log1p(a[i]); break;
-                case SIN: o[i] = sin(a[i]); break;
-                case COS: o[i] = cos(a[i]); break;
-                case TAN: o[i] = tan(a[i]); break;
-                case ASIN: o[i] = asin(a[i]); break;
-                case ACOS: o[i] = acos(a[i]); break;
-                case ATAN: o[i] = atan(a[i]); break;
-                case SINH: o[i] = sinh(a[i]); break;
-                case COSH: o[i] = cosh(a[i]); break;
-                case TANH: o[i] = tanh(a[i]); break;
-                }
-        }
-    }
-}
+#define MOST 8 /* arrays of inputs */
 
 /* The buffers of a tuple; how many were taken, or -1 − that if there is an error. */
 static int take(PyObject *tuple, Py_buffer *buffers, int flags)
@@ -84,19 +25,17 @@ static void release(Py_buffer *buffers, int count)
 
 /* A program with the arrays that it is called with. */
 typedef struct {
-    Py_buffer code, numbers, targets, template, inputs[MOST], outputs[MOST];
-    int registers, ins, outs;
+    Tape tape;
+    Py_buffer inputs[MOST], outputs[MOST];
+    int ins, outs;
 } Call;
 
-/* Whether the arguments of a call are what they should be; `leave` has to follow if they can be parsed. */
-static int enter(PyObject *arguments, Call *call, int *parsed)
+/* Whether the arguments of a call are what they should be; `leave` has to follow. */
+static int enter(PyObject *arguments, Call *call)
 {
-    PyObject *inside, *outside;
-    *parsed = PyArg_ParseTuple(
-        arguments, "y*y*iy*y*O!O!", &call->code, &call->numbers, &call->registers, &call->targets, &call->template,
-        &PyTuple_Type, &inside, &PyTuple_Type, &outside
-    );
-    if (!*parsed)
+    PyObject *program, *inside, *outside;
+    call->ins = call->outs = call->tape.taken = 0, call->tape.memory = NULL;
+    if (!PyArg_ParseTuple(arguments, "O!O!O!", &PyTuple_Type, &program, &PyTuple_Type, &inside, &PyTuple_Type, &outside))
         return 0;
     call->ins = take(inside, call->inputs, PyBUF_C_CONTIGUOUS);
     call->outs = take(outside, call->outputs, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
@@ -105,90 +44,39 @@ static int enter(PyObject *arguments, Call *call, int *parsed)
 
 static void leave(Call *call)
 {
+    close_tape(&call->tape);
     release(call->inputs, call->ins < 0 ? -1 - call->ins : call->ins);
     release(call->outputs, call->outs < 0 ? -1 - call->outs : call->outs);
-    PyBuffer_Release(&call->code), PyBuffer_Release(&call->numbers);
-    PyBuffer_Release(&call->targets), PyBuffer_Release(&call->template);
 }
 
-/* Registers, the constants among them filled, and room for `more` numbers behind them. */
-static double *memory_of(const Call *call, size_t more)
-{
-    double *memory = calloc((size_t)call->registers * BLOCK + more, sizeof(double));
-    const Py_ssize_t constants = call->numbers.len / sizeof(double);
-    for (Py_ssize_t k = 0; memory && k < constants; k++)
-        for (int i = 0; i < BLOCK; i++)
-            memory[(call->registers - constants + k) * BLOCK + i] = ((double *)call->numbers.buf)[k];
-    if (!memory)
-        PyErr_NoMemory();
-    return memory;
-}
-
-/* Rows of an array with some columns. */
-typedef struct {
-    double *values;
-    Py_ssize_t columns;
-} Rows;
-
-/* The program for `count` points of a block. */
-static void evaluate(const Call *call, double *memory, int count, int ins, const Rows *in, int outs, const Rows *out)
-{
-    double *place = memory;
-    for (int part = 0; part < ins; part++)
-        for (Py_ssize_t j = 0; j < in[part].columns; j++, place += BLOCK)
-            for (int i = 0; i < count; i++)
-                place[i] = in[part].values[i * in[part].columns + j];
-    carry_out(call->code.buf, call->code.len / (5 * sizeof(int32_t)), memory, count);
-    const double *pattern = call->template.buf;
-    for (int part = 0; part < outs; pattern += out[part++].columns)
-        for (int i = 0; i < count; i++)
-            memcpy(out[part].values + i * out[part].columns, pattern, sizeof(double) * out[part].columns);
-    const int32_t *target = call->targets.buf;
-    for (Py_ssize_t k = call->targets.len / (3 * sizeof(int32_t)); k > 0; k--, target += 3) {
-        const Rows rows = out[target[0]];
-        const double *source = memory + (size_t)target[2] * BLOCK;
-        for (int i = 0; i < count; i++)
-            rows.values[i * rows.columns + target[1]] = source[i];
-    }
-}
-
-static Rows rows_from(const Py_buffer *array, Py_ssize_t first)
-{
-    const Py_ssize_t columns = array->shape[1];
-    return (Rows){(double *)array->buf + first * columns, columns};
-}
+static Rows rows_of(const Py_buffer *array) { return (Rows){array->buf, array->shape[1]}; }
 
 static PyObject *run(PyObject *self, PyObject *arguments)
 {
     Call call;
-    int parsed;
-    double *memory = NULL;
-    if (enter(arguments, &call, &parsed) && (memory = memory_of(&call, 0))) {
+    const int good = enter(arguments, &call) && open_tape(&call.tape, PyTuple_GetItem(arguments, 0), 0);
+    if (good) {
         const Py_ssize_t points = call.ins && call.outs ? call.inputs[0].shape[0] : 0;
+        Rows in[MOST], out[MOST];
+        for (int part = 0; part < call.ins; part++)
+            in[part] = rows_of(&call.inputs[part]);
+        for (int part = 0; part < call.outs; part++)
+            out[part] = rows_of(&call.outputs[part]);
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t first = 0; first < points; first += BLOCK) {
-            Rows in[MOST], out[MOST];
-            for (int part = 0; part < call.ins; part++)
-                in[part] = rows_from(&call.inputs[part], first);
-            for (int part = 0; part < call.outs; part++)
-                out[part] = rows_from(&call.outputs[part], first);
-            evaluate(&call, memory, points - first < BLOCK ? (int)(points - first) : BLOCK, call.ins, in, call.outs, out);
-        }
+        run_tape(&call.tape, points, call.ins, in, call.outs, out);
         Py_END_ALLOW_THREADS
     }
-    if (parsed)
-        leave(&call);
-    if (!memory)
+    leave(&call);
+    if (!good)
         return NULL;
-    free(memory);
     Py_RETURN_NONE;
 }
 
 /* Steps of the classical Runge–Kutta method for `count` groups from `first` on; `room` holds 4 v + 1 blocks. */
-static void integrate(const Call *call, double *memory, double *room, Py_ssize_t first, int count)
+static void integrate(const Call *call, double *room, Py_ssize_t first, int count)
 {
     const Py_ssize_t *shape = call->inputs[1].shape, N = shape[0], G = shape[1], m = shape[2];
-    const Py_ssize_t v = call->outputs[0].shape[2], block = BLOCK * v;
+    const Py_ssize_t v = call->outputs[0].shape[2], block = TAPE_BLOCK * v;
     double *k2 = room, *k3 = k2 + block, *k4 = k3 + block, *y = k4 + block, *half = y + block;
     for (Py_ssize_t n = 0; n < N; n++) {
         double *t = (double *)call->inputs[0].buf + n * G + first, *after = t + G;
@@ -197,16 +85,16 @@ static void integrate(const Call *call, double *memory, double *room, Py_ssize_t
         double *k1 = (double *)call->outputs[1].buf + (n * G + first) * v;
         for (int i = 0; i < count; i++)
             half[i] = 0.5 * (t[i] + after[i]);
-        evaluate(call, memory, count, 3, (Rows[]){{t, 1}, {x, v}, {u, m}}, 1, &(Rows){k1, v});
+        run_block(&call->tape, count, 3, (Rows[]){{t, 1}, {x, v}, {u, m}}, 1, &(Rows){k1, v});
         for (int i = 0; i < count * v; i++)
             y[i] = x[i] + 0.5 * (after[i / v] - t[i / v]) * k1[i];
-        evaluate(call, memory, count, 3, (Rows[]){{half, 1}, {y, v}, {u, m}}, 1, &(Rows){k2, v});
+        run_block(&call->tape, count, 3, (Rows[]){{half, 1}, {y, v}, {u, m}}, 1, &(Rows){k2, v});
         for (int i = 0; i < count * v; i++)
             y[i] = x[i] + 0.5 * (after[i / v] - t[i / v]) * k2[i];
-        evaluate(call, memory, count, 3, (Rows[]){{half, 1}, {y, v}, {u, m}}, 1, &(Rows){k3, v});
+        run_block(&call->tape, count, 3, (Rows[]){{half, 1}, {y, v}, {u, m}}, 1, &(Rows){k3, v});
         for (int i = 0; i < count * v; i++)
             y[i] = x[i] + (after[i / v] - t[i / v]) * k3[i];
-        evaluate(call, memory, count, 3, (Rows[]){{after, 1}, {y, v}, {u, m}}, 1, &(Rows){k4, v});
+        run_block(&call->tape, count, 3, (Rows[]){{after, 1}, {y, v}, {u, m}}, 1, &(Rows){k4, v});
         for (int i = 0; i < count * v; i++)
             next[i] = x[i] + (after[i / v] - t[i / v]) / 6.0 * (k1[i] + 2.0 * k2[i] + 2.0 * k3[i] + k4[i]);
     }
@@ -216,30 +104,31 @@ static void integrate(const Call *call, double *memory, double *room, Py_ssize_t
 static PyObject *simulate(PyObject *self, PyObject *arguments)
 {
     Call call;
-    int parsed, good = enter(arguments, &call, &parsed);
-    double *memory = NULL;
-    if (good && (call.ins != 2 || call.outs != 2))
+    int good = enter(arguments, &call);
+    if (good && (call.ins != 2 || call.outs != 2)) {
         PyErr_SetString(PyExc_ValueError, "two arrays of inputs and two of outputs");
-    else if (good && (memory = memory_of(&call, (4 * (size_t)call.outputs[0].shape[2] + 1) * BLOCK))) {
+        good = 0;
+    }
+    const size_t more = good ? (4 * (size_t)call.outputs[0].shape[2] + 1) * TAPE_BLOCK : 0;
+    good = good && open_tape(&call.tape, PyTuple_GetItem(arguments, 0), more);
+    if (good) {
         const Py_ssize_t G = call.inputs[1].shape[1];
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t first = 0; first < G; first += BLOCK) {
-            const int count = G - first < BLOCK ? (int)(G - first) : BLOCK;
-            integrate(&call, memory, memory + (size_t)call.registers * BLOCK, first, count);
+        for (Py_ssize_t first = 0; first < G; first += TAPE_BLOCK) {
+            const int count = G - first < TAPE_BLOCK ? (int)(G - first) : TAPE_BLOCK;
+            integrate(&call, call.tape.memory + (size_t)call.tape.registers * TAPE_BLOCK, first, count);
         }
         Py_END_ALLOW_THREADS
     }
-    if (parsed)
-        leave(&call);
-    if (!memory)
+    leave(&call);
+    if (!good)
         return NULL;
-    free(memory);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
-    {"run", run, METH_VARARGS, "run(code, numbers, registers, targets, template, inputs, outputs)"},
-    {"simulate", simulate, METH_VARARGS, "simulate(code, numbers, registers, targets, template, inputs, outputs)"},
+    {"run", run, METH_VARARGS, "run(program, inputs, outputs)"},
+    {"simulate", simulate, METH_VARARGS, "simulate(program, inputs, outputs)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,13 +1,5 @@
 from typing import Any
 
-def run(
-    code: Any,
-    numbers: Any,
-    registers: int,
-    targets: Any,
-    template: Any,
-    inputs: tuple[Any, ...],
-    outputs: tuple[Any, ...],
-) -> None: ...
+def run(program: tuple[Any, ...], inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None: ...
 
 simulate = run

@@ -65,6 +65,11 @@ class Program:
         varying = [row for row, value in zip(places, known, strict=True) if value is None]
         self.targets = np.array([(k, j, place[node]) for k, j, node in varying], np.int32).reshape(-1, 3)
 
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The program as its part in C takes it."""
+        return self.code, self.numbers, self.registers, self.targets, self.template
+
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Values of the outputs at many points.
 
@@ -88,8 +93,7 @@ class Program:
         Shapes are those of `run`; the arrays have no gaps in memory.
         """
         if compiled is not None:
-            fixed = self.code, self.numbers, self.registers, self.targets, self.template
-            return partial(compiled.run, *fixed, tuple(inputs), tuple(outputs))
+            return partial(compiled.run, self.parts, tuple(inputs), tuple(outputs))
         return partial(self._in_chunks, inputs, outputs)
 
     def _in_chunks(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
@@ -119,7 +123,7 @@ class Program:
             x, slopes = np.empty((len(t), *x0.shape)), np.empty((len(u), *x0.shape))
             x[0] = x0
             inside = np.ascontiguousarray(t), np.ascontiguousarray(u)
-            compiled.simulate(self.code, self.numbers, self.registers, self.targets, self.template, inside, (x, slopes))
+            compiled.simulate(self.parts, inside, (x, slopes))
             return x, slopes
         return simulated(lambda t, x, u: self.run(t[:, None], x, u)[0], t, x0, u)
 
