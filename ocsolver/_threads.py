@@ -25,8 +25,10 @@ def threads_for(problem: Any, mesh: Any) -> Iterator[None]:
     small = (
         state is not None and state.device.type == "cpu" and intervals * state.numel() * (1 + state.shape[1]) < LARGE
     )
-    if small:
-        torch.set_num_threads(1)
+    if not small or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.hamiltonian import hamiltonian, running_cost
 from ocsolver.pieces import Pieces
 from ocsolver.problem import OptimalControlProblem
+from ocsolver.sets import Unconstrained
 from ocsolver.solution import Solution
 
 __all__ = ["Arcs", "Slopes", "find_arcs", "with_arcs"]
@@ -138,12 +139,16 @@ def _find_arcs(
     tolerance: float,
     slopes: Slopes | None,
 ) -> Arcs:
+    G = solution.u.shape[1]
+    nothing = Arcs([[] for _ in range(G)], [[] for _ in range(G)], [[] for _ in range(G)], solution.u)
+    if finer is None and isinstance(problem.control_set, Unconstrained):
+        return nothing
     low, high = _sides(problem, solution.u)
-    width, G = high - low, solution.u.shape[1]
+    width = high - low
     bounded = np.isfinite(width)
-    singular: list[list[tuple[float, float, int]]] = [[] for _ in range(G)]
     if not bounded.any() and finer is None:
-        return Arcs([[] for _ in range(G)], singular, [[] for _ in range(G)], solution.u)
+        return nothing
+    singular = nothing.singular
     u = _array(solution.u)  # (N, G, m)
     t = _array(solution.t)  # (N + 1, G)
     span = np.where(bounded, width, 1.0)

@@ -62,6 +62,24 @@ class Mesh:
         object.__setattr__(self, "nodes", grid)
 
     @classmethod
+    def of_checked(cls, nodes: Tensor) -> Mesh:
+        """Mesh of nodes (N + 1,) that are known to be right, in float64 and on the processor.
+
+        Parameters
+        ----------
+        nodes : Tensor, shape (N + 1,)
+            Taken as it is.
+
+        Returns
+        -------
+        Mesh
+            With these nodes.
+        """
+        mesh = object.__new__(cls)
+        object.__setattr__(mesh, "nodes", nodes)
+        return mesh
+
+    @classmethod
     def uniform(cls, intervals: int) -> Mesh:
         """Mesh of `intervals` equal intervals.
 

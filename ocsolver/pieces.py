@@ -319,8 +319,8 @@ class Pieces:
         Tensor, shape (N, G, m)
             Means, in U where U is convex.
         """
-        basis, weights = _means(self.stages, self.control.dtype, self.control.device)
         N, _, G, m = self.control.shape
+        basis, weights = _means(self.stages, self.control.dtype, self.control.device)
         u = problem.control_set.project((basis @ self.control.flatten(2)).reshape(N, -1, G, m))
         return (weights @ u.flatten(2)).reshape(N, G, m)
 

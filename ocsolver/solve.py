@@ -124,7 +124,7 @@ def solve(
     limits = Limits(max_iterations, max_seconds, _checked_tolerance(tolerance, problem), callback, progress)
     with threads_for(problem, mesh):
         solution = solver.run(problem, Discretization(mesh, integrator, adjoint), initial_control, limits)
-    if not bool(solution.success.all()):
+    if any(status < 0 for status in solution.status):
         if strict:
             raise SolveError(solution.message, solution)
         warnings.warn(solution.message, ConvergenceWarning, stacklevel=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -89,8 +90,8 @@ def answer_of(solution: oc.Solution, scale: float) -> Answer:
         errors = float(certificate.cost_error.max()), float(certificate.mean_gap.max()) * end
         return {"certificate_cost_error": errors[0], "gap": errors[1], "certified": max(errors) <= ACCURACY * scale}
 
-    cost = float(solution.cost.mean())
-    return Answer(cost, lambda: control_of(solution), bool(solution.success.all()), solution.message, certified)
+    cost, success = fmean(solution.cost.tolist()), all(status >= 0 for status in solution.status)
+    return Answer(cost, lambda: control_of(solution), success, solution.message, certified)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class Camp:
     residual: Array = field(init=False)
     unfinished: Array = field(init=False)  # whether the last iterations ended before they had an end (G,)
     reached: State | None = None  # where the last iteration has led
+    _scaled: tuple[Model, Array] | None = None  # scale of a model
     _estimated: tuple[Point, float, Errors] | None = None  # errors of a point, and the rounding of kinks they saw
 
     @property
@@ -96,14 +97,10 @@ class Camp:
         """μ at which the first mesh is left."""
         return COARSE if self.has_barrier else self.final
 
-    @cached_property
+    @property
     def has_barrier(self) -> bool:
         """Whether anything has bounds, or kinks that are rounded."""
-        lim = self.limits
-        starts = (lim.start_lower < lim.start_upper) & (np.isfinite(lim.start_lower) | np.isfinite(lim.start_upper))
-        controls = np.isfinite(lim.control_lower) | np.isfinite(lim.control_upper)
-        ends = lim.end_lower < lim.end_upper
-        return bool(self.stacked.kinked or lim.path_lower.size or starts.any() or controls.any() or ends.any())
+        return self.limits.some or self.stacked.kinked
 
     def _end(self, hat: float) -> Array:
         """μ at which a mesh is left (G,): the last one relative to the size of the J that was found."""
@@ -177,7 +174,9 @@ class Camp:
 
     def scale(self) -> Array:
         """∫|L| dt + |Φ| (G,)."""
-        return self.system.scale(self.model.now.values, self.model.now.end)
+        if self._scaled is None or self._scaled[0] is not self.model:
+            self._scaled = self.model, self.system.scale(self.model.now.values, self.model.now.end)
+        return self._scaled[1]
 
     def goal(self) -> Array:
         """Error of J to be reached (G,)."""

@@ -106,7 +106,8 @@ class Campaign:
 
     def _run(self, nodes: Array, control: Array | None, warm: Start | None) -> Array:
         camp, G = self.camp, self.stacked.groups
-        solved, hat, self.started = first_solution(camp, Mesh(nodes, self._tableau), control, warm, self.tries)
+        mesh = Mesh(nodes, self._tableau) if warm is None or warm.system is None else warm.system.mesh
+        solved, hat, self.started = first_solution(camp, mesh, control, warm, self.tries)
         base, switches = [nodes[:, g] for g in range(G)], list[list[Switch]]()
         final, worst_of_all = camp.final, (G + 1, np.inf)
         best, wasted, finished = (worst_of_all, camp.state, solved), 0, np.zeros(G, dtype=bool)
@@ -117,6 +118,8 @@ class Campaign:
             fine = np.maximum(errors.control.max(0) / self.stop.fineness, violation.max(0) / VIOLATION)
             small = total <= np.maximum(goal, ROUNDING * camp.scale() * len(camp.mesh.h))
             good = ~solved | (small & (fine <= 1.0))
+            if level == 0 and hat <= final and good.all():
+                return solved
             above = int((solved & (camp.gap() > self.stop.goal)).sum())
             score = above, float(np.max(np.where(solved, np.maximum(total / goal, fine), 0.0)))
             if hat > final:

@@ -16,7 +16,7 @@ from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Mesh
 from ocsolver.collocation.warm import warm_point
 
-__all__ = ["First", "Start", "first_solution"]
+__all__ = ["First", "Start", "dear_enough", "first_solution"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -44,7 +44,7 @@ class Start(NamedTuple):
     costates: Array  # (N + 1, G, v)
     y: Array | None = None  # (N, s, G, e), multipliers of path constraints
     nu: Array | None = None  # (G, k), of terminal constraints
-    system: System | None = None  # of the same problem from other initial states: its scales and prices serve again
+    system: System | None = None  # of the same problem from other initial states, on the mesh of the start
 
 
 class First(NamedTuple):
@@ -160,23 +160,24 @@ def _start(camp: Camp, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
 
 def _start_warm(camp: Camp, mesh: Mesh, warm: Start, barrier: float) -> None:
     """Start where a similar problem ended: its multipliers are known, so the barrier may be low at once."""
-    limits = camp.limits
-    if warm.system is None:
+    y, nu = warm.y, warm.nu
+    if warm.system is None or y is None or nu is None:
         _begin(camp, mesh, warm.x, warm.nodes, warm.u, (0.0,))
-    system = camp.system if warm.system is None else warm.system
-    y = _usable(warm.y, (*mesh.points.shape, limits.path_lower.size))
-    nu = _usable(warm.nu, (camp.stacked.groups, limits.end_lower.size))
-    camp.system = replace(
-        system,
-        stacked=camp.stacked,
-        limits=limits,
-        mesh=mesh,
-        rho_path=np.maximum(system.rho_path.max((0, 1)), SAFE * np.abs(y)),
-        rho_end=np.maximum(system.rho_end, SAFE * np.abs(nu)),
-    )
+        y = _usable(y, (*mesh.points.shape, camp.limits.path_lower.size))
+        nu = _usable(nu, (camp.stacked.groups, camp.limits.end_lower.size))
+        camp.system = dear_enough(camp.system, mesh, y, nu)
+    else:
+        camp.system = warm.system.again(camp.stacked, camp.limits)
     camp.mu = (barrier if camp.has_barrier else camp.final) * camp.system.unit
     parts = (warm.x, warm.u, warm.p, y, warm.nodes, warm.costates)
     camp.point = warm_point(camp.system, parts, (None, nu), camp.mu)
+
+
+def dear_enough(system: System, mesh: Mesh, y: Array, nu: Array) -> System:
+    """The equations on a mesh where multipliers of the path (N, s, G, e) and of the end (G, k) are known."""
+    rho_path = np.maximum(system.rho_path.max((0, 1)), SAFE * np.abs(y))
+    rho_end = np.maximum(system.rho_end, SAFE * np.abs(nu))
+    return replace(system, mesh=mesh, rho_path=rho_path, rho_end=rho_end)
 
 
 def _usable(multipliers: Array | None, shape: tuple[int, ...]) -> Array:

@@ -59,6 +59,13 @@ class System:
         result: Array = self.size / self.duration
         return result
 
+    def again(self, stacked: Stacked, limits: Bounds) -> System:
+        """The same equations from other initial states."""
+        other = replace(self, stacked=stacked, limits=limits)
+        kept = "duration", "unit", "scale_z", "weights"
+        other.__dict__.update({name: getattr(self, name) for name in kept})
+        return other
+
     def part(self, rows: Array) -> System:
         """The equations of some groups."""
         return replace(

@@ -148,6 +148,25 @@ class Bounds:
         """The bounds of some groups."""
         return replace(self, start_lower=self.start_lower[rows], start_upper=self.start_upper[rows])
 
+    def from_states(self, x0: Array) -> Bounds:
+        """The same with initial states x0 (G, v) where these are fixed."""
+        fixed = self.start_fixed
+        other = replace(
+            self,
+            start_lower=np.where(fixed, x0, self.start_lower),
+            start_upper=np.where(fixed, x0, self.start_upper),
+        )
+        other.__dict__.update({name: getattr(self, name) for name in _PROPERTIES})  # which are the same
+        return other
+
+    @cached_property
+    def some(self) -> bool:
+        """Whether there are any inequalities, or constraints on the path."""
+        starts = (self.start_lower < self.start_upper) & (np.isfinite(self.start_lower) | np.isfinite(self.start_upper))
+        controls = np.isfinite(self.control_lower) | np.isfinite(self.control_upper)
+        ends = self.end_lower < self.end_upper
+        return bool(self.path_lower.size or starts.any() or controls.any() or ends.any())
+
     @cached_property
     def control_fixed(self) -> Array:
         """Controls that nothing is left of (m,)."""
@@ -179,6 +198,9 @@ class Bounds:
         )
         finite = [np.isfinite((lower, upper)) & ~fixed for lower, upper, fixed in pairs]
         return tuple((not bool(part.any()), not bool(part.all())) for part in finite)
+
+
+_PROPERTIES = tuple(name for name, part in vars(Bounds).items() if isinstance(part, cached_property))
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,8 +86,7 @@ class _View:
 
     def states(self, values: Array) -> Tensor:
         """Stacked states (*b, G, v), the duration left out: (*b, B, n)."""
-        B = self.problem.trajectories
-        return self.tensor(values).reshape(*values.shape[:-2], B, -1)[..., : self.problem.n]
+        return self.tensor(values.reshape(*values.shape[:-2], self.problem.trajectories, -1)[..., : self.problem.n])
 
     def costates(self, values: Array) -> Tensor:
         """Costates per trajectory: (*b, G, v) -> (*b, B, n)."""
@@ -143,6 +142,7 @@ def report(
         multipliers["path_constraint"] = torch.einsum("s,nsgc->ngc", view.tensor(gauss(campaign.stages).b), y)
     if problem.terminal_constraint is not None:
         multipliers["terminal_constraint"] = view.multipliers(ended.nu)
+    boxed = campaign.stacked.guise is None and not campaign.of_the_set
     pieces = Pieces(view.tensor(campaign.stacked.controls(ended.u)), view.states(ended.x), view.costates(ended.p), y)
     counts = {"iterations_alone": sum(own.counts["iterations"] for own in alone.values())} if alone else {}
     solution = Solution(
@@ -155,7 +155,7 @@ def report(
         t=times,
         x=x,
         p=view.costates(ended.costates),
-        u=pieces.mean_control(problem),
+        u=view.tensor(ended.means(campaign.limits)) if boxed else pieces.mean_control(problem),
         cost=view.tensor(ended.cost),
         problem=problem,
         discretization=Discretization(_first_mesh(ended.t), RK4(), None),
@@ -165,7 +165,7 @@ def report(
         violations=measure_violations(problem, times, x, pieces),
         memory=None if alone else Memory.of(problem, campaign),
     )
-    readable = campaign.stacked.tape is not None and campaign.stacked.guise is None and not campaign.of_the_set
+    readable = campaign.stacked.tape is not None and boxed
     slopes = partial(_slopes, view, campaign, ended) if readable and pieces.stages % 2 and not alone else None
     arcs: Solution = with_arcs(solution, slopes)
     return arcs
@@ -189,13 +189,14 @@ def _first_mesh(t: Array) -> Mesh:
     """Mesh of the first group of nodes (N + 1, G), relative to its horizon."""
     relative = (t[:, 0] - t[0, 0]) / (t[-1, 0] - t[0, 0])
     relative[-1] = 1.0
-    return Mesh(relative)
+    return Mesh.of_checked(torch.from_numpy(relative))
 
 
 def _history(view: _View, entries: list[tuple[Array, Array]]) -> History:
-    costs, residuals = (view.tensor(np.array(part)) for part in zip(*entries, strict=True))
-    unknown = torch.full_like(costs, torch.nan)
-    accepted = torch.ones_like(costs, dtype=torch.bool)
+    course: Array = np.array(entries)  # (iterations + 1, 2, G)
+    costs, residuals = view.tensor(course[:, 0]), view.tensor(course[:, 1])
+    unknown = view.tensor(np.full(costs.shape, np.nan))
+    accepted = torch.from_numpy(np.ones(costs.shape, dtype=bool)).to(costs.device)
     return History(costs, residuals, unknown, unknown, unknown, unknown, unknown, accepted)
 
 

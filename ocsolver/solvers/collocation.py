@@ -88,7 +88,7 @@ class Collocation(Solver):
 
     def run(self, problem: Any, discretization: Discretization, start: Any, limits: Limits) -> Solution:
         begin = time.perf_counter()
-        _check_supported(problem, discretization)
+        _check_choices(problem, discretization)
         given = discretization.mesh
         memory = start.memory if isinstance(start, Solution) and given is None else None
         known = memory.posed(problem, self.stages) if isinstance(memory, Memory) else None
@@ -121,10 +121,8 @@ class Collocation(Solver):
         self, problem: OptimalControlProblem, posed: Posed, stop: Stop, reporter: Any, damps: bool
     ) -> Campaign:
         """A campaign for one statement of the problem."""
-        rows = problem.control_set.inequalities(problem.initial_state.new_zeros(problem.m)).numel()
-        rows += 0 if posed.stacked.guise is None else posed.stacked.guise.rows
         clocked = problem.free_time is not None
-        setting = self.stages, self.max_intervals, stop, clocked, reporter, rows, damps
+        setting = self.stages, self.max_intervals, stop, clocked, reporter, posed.of_the_set, damps
         return Campaign(posed.stacked, posed.limits, *setting)
 
     @staticmethod
@@ -140,6 +138,7 @@ class Collocation(Solver):
 
         The latter comes first where they are those of controls: kinks of states are passed in an instant.
         """
+        _check_control_set(problem)
         inner, control = self._first(problem, mesh, start)
         inner.check(control, derivatives=False)
         _check_constraints(problem, control[0])
@@ -171,18 +170,20 @@ class Collocation(Solver):
         """Where campaigns start."""
         unit = stacked.problem
         sides, (t0, t1) = limits_of(stacked), unit.horizon
+        rows = problem.control_set.inequalities(problem.initial_state.new_zeros(problem.m)).numel()
+        rows += 0 if stacked.guise is None else stacked.guise.rows
         if isinstance(start, Solution) and start.problem is not None:
             own = None if mesh is None else inner.mesh.nodes.numpy()
             warm = warm_start(problem, unit, start, self.stages, own, absolutes)
-            return Posed(stacked, sides, t0 + (t1 - t0) * warm.fractions, warm=warm.start)
+            return Posed(stacked, sides, t0 + (t1 - t0) * warm.fractions, rows, warm=warm.start)
         nodes = (t0 + (t1 - t0) * inner.mesh.nodes).to(torch.float64).numpy()[:, None].repeat(stacked.groups, 1)
         if start is None:
-            return Posed(stacked, sides, nodes)
+            return Posed(stacked, sides, nodes, rows)
         u = control[0]
         if absolutes is not None:
             x = problem.initial_state.expand(len(u), -1, -1)
             u = absolutes.extended(inner.nodes[:-1, None], x, u)
-        return Posed(stacked, sides, nodes, u.to(torch.float64).cpu().numpy())
+        return Posed(stacked, sides, nodes, rows, u.to(torch.float64).cpu().numpy())
 
 
 @dataclass(eq=False)
@@ -240,15 +241,10 @@ def _explain(
             campaign.status[g], campaign.notes[g] = failure.status, f"{failure.message}, with the initial control"
 
 
-def _check_supported(problem: Any, discretization: Discretization) -> None:
-    todo = "Use oc.EMSA()."
+def _check_choices(problem: Any, discretization: Discretization) -> None:
     if not isinstance(problem, OptimalControlProblem):
-        got = type(problem).__name__
+        got, todo = type(problem).__name__, "Use oc.EMSA()."
         raise UnsupportedError(complaint("Collocation", expected="an OptimalControlProblem", got=got, todo=todo))
-    if problem.control_set.enclosure(problem.initial_state) is None:
-        todo = "Relax the set to a Box (and round the result), or use oc.EMSA()."
-        expected = "an Unconstrained set, a Box or a Ball"
-        raise UnsupportedError(complaint("Collocation", expected=expected, got=problem.control_set, todo=todo))
     for name in ("integrator", "adjoint"):
         if getattr(discretization, name) is not None:
             todo = "Leave it out; the accuracy is that of the tolerance."
@@ -256,6 +252,13 @@ def _check_supported(problem: Any, discretization: Discretization) -> None:
             raise UnsupportedError(
                 complaint(f"Collocation {name}", expected="None: it is a method of its own", got=got, todo=todo)
             )
+
+
+def _check_control_set(problem: OptimalControlProblem) -> None:
+    if problem.control_set.enclosure(problem.initial_state) is None:
+        todo = "Relax the set to a Box (and round the result), or use oc.EMSA()."
+        expected = "an Unconstrained set, a Box or a Ball"
+        raise UnsupportedError(complaint("Collocation", expected=expected, got=problem.control_set, todo=todo))
 
 
 def _check_constraints(problem: OptimalControlProblem, u: Tensor) -> None:

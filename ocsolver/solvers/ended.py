@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ocsolver.collocation.campaign import Campaign
-from ocsolver.collocation.dense import limited
+from ocsolver.collocation.dense import control_basis, limited
 from ocsolver.collocation.fine import between
 from ocsolver.collocation.refine import padded, resampled
 from ocsolver.collocation.tableau import gauss
-from ocsolver.collocation.unknowns import Mesh
+from ocsolver.collocation.unknowns import Bounds, Mesh
 
 __all__ = ["Ended"]
 
@@ -21,6 +22,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 # axes of the groups
 GROUPS = {"t": 1, "nodes": 1, "costates": 1, "x": 2, "p": 2, "u": 2, "y": 2, "nu": 0, "cost": 0, "residual": 0}
+
+
+@cache
+def _fine(s: int) -> tuple[Array, Array]:
+    """Values of the polynomials through s Gauss points at those of a finer rule (q, s), and its weights (q,)."""
+    fine = gauss(s + 2)
+    return control_basis(gauss(s), fine.c), fine.b
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +59,14 @@ class Ended:
             inside = at.x, at.p, at.u, at.y
         ends = camp.mesh.t, point.nodes, point.costates
         return cls(*ends, *inside, point.nu, camp.cost, camp.residual)
+
+    def means(self, limits: Bounds) -> Array:
+        """Means of the controls, clipped between their bounds, over the intervals (N, G, m)."""
+        N, s, G, m = self.u.shape
+        basis, weights = _fine(s)
+        u = (basis @ self.u.reshape(N, s, G * m)).reshape(N, -1, G, m)
+        u = np.clip(u, limits.control_lower, limits.control_upper)
+        return np.asarray((weights @ u.reshape(N, -1, G * m)).reshape(N, G, m))
 
     def with_alone(self, campaigns: Mapping[int, Campaign]) -> Ended:
         """Some groups as campaigns for them alone have ended; intervals are divided until all have equally many."""

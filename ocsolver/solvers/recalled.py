@@ -6,6 +6,7 @@ Nothing is checked or set up anew: the tapes, the scales and the prices of viola
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import resampled
-from ocsolver.collocation.starts import Start
+from ocsolver.collocation.starts import Start, dear_enough
 from ocsolver.collocation.system import System
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
@@ -37,6 +38,7 @@ class Posed(NamedTuple):
     stacked: Stacked
     limits: Bounds
     nodes: Array  # (N + 1, G)
+    of_the_set: int  # path constraints, the last ones, that describe the control set
     control: Array | None = None  # (N, G, m)
     warm: Start | None = None
 
@@ -47,61 +49,74 @@ class Memory:
 
     problem: OptimalControlProblem
     stages: int
-    stacked: Stacked
+    of_the_set: int
     system: System
     point: Point
+    size: Array  # of J (G,)
 
     @classmethod
     def of(cls, problem: OptimalControlProblem, campaign: Campaign) -> Memory | None:
         """What is remembered of a campaign that has converged; None of one that has not."""
         camp = campaign.camp
-        if not campaign.successes.all() or not camp.stacked.separable:
+        if not camp.stacked.separable or not campaign.successes.all():
             return None
-        size, point = camp.scale(), camp.point
-        states = np.maximum(np.abs(point.nodes).max(0), np.abs(point.x).max((0, 1)))
-        system = replace(
-            camp.system, size=np.where(size > SMALLEST, size, 1.0), scale_x=np.maximum(states, SMALLEST_STATE)
-        )
-        return cls(problem, campaign.stages, camp.stacked, system, point)
+        return cls(problem, campaign.stages, campaign.of_the_set, camp.system, camp.point, camp.scale())
 
     def posed(self, problem: OptimalControlProblem, stages: int) -> Posed | None:
         """The same problem from another initial state; None if it is another one, or its functions have changed."""
         if stages != self.stages or not differ_by_start(self.problem, problem):
             return None
-        stacked = self.stacked.again()
+        stacked = self.system.stacked.again()
         if stacked is None:
             return None
-        limits, nodes = self._limits(problem), self._nodes(problem)
-        return Posed(stacked, limits, nodes, warm=self._start(problem, limits, nodes))
+        limits = self._limits(problem)
+        start = self._start if problem.horizon == self.problem.horizon else self._shifted(problem)
+        assert start.system is not None
+        return Posed(stacked, limits, start.system.mesh.t, self.of_the_set, warm=start)
 
     def _limits(self, problem: OptimalControlProblem) -> Bounds:
         """The bounds, those of stacked initial states (G, v) replaced by the states of the problem."""
         old = self.system.limits
-        lower, upper = (side.reshape(problem.trajectories, -1).copy() for side in (old.start_lower, old.start_upper))
-        lower[:, : problem.n] = upper[:, : problem.n] = problem.initial_state.detach().cpu().numpy()
-        shape = old.start_lower.shape
-        return replace(old, start_lower=lower.reshape(shape), start_upper=upper.reshape(shape))
+        x = old.start_lower.reshape(problem.trajectories, -1).copy()
+        x[:, : problem.n] = problem.initial_state.detach().cpu().numpy()
+        return old.from_states(x.reshape(old.start_lower.shape))
 
-    def _nodes(self, problem: OptimalControlProblem) -> Array:
-        """The nodes to begin with on the horizon of the problem (N + 1, G)."""
+    @cached_property
+    def _scaled(self) -> System:
+        """The equations with scales and a size of J that are those of the last point."""
+        size = np.where(self.size > SMALLEST, self.size, 1.0)
+        states = np.maximum(np.abs(self.point.nodes).max(0), np.abs(self.point.x).max((0, 1)))
+        return replace(self.system, size=size, scale_x=np.maximum(states, SMALLEST_STATE))
+
+    @cached_property
+    def _fractions(self) -> Array:
+        return first_fractions(self.system.mesh.t)
+
+    @cached_property
+    def _start(self) -> Start:
+        """The last point, on the same horizon."""
         t = self.system.mesh.t
-        t0, t1 = (t[0], t[-1]) if problem.horizon == self.problem.horizon else problem.horizon
-        result: Array = t0 + (t1 - t0) * np.repeat(first_fractions(t)[:, None], t.shape[1], 1)
-        return result
+        nodes = t[0] + (t[-1] - t[0]) * self._fractions[:, None]
+        return self._start_on(nodes, nodes)
 
-    def _start(self, problem: OptimalControlProblem, limits: Bounds, nodes: Array) -> Start:
-        """The last point at the Gauss points between these nodes."""
-        point, old = self.point, self.system.mesh
-        seen = nodes
-        if problem.horizon != self.problem.horizon:
-            seen = np.stack([shifted(torch.from_numpy(own), torch.from_numpy(old.t)).numpy() for own in nodes.T], 1)
+    def _shifted(self, problem: OptimalControlProblem) -> Start:
+        """The last point on another horizon."""
+        t, (t0, t1) = self.system.mesh.t, problem.horizon
+        nodes = np.repeat(t0 + (t1 - t0) * self._fractions[:, None], t.shape[1], 1)
+        seen = [shifted(torch.from_numpy(own), torch.from_numpy(t)).numpy() for own in nodes.T]
+        return self._start_on(nodes, np.stack(seen, 1))
+
+    def _start_on(self, nodes: Array, seen: Array) -> Start:
+        """The last point at the Gauss points between nodes (N + 1, G), which it knows as those `seen`."""
+        point, old, limits = self.point, self.system.mesh, self.system.limits
         same = seen.shape == old.t.shape and np.abs(seen - old.t).max() <= SAME * np.ptp(old.t)
         parts: tuple[Array, ...] = point.x, point.u, point.p, point.y, point.nodes, point.costates
         if not same or old.tableau.closed:
             parts = resampled(old, point, Mesh(seen, gauss(self.stages)))
         x, u, p, y, at_nodes, costates = parts
         u = np.clip(u, limits.control_lower, limits.control_upper)
-        return Start(x, u, p, at_nodes, costates, y, point.nu, self.system)
+        system = dear_enough(self._scaled, Mesh(nodes, gauss(self.stages)), y, point.nu)
+        return Start(x, u, p, at_nodes, costates, y, point.nu, system)
 
 
 def first_fractions(t: Array) -> Array:
