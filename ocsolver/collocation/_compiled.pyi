@@ -34,8 +34,15 @@ def march(
 def warm(sizes: Arrays, sides: Arrays, values: Arrays, old: Arrays, numbers: Arrays, results: Arrays) -> bool: ...
 def between(tables: Arrays, lengths: Arrays, inside: Arrays, sides: Arrays, results: Arrays) -> None: ...
 def better(weights: Arrays, values: Arrays, control: Arrays, sides: Arrays, results: Arrays) -> None: ...
-def gain(weights: Arrays, own: Arrays, other: Arrays, best: Arrays) -> None: ...
-def summed(
-    weights: Arrays, costates: Arrays, own: Arrays, controls: Arrays, best: Arrays, sides: Arrays, results: Arrays
+def estimate(
+    rule: Arrays,
+    tables: Arrays,
+    ends: Arrays,
+    mesh: Arrays,
+    inside: Arrays,
+    sides: Arrays,
+    path: Arrays,
+    grid: Arrays,
+    results: Arrays,
+    programs: Arrays,
 ) -> None: ...
-def violated(values: Arrays, sides: Arrays, results: Arrays) -> None: ...

@@ -37,7 +37,5 @@ PyObject *py_march(PyObject *self, PyObject *arguments);
 PyObject *py_warm(PyObject *self, PyObject *arguments);
 PyObject *py_between(PyObject *self, PyObject *arguments);
 PyObject *py_better(PyObject *self, PyObject *arguments);
-PyObject *py_gain(PyObject *self, PyObject *arguments);
-PyObject *py_summed(PyObject *self, PyObject *arguments);
-PyObject *py_violated(PyObject *self, PyObject *arguments);
+PyObject *py_estimate(PyObject *self, PyObject *arguments);
 #endif

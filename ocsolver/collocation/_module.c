@@ -17,9 +17,7 @@ static PyMethodDef methods[] = {
     {"warm", py_warm, METH_VARARGS, "warm(sizes, sides, (c, jacobian, hessian), old, (mu, pushes), results) -> bool: False where H is convex"},
     {"between", py_between, METH_VARARGS, "between((ends, slopes, inner), (h,), inside, sides, results)"},
     {"better", py_better, METH_VARARGS, "better((p, y), values, (u,), sides, (better, best))"},
-    {"gain", py_gain, METH_VARARGS, "gain((p, y), own, other, (best,))"},
-    {"summed", py_summed, METH_VARARGS, "summed((h, b), (p,), (f, running, rate), (u, better), (best,), sides, results)"},
-    {"violated", py_violated, METH_VARARGS, "violated((c,), sides, (violation,))"},
+    {"estimate", py_estimate, METH_VARARGS, "estimate(rule, tables, tables of the ends, (t, h, weights, times), inside, sides, path, (grid,), results, programs)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ocsolver.collocation.compiled import called, compiled
-from ocsolver.collocation.fine import Fine, between
+from ocsolver.collocation.fine import Fine, between, tables
 from ocsolver.collocation.points import PointValues, Stacked, weighted
 from ocsolver.collocation.tableau import gauss
+from ocsolver.collocation.tapes import PointTape
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
 __all__ = ["VIOLATION", "Errors", "estimate", "gain", "improved"]
@@ -25,6 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 VIOLATION = 1e-7  # of constraints that counts as none
 FINE = 6  # Gauss points per interval for the estimates
+FINE_AT = tuple(gauss(FINE).c.tolist())
 RISING = 1e-4  # slope of H, relative to 1 + |L|, that counts as rising
 LARGE = 100.0  # size of a control from which its errors are relative
 CONCENTRATED = 10.0  # ratio of a multiplier to what it is an interval before, that means that it is a mass
@@ -55,6 +57,8 @@ class Errors(NamedTuple):
 
 def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Errors:
     """Errors of all intervals."""
+    if compiled is not None and stacked.tape is not None and stacked.boxed:
+        return _in_c(stacked, limits, mesh, point, stacked.tape)
     tab = gauss(FINE)
     at = between(stacked, limits, mesh, point, tab.c)
     q = stacked.expand(at.t, at.x, at.u, at.p, at.y)
@@ -70,6 +74,22 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
         violation = np.maximum(violation, _violation(limits, c))
         last = np.where(_first_met_at_the_end(mesh, point), _violation(limits, c[-1:, 1:])[0], 0.0)
     return Errors(defect - (mesh.weights * stages).sum(1), gap, control, violation, last)
+
+
+def _in_c(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point, tape: PointTape) -> Errors:
+    """The same of functions that are recorded, and of a control set that is a box."""
+    tab, (N, G) = gauss(FINE), mesh.h.shape
+    results = np.empty((N, G)), np.empty((N, G)), np.empty((N, G)), np.empty((N, G)), np.empty(G)
+    sides, path = (limits.control_lower, limits.control_upper), (limits.path_lower, limits.path_upper)
+    grid = stacked.candidates if stacked.candidates is not None else np.empty((0, len(sides[0])))
+    inside = point.x, point.u, point.p, point.nodes, point.costates, point.y
+    rules = (tab.c, tab.b), tables(mesh.tableau, FINE_AT), tables(mesh.tableau, (0.0, 1.0))
+    times, programs = (mesh.t, mesh.h, mesh.weights, mesh.points), (tape.values.parts, tape.derivatives.parts)
+    called(compiled.estimate, *rules, times, inside, sides, path, (grid,), results, programs)
+    defect, gap, control, violation, last = results
+    if point.y.size:
+        last = np.where(_first_met_at_the_end(mesh, point), last, 0.0)
+    return Errors(defect, gap, control, violation, last)
 
 
 def _first_met_at_the_end(mesh: Mesh, point: Point) -> Array:
@@ -110,9 +130,6 @@ def improved(stacked: Stacked, limits: Bounds, at: Fine) -> Array:
     return _better_control(limits, at, stacked.expand(at.t, at.x, at.u, at.p, at.y))[0]
 
 
-# ----------------------------------------------------- measures: first what C does where it was compiled, then the same
-
-
 def _best_gain(stacked: Stacked, at: Fine, q: PointValues, controls: list[Array], best: Array) -> Array:
     """What H gains by the best of some controls, or `best` (N, q, G), if that is more; no numbers are ignored."""
     k = len(controls)
@@ -121,10 +138,6 @@ def _best_gain(stacked: Stacked, at: Fine, q: PointValues, controls: list[Array]
         return np.concatenate([values] * k) if k > 1 else values
 
     other = stacked.values(repeated(at.t), repeated(at.x), np.concatenate(controls) if k > 1 else controls[0])
-    if compiled is not None:
-        result = best.copy()
-        called(compiled.gain, (at.p, at.y), (q.f, q.running, q.c), (other.f, other.running, other.c), (result,))
-        return result
     parts = [part.reshape(k, *own.shape) for part, own in zip(other[:3], q[:3], strict=True)]
     gains = (at.p * (parts[0] - q.f)).sum(-1) - (parts[1] - q.running) - (at.y * (parts[2] - q.c)).sum(-1)
     return np.asarray(np.fmax(best, np.fmax.reduce(gains)))
@@ -173,15 +186,9 @@ def _summed(
     limits: Bounds, mesh: Mesh, at: Fine, q: PointValues, better: Array, best: Array
 ) -> tuple[Array, Array, Array]:
     """∫ p·(ẋ − f) + L dt, ∫ of the best gains, and the distance to better controls, of each interval (N, G)."""
-    h, b, sides = mesh.h, gauss(FINE).b, (limits.control_lower, limits.control_upper)
-    if compiled is not None:
-        results = defect, gap, distance = np.empty(h.shape), np.empty(h.shape), np.empty(h.shape)
-        own, controls = (q.f, q.running, at.rate), (at.u, better)
-        called(compiled.summed, (h, b), (at.p,), own, controls, (best,), sides, results)
-        return defect, gap, distance
-    w = h[:, None] * b[:, None]
+    w = mesh.h[:, None] * gauss(FINE).b[:, None]
     excess = (at.p * (at.rate - q.f)).sum(-1) + q.running
-    lower, upper = sides
+    lower, upper = limits.control_lower, limits.control_upper
     inside = ((at.u > lower) & (at.u < upper) & (better > lower) & (better < upper)).all((1, 3))
     distance = (np.abs(better - at.u) / np.maximum(1.0, np.abs(at.u) / LARGE)).max((1, 3))
     return (w * excess).sum(1), (w * np.maximum(best, 0.0)).sum(1), np.where(inside, distance, 0.0)
@@ -190,10 +197,6 @@ def _summed(
 def _violation(limits: Bounds, c: Array) -> Array:
     """Largest violation of path constraints in each interval (N, G), relative to bounds that are larger than 1."""
     sides = limits.path_lower, limits.path_upper
-    if compiled is not None:
-        result = np.empty((c.shape[0], c.shape[2]))
-        called(compiled.violated, (c,), sides, (result,))
-        return result
     distances = (
         np.where(np.isfinite(side), sign * (side - c) / np.maximum(1.0, np.abs(side)), 0.0)
         for side, sign in zip(sides, (1.0, -1.0), strict=True)

@@ -13,7 +13,7 @@ from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.tableau import Tableau
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
-__all__ = ["Fine", "between"]
+__all__ = ["Fine", "between", "tables"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,7 +37,7 @@ def between(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point, sigma: A
 
 
 @lru_cache(maxsize=64)
-def _tables(tableau: Tableau, sigma: tuple[float, ...]) -> tuple[Array, Array, Array]:
+def tables(tableau: Tableau, sigma: tuple[float, ...]) -> tuple[Array, Array, Array]:
     """Polynomials of states, their derivatives, and polynomials of controls, at fractions σ in their rows."""
     at = np.array(sigma)
     parts = state_basis(tableau, at), state_slope(tableau, at), control_basis(tableau, at)
@@ -46,7 +46,7 @@ def _tables(tableau: Tableau, sigma: tuple[float, ...]) -> tuple[Array, Array, A
 
 def _in_numpy(limits: Bounds, mesh: Mesh, point: Point, sigma: tuple[float, ...]) -> tuple[Array, ...]:
     """States, costates, controls, path multipliers, and rates of the states."""
-    ends, slopes, inner = _tables(mesh.tableau, sigma)
+    ends, slopes, inner = tables(mesh.tableau, sigma)
     x, p = (with_ends(mesh.tableau, a, b) for a, b in ((point.nodes, point.x), (point.costates, point.p)))
     rate = np.einsum("qj,njgv->nqgv", slopes, x) / mesh.lengths
     x, p = (np.einsum("qj,njgv->nqgv", ends, values) for values in (x, p))
@@ -62,5 +62,5 @@ def _in_c(limits: Bounds, mesh: Mesh, point: Point, sigma: tuple[float, ...]) ->
     )
     inside = point.x, point.u, point.p, point.nodes, point.costates, point.y
     sides = limits.control_lower, limits.control_upper
-    called(compiled.between, _tables(mesh.tableau, sigma), (mesh.h,), inside, sides, results)
+    called(compiled.between, tables(mesh.tableau, sigma), (mesh.h,), inside, sides, results)
     return x, p, u, y, rate

@@ -224,12 +224,17 @@ class Stacked:
         grid = self.problem.control_set.candidates(self.problem.initial_state)
         return None if grid is None else grid.to(torch.float64).cpu().numpy()
 
+    @cached_property
+    def boxed(self) -> bool:
+        """Whether bounds are all that controls have."""
+        control_set = (self.source or self.problem).control_set
+        return control_set is self.problem.control_set or self.guise is not None
+
     def project(self, u: Array) -> Array:
         """Controls between their bounds (*b, G, m), projected onto the control set if it is no box."""
-        control_set = (self.source or self.problem).control_set
-        if control_set is self.problem.control_set or self.guise is not None:
+        if self.boxed:
             return u
-        return _array(control_set.project(self.tensor(u)))
+        return _array((self.source or self.problem).control_set.project(self.tensor(u)))
 
     def controls(self, u: Array) -> Array:
         """Controls (*b, m) as the user has stated them."""
