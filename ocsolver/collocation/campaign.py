@@ -58,6 +58,7 @@ class Campaign:
     error: Array = field(init=False)  # estimated distance of J from its minimum (G,)
     started: bool = field(init=False)  # whether its guesses led to solutions, or no others are to come
     nodes: Array = field(init=False)  # of the first mesh (N + 1, G)
+    base: list[Array] = field(init=False)  # of each group, the last nodes without those that enclose switches
     lost: Array = field(init=False)  # ended farther from a solution than by a gap that does not close (G,)
 
     def another(self, *, damps: bool, at_once: bool = False, tries: Tries = Tries.ALL) -> Campaign:
@@ -89,7 +90,7 @@ class Campaign:
 
     def run(self, nodes: Array, control: Array | None = None, warm: Start | None = None) -> None:
         """Solve from a guess: nodes (N + 1, G), control (N, G, m), or values of everything at its Gauss points."""
-        self.nodes = nodes
+        self.nodes, self.base = nodes, [nodes[:, g] for g in range(nodes.shape[1])]
         self.camp = Camp(self.stacked, self.limits, self.stop, self.clocked, self.callback, self.history, self.counts)
         self.ending: Status | None = None
         self.started = True
@@ -110,7 +111,7 @@ class Campaign:
         solved, hat, self.started = first_solution(camp, mesh, control, warm, self.tries)
         base, switches = [nodes[:, g] for g in range(G)], list[list[Switch]]()
         final, worst_of_all = camp.final, (G + 1, np.inf)
-        best, wasted, finished = (worst_of_all, camp.state, solved), 0, np.zeros(G, dtype=bool)
+        best, wasted, finished = (worst_of_all, camp.state, solved, base), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal, violation = camp.errors(), camp.goal(), camp.violation()
@@ -119,13 +120,13 @@ class Campaign:
             small = total <= np.maximum(goal, ROUNDING * camp.scale() * len(camp.mesh.h))
             good = ~solved | (small & (fine <= 1.0))
             if level == 0 and hat <= final and good.all():
-                return solved
+                break
             above = int((solved & (camp.gap() > self.stop.goal)).sum())
             score = above, float(np.max(np.where(solved, np.maximum(total / goal, fine), 0.0)))
             if hat > final:
-                best = worst_of_all, camp.state, solved
+                best = worst_of_all, camp.state, solved, base
             elif above < best[0][0] or (above == best[0][0] and score[1] < BETTER * best[0][1]):
-                best, wasted = (score, camp.state, solved), 0
+                best, wasted = (score, camp.state, solved, base), 0
             else:
                 wasted += 1
             if hat <= final:
@@ -156,7 +157,7 @@ class Campaign:
             if not now.any():
                 break  # the coarser mesh is the answer
             base, solved = plan.base, now
-        _, camp.state, solved = best
+        _, camp.state, solved, self.base = best
         return solved
 
     def _look_at_arcs(self, solved: Array) -> None:

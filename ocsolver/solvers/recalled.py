@@ -5,6 +5,7 @@ Nothing is checked or set up anew: the tapes, the scales and the prices of viola
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ class Memory:
     system: System
     point: Point
     size: Array  # of J (G,)
+    base: list[Array]  # nodes of each group, without those that enclose switches
 
     @classmethod
     def of(cls, problem: OptimalControlProblem, campaign: Campaign) -> Memory | None:
@@ -60,7 +62,7 @@ class Memory:
         camp = campaign.camp
         if not camp.stacked.separable or not campaign.successes.all():
             return None
-        return cls(problem, campaign.stages, campaign.of_the_set, camp.system, camp.point, camp.scale())
+        return cls(problem, campaign.stages, campaign.of_the_set, camp.system, camp.point, camp.scale(), campaign.base)
 
     def posed(self, problem: OptimalControlProblem, stages: int) -> Posed | None:
         """The same problem from another initial state; None if it is another one, or its functions have changed."""
@@ -90,7 +92,7 @@ class Memory:
 
     @cached_property
     def _fractions(self) -> Array:
-        return first_fractions(self.system.mesh.t)
+        return first_fractions(self.system.mesh.t, self.base)
 
     @cached_property
     def _start(self) -> Start:
@@ -119,23 +121,27 @@ class Memory:
         return Start(x, u, p, at_nodes, costates, y, point.nu, system)
 
 
-def first_fractions(t: Array) -> Array:
+def first_fractions(t: Array, base: list[Array] | None = None) -> Array:
     """Fractions of the horizon at which a warm start has its nodes, from those of a solution (N + 1, G).
 
-    They are the same without those that enclosed switches. A batch, whose groups have their own meshes, begins evenly.
+    They are the same without those that enclosed switches, as far as these are known by the nodes of the `base`, which
+    do not. A batch, whose groups have their own meshes, begins evenly.
     """
     if t.shape[1] > 1:
         return np.linspace(0.0, 1.0, EVEN + 1)
-    return without_narrow((t[:, 0] - t[0, 0]) / (t[-1, 0] - t[0, 0]))
+    begin, length = t[0, 0], t[-1, 0] - t[0, 0]
+    own = () if base is None else ((base[0] - begin) / length).tolist()
+    return without_narrow((t[:, 0] - begin) / length, own)
 
 
-def without_narrow(nodes: Array) -> Array:
-    """Nodes on [0, 1] without those that make intervals much narrower than the mean."""
-    shortest = NARROW / (len(nodes) - 1)
+def without_narrow(nodes: Array, base: Collection[float] = ()) -> Array:
+    """Nodes on [0, 1] without those that make intervals much narrower than the mean, except between nodes of the base."""
+    shortest, own = NARROW / (len(nodes) - 1), frozenset(base)
     if np.diff(nodes).min() >= shortest:
         return nodes
     kept = [0.0]
-    for t in nodes[1:-1]:
-        if t - kept[-1] >= shortest and 1.0 - t >= shortest:
-            kept.append(float(t))
+    for t in nodes[1:-1].tolist():
+        wide = t - kept[-1] >= shortest or (t in own and kept[-1] in own)
+        if wide and (1.0 - t >= shortest or t in own):
+            kept.append(t)
     return np.array([*kept, 1.0])
