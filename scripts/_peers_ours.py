@@ -27,20 +27,22 @@ def problem_of(statement: Statement, start: Sequence[Any] | Tensor | None = None
     def tensor(value: Any, x: Tensor) -> Tensor:
         return value if isinstance(value, Tensor) else torch.full_like(x[..., 0], value)
 
+    rates, running, terminal, below = statement.dynamics, statement.running, statement.terminal, statement.below
+
     def dynamics(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
-        return torch.stack(statement.dynamics(torch, t, x.unbind(-1), u.unbind(-1)), -1)
+        return torch.stack(rates(torch, t, x.unbind(-1), u.unbind(-1)), -1)
 
     def running_cost(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
-        assert statement.running is not None
-        return tensor(statement.running(torch, t, x.unbind(-1), u.unbind(-1)), x)
+        assert running is not None
+        return tensor(running(torch, t, x.unbind(-1), u.unbind(-1)), x)
 
     def terminal_cost(x: Tensor) -> Tensor:
-        assert statement.terminal is not None
-        return tensor(statement.terminal(torch, x.unbind(-1)), x)
+        assert terminal is not None
+        return tensor(terminal(torch, x.unbind(-1)), x)
 
-    def below(t: Tensor, x: Tensor) -> Tensor:
-        assert statement.below is not None
-        return torch.stack(statement.below(torch, t, x.unbind(-1)), -1)
+    def path(t: Tensor, x: Tensor) -> Tensor:
+        assert below is not None
+        return torch.stack(below(torch, t, x.unbind(-1)), -1)
 
     fixed = [i for i, value in enumerate(statement.final) if value is not None]
     ends = [value for value in statement.final if value is not None]
@@ -48,13 +50,13 @@ def problem_of(statement: Statement, start: Sequence[Any] | Tensor | None = None
     free = statement.horizon
     return oc.OptimalControlProblem(
         dynamics,
-        running_cost if statement.running else None,
-        terminal_cost if statement.terminal else None,
+        running_cost if running else None,
+        terminal_cost if terminal else None,
         initial_state=torch.as_tensor(statement.start if start is None else start, dtype=torch.float64),
         horizon=(0.0, oc.FreeTime(free.guess, free.lower, free.upper) if isinstance(free, FreeEnd) else free),
         control_set=oc.Box(statement.lower, statement.upper) if bounded else oc.Unconstrained(statement.controls),
         terminal_constraint=oc.Constraint(lambda x: x[..., fixed], ends, ends) if fixed else None,
-        path_constraint=oc.Constraint(below, -np.inf, 0.0) if statement.below else None,
+        path_constraint=oc.Constraint(path, -np.inf, 0.0) if below else None,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ocsolver._autodiff import gradients, unit_cotangents
 from ocsolver._call import call
+from ocsolver.collocation.captured import Captured
 from ocsolver.collocation.kinks import Rounded, Watch
 from ocsolver.collocation.tapes import EndTape, PointTape, end_tape, no_end_tape, point_tape, remembered
 from ocsolver.constraints import Constraint
@@ -78,6 +79,7 @@ class Stacked:
     memory: list[Any] = field(default_factory=list)  # of the rounding, from one iteration to the next
     probes: list[tuple[Callable[[], Tensor], Array]] = field(default_factory=list)  # functions, and what tapes say
     guise: Guise | None = None  # of the controls
+    captured: list[Captured | None] = field(default_factory=list)  # what the functions referred to when they were tried
 
     @property
     def separable(self) -> bool:
@@ -92,16 +94,28 @@ class Stacked:
 
     def again(self) -> Stacked | None:
         """The same for another run with these tapes; None if there are none, or the functions are no longer theirs."""
-        if not self.separable:
+        if not self.separable or not self._as_recorded():
             return None
+        more = {"probes": self.probes, "guise": self.guise, "captured": self.captured}
+        other = Stacked(self.problem, 0.0, self.begin, self.source, **more)  # type: ignore[arg-type]
+        other.__dict__.update(tape=self.tape, end_tape=self.end_tape, candidates=self.candidates)
+        return other
+
+    def _as_recorded(self) -> bool:
+        """Whether the functions are still those of the tapes: nothing they refer to has changed, or they agree."""
+        known = self.captured[0] if self.captured else None
+        if known is not None and known.unchanged:
+            return True
         try:
             with torch.no_grad():
                 same = all(_agree(found, _array(exact())) for exact, found in self.probes)
         except Exception:  # it shows where they are called as they are
-            return None
-        other = Stacked(self.problem, 0.0, self.begin, self.source, probes=self.probes, guise=self.guise)
-        other.__dict__.update(tape=self.tape, end_tape=self.end_tape, candidates=self.candidates)
-        return other if same else None
+            return False
+        if not self.captured or known is not None:
+            problem = self.source or self.problem
+            names = "dynamics", "running_cost", "path_constraint", "terminal_cost", "terminal_constraint"
+            self.captured[:] = [Captured.of(_function(getattr(problem, name)) for name in names)]
+        return same
 
     # -------------------------------------------------------------------- tapes
 
@@ -154,8 +168,7 @@ class Stacked:
         run: Callable[[Tape], tuple[Array, ...]],
     ) -> Tape | None:
         """A tape that is right at some points; what was remembered of the same functions is tried first."""
-        parts = [getattr(self.source or self.problem, name) for name in names]
-        functions = [part.function if isinstance(part, Constraint) else part for part in parts]
+        functions = [_function(getattr(self.source or self.problem, name)) for name in names]
         extra = (*names, self.v, self.problem.m, self.problem.n, self.begin)
         try:
             with torch.no_grad():
@@ -380,6 +393,11 @@ def weighted(jacobian: Array, p: Array, y: Array) -> Array:
     """Gradient of −p·f + L + y·c by z = (x, u) from the Jacobian of (f, L, c): (*b, v + m)."""
     weights = np.concatenate((-p, np.ones((*p.shape[:-1], 1)), y), -1)
     return np.asarray(np.einsum("...c,...ci->...i", weights, jacobian))
+
+
+def _function(part: Any) -> Any:
+    """Of a part of a problem."""
+    return part.function if isinstance(part, Constraint) else part
 
 
 def _rows(*parts: Array) -> tuple[Array, ...]:

@@ -135,7 +135,7 @@ def first_fractions(t: Array, base: list[Array] | None = None) -> Array:
 
 
 def without_narrow(nodes: Array, base: Collection[float] = ()) -> Array:
-    """Nodes on [0, 1] without those that make intervals much narrower than the mean, except between nodes of the base."""
+    """Nodes on [0, 1] without those that make intervals much narrower than the mean but are none of the base."""
     shortest, own = NARROW / (len(nodes) - 1), frozenset(base)
     if np.diff(nodes).min() >= shortest:
         return nodes
