@@ -305,4 +305,7 @@ def with_arcs(solution: Any, slopes: Slopes | None = None) -> Any:
         if status < 0 and len(switches) >= SHORTEST:
             extra = f"u switches {len(switches)} times: oc.find_arcs(solution, finer) tells if that grows with N"
         notes.append("; ".join(parts + [part for part in (note, extra) if part and part not in own]))
+    found = arcs.switches, arcs.singular, notes
+    if found == (solution.switches, solution.singular, solution.notes):
+        return solution
     return replace(solution, switches=arcs.switches, singular=arcs.singular, notes=notes)

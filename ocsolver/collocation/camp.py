@@ -126,11 +126,12 @@ class Camp:
         iterations = most or (PATIENCE if self.counts["meshes"] == 0 else LATER)
         patience = Patience(iterations, accuracy, doubts, self.callback is not None, self.left, self._count)
 
-        latest = np.zeros((2, len(wanted)))
-
         def watch(rows: Array, cost: Array, error: Array) -> None:
-            latest[:, rows] = cost, error
-            self.cost, self.residual = latest.copy()
+            if len(rows) == len(wanted):
+                self.cost, self.residual = cost, error
+            else:  # the others are as they were
+                self.cost, self.residual = self.cost.copy(), self.residual.copy()
+                self.cost[rows], self.residual[rows] = cost, error
             self.history.append((self.cost, self.residual))
             if self.callback is not None and len(self.history) > 1:
                 self.state = crew.state

@@ -252,7 +252,7 @@ class Campaign:
                 status, note = ending.verdict(g, self.stop, self.counts["iterations"], self._worst)
             self.status.append(status)
             self.notes.append(note)
-        self.lost = ~self.successes & ~(camp.admissible & ending.meaningful)
+        self.lost = ~self.successes & ~(ending.possible & ending.meaningful)
 
     def _times(self, g: int) -> Array:
         """Of the points, as the user knows them (N, s)."""

@@ -301,6 +301,7 @@ def _march(crew: Crew, patience: Patience, iteration: int, error: Array, watch: 
         watch(crew.rows, cost, seen)
     if marched.interrupt is not None:
         raise marched.interrupt
-    crew.count(np.array([marched.stuck]))
+    if marched.stuck:
+        crew.count(np.array([True]))
     patience.count(marched.steps + marched.stuck)
     return marched

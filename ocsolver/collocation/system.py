@@ -61,7 +61,8 @@ class System:
 
     def again(self, stacked: Stacked, limits: Bounds) -> System:
         """The same equations from other initial states."""
-        other = replace(self, stacked=stacked, limits=limits)
+        scales = self.scale_x, self.scale_u, self.size
+        other = type(self)(stacked, limits, self.mesh, *scales, self.rho_path, self.rho_end)
         kept = "duration", "unit", "scale_z", "weights"
         other.__dict__.update({name: getattr(self, name) for name in kept})
         return other

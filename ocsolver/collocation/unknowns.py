@@ -151,11 +151,9 @@ class Bounds:
     def from_states(self, x0: Array) -> Bounds:
         """The same with initial states x0 (G, v) where these are fixed."""
         fixed = self.start_fixed
-        other = replace(
-            self,
-            start_lower=np.where(fixed, x0, self.start_lower),
-            start_upper=np.where(fixed, x0, self.start_upper),
-        )
+        starts = np.where(fixed, x0, self.start_lower), np.where(fixed, x0, self.start_upper)
+        path, end = (self.path_lower, self.path_upper), (self.end_lower, self.end_upper)
+        other = Bounds(self.control_lower, self.control_upper, *path, *end, *starts)
         other.__dict__.update({name: getattr(self, name) for name in _PROPERTIES})  # which are the same
         return other
 

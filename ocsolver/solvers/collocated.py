@@ -162,6 +162,8 @@ def report(
         shared_control=problem.shared_control,
         pieces=pieces,
         multipliers=multipliers,
+        switches=[[] for _ in campaign.status],
+        singular=[[] for _ in campaign.status],
         violations=measure_violations(problem, times, x, pieces),
         memory=None if alone else Memory.of(problem, campaign),
     )

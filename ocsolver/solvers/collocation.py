@@ -112,7 +112,7 @@ class Collocation(Solver):
                 break
         if bar is not None:
             bar.close()
-        campaign, alone = max(tried, key=lambda one: merit(one[0]))
+        campaign, alone = tried[0] if len(tried) == 1 else max(tried, key=lambda one: merit(one[0]))
         campaign.history, campaign.counts = tried[-1][0].history, tried[-1][0].counts
         _explain(campaign, outside, lambda: self._first(problem, given, start))
         return report(problem, campaign, alone, begin, repr(self))
