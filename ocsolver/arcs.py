@@ -180,8 +180,9 @@ def _sides(problem: OptimalControlProblem, like: Tensor) -> tuple[Array, Array]:
 
 def _on_the_rim(problem: OptimalControlProblem, u: Tensor) -> Array:
     """Components that an active inequality of the control set holds (N, G, m)."""
-    active = problem.control_set.inequalities(u) >= -AT_BOUND  # (N, G, k)
-    if not active.any():
+    values = problem.control_set.inequalities(u)  # (N, G, k)
+    active = values >= -AT_BOUND
+    if not values.numel() or not active.any():
         return np.zeros(u.shape, dtype=bool)
     with torch.enable_grad():
         some = torch.ones_like(u[0, 0]).requires_grad_()
@@ -278,6 +279,8 @@ def _slopes(problem: OptimalControlProblem, solution: Solution, move: Array) -> 
 
 def _averaged(solution: Solution, chattering: list[list[tuple[float, float, int]]]) -> Tensor:
     """The control with moving averages on its chattering arcs (N, G, m)."""
+    if not any(chattering):
+        return solution.u
     u = solution.u.clone()
     for g, arcs in enumerate(chattering):
         h = solution.t[:, g].diff()

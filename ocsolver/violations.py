@@ -8,7 +8,7 @@ from torch import Tensor
 from ocsolver.pieces import Pieces, gauss
 from ocsolver.problem import OptimalControlProblem
 
-__all__ = ["measure_violations"]
+__all__ = ["POINTS", "measure_violations"]
 
 POINTS = 10  # of every interval, both ends included, besides the Gauss points
 

@@ -65,17 +65,30 @@ def limited(tableau: Tableau, u: Array, lower: Array, upper: Array, strict: Arra
     width = upper - lower
     if strict is None and not np.isfinite(width).any():
         return u
+    flat = u.reshape(N * s, *u.shape[2:])
+    between = np.abs(flat[1:] - flat[:-1]) > JUMP * np.where(width > 0, width, np.inf)
+    if strict is None and not between.any():
+        return u
     steep = np.zeros((N * s + 1, *u.shape[2:]), dtype=bool)  # before the first point, between points, after the last
-    steep[1:-1] = np.abs(np.diff(u.reshape(N * s, *u.shape[2:]), axis=0)) > JUMP * np.where(width > 0, width, np.inf)
+    steep[1:-1] = between
     jumps = np.any([steep[k : N * s + k : s] for k in range(s + 1)], axis=0)  # of every interval (N, G, m)
     if strict is not None:
         jumps = jumps | strict
-    if not jumps.any():
+    rows = np.flatnonzero(jumps.any((1, 2)))
+    if not rows.size:
         return u
-    mean = np.einsum("s,nsgm->ngm", tableau.b, u)[:, None]
-    values = np.einsum("qs,nsgm->nqgm", control_basis(tableau, LOOKS), u)
+    some = u[rows]
+    mean = np.einsum("s,nsgm->ngm", tableau.b, some)[:, None]
+    values = np.einsum("qs,nsgm->nqgm", _looks(tableau), some)
     with np.errstate(all="ignore"):
         high = (upper - mean) / (values.max(1, keepdims=True) - mean)
         low = (mean - lower) / (mean - values.min(1, keepdims=True))
-    share = np.where(jumps[:, None], np.clip(np.fmin(high, low), 0.0, 1.0), 1.0)
-    return np.where(share < 1.0, mean + share * (u - mean), u)
+    share = np.where(jumps[rows, None], np.clip(np.fmin(high, low), 0.0, 1.0), 1.0)
+    result = u.copy()
+    result[rows] = np.where(share < 1.0, mean + share * (some - mean), some)
+    return result
+
+
+@cache
+def _looks(tableau: Tableau) -> Array:
+    return control_basis(tableau, LOOKS)

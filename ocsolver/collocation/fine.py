@@ -11,7 +11,7 @@ from ocsolver.collocation.compiled import called, compiled
 from ocsolver.collocation.dense import control_basis, state_basis, state_slope, with_ends
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.tableau import Tableau
-from ocsolver.collocation.unknowns import Bounds, Mesh, Point
+from ocsolver.collocation.unknowns import Bounds, Curves, Mesh
 
 __all__ = ["Fine", "between", "tables"]
 
@@ -29,7 +29,7 @@ class Fine(NamedTuple):
     rate: Array  # (N, q, G, v), of the states
 
 
-def between(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point, sigma: Array) -> Fine:
+def between(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Curves, sigma: Array) -> Fine:
     """A solution at fractions σ (q,) of all intervals; its control is in the control set."""
     t = mesh.t[:-1, None] + mesh.h[:, None] * sigma[:, None]
     x, p, u, y, rate = (_in_numpy if compiled is None else _in_c)(limits, mesh, point, tuple(sigma.tolist()))
@@ -44,7 +44,7 @@ def tables(tableau: Tableau, sigma: tuple[float, ...]) -> tuple[Array, Array, Ar
     return tuple(np.ascontiguousarray(part) for part in parts)  # type: ignore[return-value]
 
 
-def _in_numpy(limits: Bounds, mesh: Mesh, point: Point, sigma: tuple[float, ...]) -> tuple[Array, ...]:
+def _in_numpy(limits: Bounds, mesh: Mesh, point: Curves, sigma: tuple[float, ...]) -> tuple[Array, ...]:
     """States, costates, controls, path multipliers, and rates of the states."""
     ends, slopes, inner = tables(mesh.tableau, sigma)
     x, p = (with_ends(mesh.tableau, a, b) for a, b in ((point.nodes, point.x), (point.costates, point.p)))
@@ -54,7 +54,7 @@ def _in_numpy(limits: Bounds, mesh: Mesh, point: Point, sigma: tuple[float, ...]
     return x, p, np.clip(u, limits.control_lower, limits.control_upper), y, rate
 
 
-def _in_c(limits: Bounds, mesh: Mesh, point: Point, sigma: tuple[float, ...]) -> tuple[Array, ...]:
+def _in_c(limits: Bounds, mesh: Mesh, point: Curves, sigma: tuple[float, ...]) -> tuple[Array, ...]:
     """The same."""
     (N, G), v = mesh.h.shape, point.x.shape[-1]
     x, p, u, y, rate = results = tuple(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ocsolver.collocation.dense import control_basis, state_basis, with_ends
 from ocsolver.collocation.errors import VIOLATION, Errors
 from ocsolver.collocation.switches import Switch
-from ocsolver.collocation.unknowns import Mesh
+from ocsolver.collocation.unknowns import Curves, Mesh
 
 __all__ = ["Plan", "divided", "padded", "refined_nodes", "resampled"]
 
@@ -136,34 +136,6 @@ def padded(nodes: Array, count: int) -> Array:
         parts[longest[h[longest] > 0.5 * h.max()]] = 2
         nodes = divided(nodes, parts)
     return nodes
-
-
-class Curves(Protocol):
-    """Polynomials by their values at nodes and points."""
-
-    @property
-    def nodes(self) -> Array:
-        """States at the nodes (N + 1, G, v)."""
-
-    @property
-    def costates(self) -> Array:
-        """Costates there."""
-
-    @property
-    def x(self) -> Array:
-        """States at the points (N, s, G, v)."""
-
-    @property
-    def u(self) -> Array:
-        """Controls there (N, s, G, m)."""
-
-    @property
-    def p(self) -> Array:
-        """Costates there (N, s, G, v)."""
-
-    @property
-    def y(self) -> Array:
-        """Multipliers of path constraints there (N, s, G, e)."""
 
 
 def resampled(mesh: Mesh, point: Curves, new: Mesh) -> tuple[Array, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ocsolver.collocation.kkt import Direction
 from ocsolver.collocation.points import EndPoint, PointValues
 from ocsolver.collocation.tableau import Tableau
 
-__all__ = ["Bounds", "Mesh", "Model", "Optimality", "Point", "Residual", "Step", "largest", "total"]
+__all__ = ["Bounds", "Curves", "Mesh", "Model", "Optimality", "Point", "Residual", "Step", "largest", "total"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -45,6 +45,34 @@ class Mesh:
     def lengths(self) -> Array:
         """Lengths for each value at a Gauss point (N, 1, G, 1)."""
         return self.h[:, None, :, None]
+
+
+class Curves(Protocol):
+    """Polynomials by their values at nodes and points."""
+
+    @property
+    def nodes(self) -> Array:
+        """States at the nodes (N + 1, G, v)."""
+
+    @property
+    def costates(self) -> Array:
+        """Costates there."""
+
+    @property
+    def x(self) -> Array:
+        """States at the points (N, s, G, v)."""
+
+    @property
+    def u(self) -> Array:
+        """Controls there (N, s, G, m)."""
+
+    @property
+    def p(self) -> Array:
+        """Costates there (N, s, G, v)."""
+
+    @property
+    def y(self) -> Array:
+        """Multipliers of path constraints there (N, s, G, e)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from ocsolver.collocation.stop import Stop
 from ocsolver.collocation.unknowns import Bounds, Residual
 from ocsolver.status import Status
 
-__all__ = ["Ending", "worst_violation"]
+__all__ = ["Ending", "beyond", "worst_violation"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -103,8 +103,8 @@ def worst_violation(
         component = row % constraints
         return f"path_constraint component {component}" if component < constraints - of_the_set else "the control set"
 
-    path = _beyond(now.values.c[:, :, g], limits.path_lower, limits.path_upper)
-    end = _beyond(now.end.c[g], limits.end_lower, limits.end_upper)
+    path = beyond(now.values.c[:, :, g], limits.path_lower, limits.path_upper)
+    end = beyond(now.end.c[g], limits.end_lower, limits.end_upper)
     if np.isnan(end).any():
         return f"terminal_constraint component {int(np.isnan(end).argmax())} is no number"
     if np.isnan(path).any():
@@ -119,7 +119,7 @@ def worst_violation(
     return f"{named(int(row))} is violated by {path.max():.3g} at t = {times[k, i]:.6g}"
 
 
-def _beyond(c: Array, lower: Array, upper: Array) -> Array:
+def beyond(c: Array, lower: Array, upper: Array) -> Array:
     """Distances to the interval between two bounds."""
     result: Array = np.maximum(np.maximum(lower - c, c - upper), 0.0)
     return result

@@ -19,14 +19,16 @@ from ocsolver.arcs import with_arcs
 from ocsolver.collocation.absolutes import Absolutes
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
+from ocsolver.collocation.fine import between
 from ocsolver.collocation.points import Stacked, weighted
 from ocsolver.collocation.starts import Start
 from ocsolver.collocation.tableau import gauss
-from ocsolver.collocation.unknowns import Bounds
+from ocsolver.collocation.unknowns import Bounds, Mesh
+from ocsolver.collocation.verdict import beyond
 from ocsolver.constraints import Constraint
 from ocsolver.hamiltonian import hamiltonian
 from ocsolver.integrators import RK4
-from ocsolver.mesh import Mesh
+from ocsolver.mesh import Mesh as TimeMesh
 from ocsolver.outcome import History, Stats
 from ocsolver.pieces import Pieces, locate, shifted
 from ocsolver.problem import OptimalControlProblem
@@ -34,7 +36,7 @@ from ocsolver.solution import Solution
 from ocsolver.solvers.ended import Ended
 from ocsolver.solvers.recalled import Memory, first_fractions
 from ocsolver.transcription import Discretization
-from ocsolver.violations import measure_violations
+from ocsolver.violations import POINTS, measure_violations
 
 __all__ = ["Warm", "iterate_of", "limits_of", "report", "warm_start"]
 
@@ -143,6 +145,7 @@ def report(
     if problem.terminal_constraint is not None:
         multipliers["terminal_constraint"] = view.multipliers(ended.nu)
     boxed = campaign.stacked.guise is None and not campaign.of_the_set
+    readable = campaign.stacked.tape is not None and boxed
     pieces = Pieces(view.tensor(campaign.stacked.controls(ended.u)), view.states(ended.x), view.costates(ended.p), y)
     counts = {"iterations_alone": sum(own.counts["iterations"] for own in alone.values())} if alone else {}
     solution = Solution(
@@ -164,13 +167,31 @@ def report(
         multipliers=multipliers,
         switches=[[] for _ in campaign.status],
         singular=[[] for _ in campaign.status],
-        violations=measure_violations(problem, times, x, pieces),
+        violations=_violations(view, campaign, ended) if readable else measure_violations(problem, times, x, pieces),
         memory=None if alone else Memory.of(problem, campaign),
     )
-    readable = campaign.stacked.tape is not None and boxed
     slopes = partial(_slopes, view, campaign, ended) if readable and pieces.stages % 2 and not alone else None
     arcs: Solution = with_arcs(solution, slopes)
     return arcs
+
+
+def _violations(view: _View, campaign: Campaign, ended: Ended) -> dict[str, Tensor]:
+    """The same as `measure_violations`, by tapes."""
+    problem, stacked, limits = view.problem, campaign.stacked, campaign.limits
+    found: dict[str, Array] = {}
+    if problem.terminal_constraint is not None:
+        _, c = stacked.end_values(ended.nodes[-1])
+        found["terminal_constraint"] = beyond(c, limits.end_lower, limits.end_upper)
+    if problem.path_constraint is not None:
+        sigma = np.sort(np.append(np.linspace(0.0, 1.0, POINTS), gauss(campaign.stages).c))
+        at = between(stacked, limits, Mesh(ended.t, gauss(campaign.stages)), ended, sigma)
+        c = stacked.values(at.t, at.x, at.u).c
+        found["path_constraint"] = beyond(c, limits.path_lower, limits.path_upper).max((0, 1))
+    members = stacked.members
+    return {
+        name: view.tensor(worst.reshape(len(worst), members, worst.shape[-1] // members).max(1))
+        for name, worst in found.items()
+    }
 
 
 def _slopes(view: _View, campaign: Campaign, ended: Ended, move: Array) -> tuple[Array, Array]:
@@ -187,11 +208,11 @@ def _slopes(view: _View, campaign: Campaign, ended: Ended, move: Array) -> tuple
     return near, np.abs(q.running[0]) / duration
 
 
-def _first_mesh(t: Array) -> Mesh:
+def _first_mesh(t: Array) -> TimeMesh:
     """Mesh of the first group of nodes (N + 1, G), relative to its horizon."""
     relative = (t[:, 0] - t[0, 0]) / (t[-1, 0] - t[0, 0])
     relative[-1] = 1.0
-    return Mesh.of_checked(torch.from_numpy(relative))
+    return TimeMesh.of_checked(torch.from_numpy(relative))
 
 
 def _history(view: _View, entries: list[tuple[Array, Array]]) -> History:
