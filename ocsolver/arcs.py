@@ -156,11 +156,12 @@ def _find_arcs(
     switches = _switches(t, u, place, np.where(bounded, width, np.inf))
     chattering = [_chattering(t[:, g], switches[g], len(u)) for g in range(G)]
     inside = (place == 0) & bounded & ~_on_the_rim(problem, solution.u)
-    if _longest(inside) >= SHORTEST and problem.control_set.convex:
+    if _any_runs(inside) and problem.control_set.convex:
         span = np.where(bounded, width, 0.0)
         near, rate = (slopes or partial(_slopes, problem, solution))(FURTHER * span)
-        vanishing = inside & _vanishing(solution, near, rate, span, tolerance)
-        singular = [_runs(t[:, g], vanishing[:, g]) for g in range(G)]
+        vanishing = inside & _vanishing(t, _array(solution.cost), near, rate, span, tolerance)
+        if _any_runs(vanishing):
+            singular = [_runs(t[:, g], vanishing[:, g]) for g in range(G)]
     grows = None
     if finer is not None:
         count = [len(events) for events in find_arcs(finer, tolerance=tolerance).switches]
@@ -192,17 +193,19 @@ def _on_the_rim(problem: OptimalControlProblem, u: Tensor) -> Array:
 
 
 def _array(values: Tensor) -> Array:
-    array: Array = values.detach().cpu().to(torch.float64).numpy()
-    return array
+    array: Array = values.detach().numpy() if values.device.type == "cpu" else values.detach().cpu().numpy()
+    return array.astype(float, copy=False)
 
 
 def _switches(t: Array, u: Array, place: Array, width: Array) -> list[list[tuple[float, int]]]:
     """Jumps of u (N, G, m) per group in the order of time; one inside an interval is placed by the mean there."""
     found: list[list[tuple[float, int]]] = [[] for _ in range(u.shape[1])]
-    jumps = np.abs(np.diff(u, axis=0)) > JUMP * width  # (N − 1, G, m), at node k + 1
+    jumps = np.abs(u[1:] - u[:-1]) > JUMP * width  # (N − 1, G, m), at node k + 1
     through = (place[1:-1] == 0) & (place[:-2] * place[2:] == -1)  # (N − 2, G, m), inside interval k + 1
     jumps[:-1] &= ~through
     jumps[1:] &= ~through
+    if not jumps.any() and not through.any():
+        return found
     for k, g, j in zip(*np.nonzero(jumps), strict=True):
         found[g].append((float(t[k + 1, g]), int(j)))
     for k, g, j in zip(*np.nonzero(through), strict=True):
@@ -227,13 +230,12 @@ def _chattering(t: Array, switches: list[tuple[float, int]], N: int) -> list[tup
     return sorted(found)
 
 
-def _longest(mask: Array) -> int:
-    """Length of the longest run of True along the first axis, at most SHORTEST."""
-    for length in range(SHORTEST, 0, -1):
-        runs = [mask[i : len(mask) - length + i + 1] for i in range(length)]
-        if np.logical_and.reduce(runs).any():
-            return length
-    return 0
+def _any_runs(mask: Array) -> bool:
+    """Whether SHORTEST intervals or more in a row are True (N, G, m)."""
+    together = mask[SHORTEST - 1 :].copy()
+    for k in range(SHORTEST - 1):
+        together &= mask[k : len(mask) - SHORTEST + 1 + k]
+    return bool(together.any())
 
 
 def _runs(t: Array, mask: Array) -> list[tuple[float, float, int]]:
@@ -247,11 +249,11 @@ def _runs(t: Array, mask: Array) -> list[tuple[float, float, int]]:
     return sorted(found)
 
 
-def _vanishing(solution: Solution, near: Array, rate: Array, span: Array, tolerance: float) -> Array:
+def _vanishing(t: Array, cost: Array, near: Array, rate: Array, span: Array, tolerance: float) -> Array:
     """Where H depends on a component neither here nor across its bounds: bool (N, G, m)."""
-    h = _array(solution.t.diff(dim=0))
-    scale = np.maximum((rate * h).sum(0), np.abs(_array(solution.cost)))
-    gain = (np.abs(near) * span).max(0) * h.sum(0)[:, None]  # (N, G, m)
+    h = t[1:] - t[:-1]
+    scale = np.maximum((rate * h).sum(0), np.abs(cost))
+    gain = (np.abs(near) * span).max(0) * (t[-1] - t[0])[:, None]  # (N, G, m)
     limit = np.where(np.isfinite(scale), tolerance * scale, -1.0)  # nothing is known of a failed group
     return np.asarray(gain <= limit[:, None])
 

@@ -424,7 +424,7 @@ def test_radau_points_take_over_where_controls_rattle_along_singular_arcs(monkey
     again = solution.resimulate(oc.SolveIVP("DOP853", rtol=1e-10, atol=1e-10))
     assert float(again) == pytest.approx(float(solution.cost), abs=1e-8)
 
-    monkeypatch.setattr(campaign, "resting", lambda system, point, model: np.zeros(1, dtype=bool))
+    monkeypatch.setattr(campaign, "resting", lambda system, model, sides: np.zeros(1, dtype=bool))
     assert not solve_quietly(problem, oc.Collocation()).success.any(), "without them it would not have converged"
 
 

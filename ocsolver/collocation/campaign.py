@@ -15,7 +15,7 @@ from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
 from ocsolver.collocation.starts import SAFE, Start, first_solution
 from ocsolver.collocation.stop import Stop, Stopped
-from ocsolver.collocation.switches import Switch, find_switches
+from ocsolver.collocation.switches import Switch, find_switches, sides_of
 from ocsolver.collocation.tableau import Tableau, gauss, radau
 from ocsolver.collocation.unknowns import Bounds, Mesh
 from ocsolver.collocation.verdict import Ending, worst_violation
@@ -137,9 +137,10 @@ class Campaign:
                 break  # nobody would iterate on a finer mesh, which would only look worse
             if hat <= final:  # the barrier may be what keeps it from the goal
                 camp.smaller = np.where(solved, np.clip(camp.scale() / camp.system.size, SMALLER, 1.0), 1.0)
-            self._look_at_arcs(solved)
+            sides = sides_of(self.limits, camp.mesh, camp.point, camp.system.size)
+            self._look_at_arcs(solved, sides)
             seen = violation * (hat <= final)
-            switches = find_switches(self.stacked, self.limits, camp.mesh, camp.point, camp.system.size, switches, seen)
+            switches = find_switches(self.stacked, self.limits, camp.mesh, camp.point, sides, switches, seen)
             plan = refined_nodes(
                 camp.mesh,
                 base,
@@ -160,11 +161,11 @@ class Campaign:
         _, camp.state, solved, self.base = best
         return solved
 
-    def _look_at_arcs(self, solved: Array) -> None:
+    def _look_at_arcs(self, solved: Array, sides: tuple[Array, Array]) -> None:
         """Note whether costates swing or arcs are singular: other points may do better."""
         camp = self.camp
         self.damped |= self.damps and bool((swinging(camp.mesh, camp.point) & solved).any())
-        self.rested |= bool((resting(camp.system, camp.point, camp.model) & solved).any())
+        self.rested |= bool((resting(camp.system, camp.model, sides) & solved).any())
 
     # ----------------------------------------------------------------- next mesh
 

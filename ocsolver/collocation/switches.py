@@ -6,6 +6,7 @@ distance shrinks from one mesh to the next, and one more is put at the time itse
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from ocsolver.collocation.dense import control_basis
 from ocsolver.collocation.errors import VIOLATION, improved
 from ocsolver.collocation.fine import between
 from ocsolver.collocation.points import Stacked, preference
+from ocsolver.collocation.tableau import Tableau
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
 
 __all__ = ["Switch", "beyond_the_points", "find_switches", "sides_of", "touched"]
@@ -78,24 +80,26 @@ def find_switches(
     limits: Bounds,
     mesh: Mesh,
     point: Point,
-    size: Array,
+    sides: tuple[Array, Array],
     before: list[list[Switch]],
     violation: Array,
 ) -> list[list[Switch]]:
-    """Switches of every group, in order of time; `before` are those of the mesh before, if there was one.
+    """Switches of every group, in order of time, from which of the two `sides_of` everything holds.
+
+    `before` are those of the mesh before, if there was one.
 
     Components of path constraints are counted after those of the control. They take part from where there is a
     `violation` (N, G) between the points on: most reach their bounds smoothly enough.
     """
     N, s, G, m = point.u.shape
     times = mesh.points.reshape(N * s, G)
-    flat, path = (_flat(sides) for sides in sides_of(limits, mesh, point, size))
+    flat, path = (_flat(part) for part in sides)
     varies = _ranges(point.slack)
     bounds = (limits.control_lower, limits.control_upper)
     better = _flat(preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y))
     u, slack = _flat(point.u), _flat(point.slack)
     free = _flat(_unconstrained(stacked, limits, mesh, point)) if path.size else slack
-    edges = control_basis(mesh.tableau, np.array([0.0, 1.0]))
+    edges = _edges(mesh.tableau)
     outermost = np.einsum("qs,qsgm->qgm", edges, point.u[[0, -1]])  # at t0 and t1
     constrained = bool(limits.end_lower.size or limits.path_lower.size)
     found: list[list[Switch]] = []
@@ -105,37 +109,43 @@ def find_switches(
         jumps: list[float] = []
         for j in range(m):
             status = flat[:, g, j]
-            sides = (limits.control_lower[j], limits.control_upper[j])
-            for left, right in _merged_runs(status, _between(u[:, g, j], sides)):
-                jump = _jump(u[:, g, j], status, left, right, sides) if constrained else None
+            own = (limits.control_lower[j], limits.control_upper[j])
+            for left, right in _merged_runs(status, _between(u[:, g, j], own)):
+                jump = _jump(u[:, g, j], status, left, right, own) if constrained else None
                 if jump is not None:
                     time = _by_area(mesh, u[:, g, j], g, *jump)
                     jumps.append(time)
                 else:
-                    time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, sides)
+                    time = _located(times[:, g], u[:, g, j], better[:, g, j], status, left, right, own)
                 here.append(Sighting(float(time), j))
             for side, points in ((0, slice(0, s)), (-1, slice(-1, -s - 1, -1))):
                 end = float(mesh.t[side, g]), float(outermost[side, g, j])
-                hidden = beyond_the_points(times[points, g], u[points, g, j], status[points], *end, sides)
+                hidden = beyond_the_points(times[points, g], u[points, g, j], status[points], *end, own)
                 here += [Sighting(time, j) for time in hidden]
         for j in range(path.shape[-1]):
-            sides = (limits.path_lower[j], limits.path_upper[j])
+            own = (limits.path_lower[j], limits.path_upper[j])
             known = any(switch.component == m + j for switch in old)
-            beyond = np.where(free[:, g, j] < sides[0], -1, np.where(free[:, g, j] > sides[1], 1, 0))
+            beyond = np.where(free[:, g, j] < own[0], -1, np.where(free[:, g, j] > own[1], 1, 0))
             mixed = np.abs(free[:, g, j] - slack[:, g, j]).max() > MIXED * varies[g, j]
             status = beyond if mixed else path[:, g, j]
             for left in map(int, np.flatnonzero(np.diff(status))):
                 cells = slice(max(left // s - 1, 0), (left + 1) // s + 2)
                 if mixed:
-                    here.append(Sighting(_crossed(times[:, g], free[:, g, j], left, sides), m + j))
+                    here.append(Sighting(_crossed(times[:, g], free[:, g, j], left, own), m + j))
                 elif known or violation[cells, g].max() > VIOLATION:
-                    time, doubt = touched(times[:, g], slack[:, g, j], status, left, sides)
+                    time, doubt = touched(times[:, g], slack[:, g, j], status, left, own)
                     if not any(_near(mesh.t[:, g], time, jump) for jump in jumps):  # else it is known better
                         here.append(Sighting(time, m + j, doubt))
         here = sorted(here) if len(here) <= MOST_SWITCHES else []
         limits_of_width = SLOWEST if constrained else 0.0, SHARPER if mesh.tableau.closed else SHARPEST
         found.append(_with_widths(here, mesh.t[:, g], old, *limits_of_width))
     return found
+
+
+@cache
+def _edges(tableau: Tableau) -> Array:
+    """Values at both ends of the polynomials through the points (2, s)."""
+    return control_basis(tableau, np.array([0.0, 1.0]))
 
 
 def _near(nodes: Array, one: float, other: float) -> bool:

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from ocsolver.collocation.campaign import Campaign
+from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import resampled
 from ocsolver.collocation.starts import Start, dear_enough
 from ocsolver.collocation.system import System
 from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Bounds, Mesh, Point
+from ocsolver.collocation.verdict import beyond
 from ocsolver.pieces import shifted
 from ocsolver.problem import OptimalControlProblem, differ_by_start
 
@@ -42,6 +44,15 @@ class Posed(NamedTuple):
     of_the_set: int  # path constraints, the last ones, that describe the control set
     control: Array | None = None  # (N, G, m)
     warm: Start | None = None
+
+    def starts_inside(self) -> bool:
+        """Whether initial states, which are fixed, meet constraints on states."""
+        limits, stacked = self.limits, self.stacked
+        if not limits.path_lower.size:
+            return True
+        x, u = limits.start_lower[None, None], np.clip(0.0, limits.control_lower, limits.control_upper)
+        c = stacked.values(self.nodes[:1, None], x, np.broadcast_to(u, (*x.shape[:-1], u.size))).c
+        return bool((beyond(c, limits.path_lower, limits.path_upper) <= VIOLATION).all())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
