@@ -171,6 +171,8 @@ class Camp:
     @property
     def admissible(self) -> Array:
         """Groups whose constraints are met as well as the barrier allows (G,)."""
+        if not self.limits.end_lower.size and not self.limits.path_lower.size:
+            return np.ones(self.stacked.groups, dtype=bool)
         return np.asarray(self.model.now.violation <= self.allowed + 10 * self.mu / self.system.unit)
 
     def scale(self) -> Array:

@@ -82,6 +82,11 @@ class Campaign:
         return (radau if self.damped else gauss)(self.stages)
 
     @property
+    def succeeded(self) -> bool:
+        """Whether all groups converged."""
+        return all(status is Status.CONVERGED for status in self.status)
+
+    @property
     def successes(self) -> Array:
         """Groups that converged (G,)."""
         return np.array([status is Status.CONVERGED for status in self.status])

@@ -150,11 +150,9 @@ def called(function: Callable[..., Any], *parts: Any) -> Any:
     try:
         return function(*parts)
     except ValueError:
-        return function(
-            *(_contiguous(*part) if isinstance(part, tuple) else np.ascontiguousarray(part) for part in parts)
-        )
+        return function(*(_contiguous(*part) if isinstance(part, tuple) else _contiguous(part)[0] for part in parts))
 
 
-def _contiguous(*arrays: Array | None) -> tuple[Array, ...]:
-    """The arrays without gaps in memory."""
-    return tuple(np.ascontiguousarray(array) for array in arrays)
+def _contiguous(*parts: Any) -> tuple[Any, ...]:
+    """The same, arrays among them without gaps in memory."""
+    return tuple(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part for part in parts)

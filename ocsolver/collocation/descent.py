@@ -241,6 +241,8 @@ class Crew:
 
 def _round_kinks(system: System, mu: Array) -> None:
     """Kinks are rounded as widely as the barrier is high, but not as sharply as bounds can be approached."""
+    if not system.stacked.kinked:
+        return
     system.stacked.epsilon = max(SHARPEST_KINK, float((mu / system.unit).max()))
 
 

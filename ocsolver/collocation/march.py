@@ -72,7 +72,7 @@ def march(
     places, held = (np.empty(layout.size), np.empty(layout.size)), filter.shape[1]
     corners, seen = np.empty((2, held + most)), np.empty((2, most + 1))
     corners[:, :held] = filter[..., 0]
-    programs = tuple(program.parts for tapes in (tape, end_tape) for program in (tapes.values, tapes.derivatives))
+    programs = tape.values.parts, tape.derivatives.parts, end_tape.values.parts, end_tape.derivatives.parts
     here, known = tuple(np.ascontiguousarray(part) for part in point.arrays), () if model is None else _known(model)
     numbers = system.mesh.points, rules, state, corners, seen
     steps, looks, at, own, stuck, done = compiled.march(

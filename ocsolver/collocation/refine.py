@@ -96,6 +96,8 @@ def _enclosed(nodes: Array, switches: list[Switch], *, graded: bool) -> Array:
     """
     start, end = nodes[0], nodes[-1]
     kept = nodes
+    if not switches:
+        return nodes
     extra: list[float] = []
     for switch in switches:
         kept = kept[(np.abs(kept - switch.time) > 3.0 * switch.width) | (kept == start) | (kept == end)]
@@ -122,6 +124,8 @@ def _cut_off(nodes: Array, width: float) -> Array:
 
 def divided(nodes: Array, parts: Array) -> Array:
     """Nodes of intervals divided into equal parts."""
+    if parts.max() == 1:
+        return nodes
     first = np.repeat(np.cumsum(parts) - parts, parts)
     share = (np.arange(parts.sum()) - first) / np.repeat(parts, parts)
     return np.append(np.repeat(nodes[:-1], parts) + share * np.repeat(np.diff(nodes), parts), nodes[-1])

@@ -6,6 +6,7 @@ distance shrinks from one mesh to the next, and one more is put at the time itse
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -186,13 +187,11 @@ def touched(times: Array, c: Array, status: Array, left: int, bounds: tuple[floa
         return float(0.5 * (a + b)), 0.0
     edge, step = (left, -1) if status[left] == 0 else (right, 1)
     bound = bounds[0] if status[left] + status[right] < 0 else bounds[1]
-    run = edge - step * np.arange(1, len(c))
-    run = run[(run >= 0) & (run < len(c))]
-    run = run[np.cumprod(status[run] == status[run[0]]).astype(bool)]
-    distances = np.abs(c[run] - bound)
-    lifted = LIFTED * float(np.sort(distances)[len(run) // 2])
-    far = distances > lifted
-    free = edge - step * int(np.cumprod(far).sum())
+    arc = status[: edge + 1][::-1] if step > 0 else status[edge:]  # from the edge on
+    length = int(np.argmin(np.append(arc[1:] == arc[1], False)))
+    distances = np.abs((c[: edge + 1][::-1] if step > 0 else c[edge:])[1 : length + 1] - bound).tolist()
+    lifted = LIFTED * sorted(distances)[length // 2]
+    free = edge - step * next((k for k, distance in enumerate(distances) if distance <= lifted), length)
     a, b = sorted((times[free], times[free - step]))
     points = free + step * np.arange(3)
     if points.min() < 0 or points.max() >= len(c) or status[points[step * (points - edge) >= 0]].any():
@@ -322,7 +321,7 @@ def _with_widths(
     """
     cells, moves, moved, longest = [], [], 0.0, 0.0
     for time, j, _ in found:
-        k = int(np.clip(np.searchsorted(nodes, time) - 1, 0, len(nodes) - 2))
+        k = min(max(bisect_left(nodes, time) - 1, 0), len(nodes) - 2)
         cells.append(float(nodes[k + 1] - nodes[k]))
         known = [w for w in before if w.component == j and abs(w.time - time) <= max(4.0 * w.width, w.cell)]
         old = min(known, key=lambda w: abs(w.time - time)) if known else None

@@ -23,7 +23,7 @@ FAILURES = (Status.STALLED, Status.INFEASIBLE, Status.NONFINITE)
 def from_solution(first: Campaign, posed: Posed) -> Campaign:
     """Run from a solution of a similar problem, and where that fails as if there were none."""
     first.run(posed.nodes, warm=posed.warm)
-    enough = first.successes.all() or _few(first, int((~first.successes).sum()))  # a few are tried alone
+    enough = first.succeeded or _few(first, int((~first.successes).sum()))  # a few are tried alone
     if enough or first.ending is not None or not first.camp.time_left():
         return first
     ends = posed.nodes[0], posed.nodes[-1]
@@ -49,7 +49,7 @@ def best(first: Campaign, nodes: Any, control: Any, *, finer: bool) -> Campaign:
 
     def failing() -> bool:
         last = tried[-1]
-        return last.ending is None and last.camp.time_left() and not last.successes.all()
+        return last.ending is None and last.camp.time_left() and not last.succeeded
 
     def nowhere() -> bool:
         return failing() and (bool(tried[-1].lost.all()) or not tried[-1].started)
@@ -93,7 +93,7 @@ def tried_alone(batch: Campaign, posed: Posed, damps: bool, outside: list[str]) 
         )
         control = None if posed.control is None else posed.control[:, rows]
         found = best(own, posed.nodes[:, rows], control, finer=control is None)
-        if found.successes.all():
+        if found.succeeded:
             better[g] = found
             batch.status[g], batch.notes[g] = found.status[0], found.notes[0]
             batch.error[g], batch.camp.cost[g] = found.error[0], found.camp.cost[0]

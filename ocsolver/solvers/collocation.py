@@ -110,7 +110,7 @@ class Collocation(Solver):
             else:
                 campaign = best(campaign, posed.nodes, posed.control, finer=finer)
             tried.append((campaign, tried_alone(campaign, posed, damps, outside)))
-            if campaign.successes.all() or campaign.ending is not None or not campaign.camp.time_left():
+            if campaign.succeeded or campaign.ending is not None or not campaign.camp.time_left():
                 break
         if bar is not None:
             bar.close()

@@ -71,7 +71,7 @@ class Memory:
     def of(cls, problem: OptimalControlProblem, campaign: Campaign) -> Memory | None:
         """What is remembered of a campaign that has converged; None of one that has not."""
         camp = campaign.camp
-        if not camp.stacked.separable or not campaign.successes.all():
+        if not camp.stacked.separable or not campaign.succeeded:
             return None
         return cls(problem, campaign.stages, campaign.of_the_set, camp.system, camp.point, camp.scale(), campaign.base)
 

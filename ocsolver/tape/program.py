@@ -64,11 +64,7 @@ class Program:
         self.template = np.array([0.0 if value is None else value for value in known])
         varying = [row for row, value in zip(places, known, strict=True) if value is None]
         self.targets = np.array([(k, j, place[node]) for k, j, node in varying], np.int32).reshape(-1, 3)
-
-    @property
-    def parts(self) -> tuple[Any, ...]:
-        """The program as its part in C takes it."""
-        return self.code, self.numbers, self.registers, self.targets, self.template
+        self.parts = self.code, self.numbers, self.registers, self.targets, self.template  # as its part in C takes it
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Values of the outputs at many points.
