@@ -195,7 +195,6 @@ def ending(**changes: float | bool) -> Ending:
 @pytest.mark.parametrize(
     ("changes", "violated", "status", "words"),
     [
-        ({}, "c is violated", oc.Status.CONVERGED, ""),
         ({"admissible": False, "possible": False}, "c is violated", oc.Status.INFEASIBLE, "c is violated"),
         ({"admissible": False}, "c is violated", oc.Status.STALLED, "the iterations on a mesh ended early, c is"),
         ({"admissible": False}, None, oc.Status.STALLED, "the iterations on a mesh ended early"),
@@ -222,10 +221,17 @@ def test_what_became_of_a_group(
     changes: dict[str, float | bool], violated: str | None, status: oc.Status, words: str
 ) -> None:
     """A solution of a coarse mesh, whose barrier hides small violations, is no proof that there is none."""
-    found, note = ending(**changes).verdict(0, Stop(100, None, 1e-8, 0.0), 10, lambda g: violated)
+    group = ending(**changes)
+    found, note = group.verdict(0, Stop(100, None, 1e-8, 0.0), 10, lambda g: violated)
     assert found is status
     assert note.startswith(words)
-    assert bool(words) == bool(note)
+    assert not group.converged(1e-8).any()
+
+
+def test_what_has_converged() -> None:
+    """All that is asked for, if anything is."""
+    assert ending().converged(1e-8).all()
+    assert not ending().converged(None).any()
 
 
 def test_slacks_that_have_not_followed_are_no_violations() -> None:

@@ -105,7 +105,7 @@ class Camp:
     def _end(self, hat: float) -> Array:
         """μ at which a mesh is left (G,): the last one relative to the size of the J that was found."""
         last = hat * self.smaller if hat <= self.final else hat
-        return np.maximum(last, self._sharpest) * np.ones(self.stacked.groups)
+        return np.zeros(self.stacked.groups) + np.maximum(last, self._sharpest)
 
     # -------------------------------------------------------------------- solve
 

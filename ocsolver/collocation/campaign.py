@@ -249,16 +249,17 @@ class Campaign:
             residual=camp.residual,
             between=errors.violation.max(0),
         )
-        for g in range(len(solved)):
+        converged = ending.converged(self.stop.tolerance) & (self.ending is None)
+        self.status, self.notes = [Status.CONVERGED] * len(solved), [""] * len(solved)
+        for g in np.flatnonzero(~converged).tolist():
             status, note = self.ending, ""
             undefined = "" if solved[g] else self._undefined(g)
             if status is None and undefined:
                 status, note = Status.NONFINITE, undefined
             if status is None:
                 status, note = ending.verdict(g, self.stop, self.counts["iterations"], self._worst)
-            self.status.append(status)
-            self.notes.append(note)
-        self.lost = ~self.successes & ~(ending.possible & ending.meaningful)
+            self.status[g], self.notes[g] = status, note
+        self.lost = ~converged & ~(ending.possible & ending.meaningful)
 
     def _times(self, g: int) -> Array:
         """Of the points, as the user knows them (N, s)."""

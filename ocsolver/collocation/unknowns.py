@@ -182,8 +182,14 @@ class Bounds:
         starts = np.where(fixed, x0, self.start_lower), np.where(fixed, x0, self.start_upper)
         path, end = (self.path_lower, self.path_upper), (self.end_lower, self.end_upper)
         other = Bounds(self.control_lower, self.control_upper, *path, *end, *starts)
-        other.__dict__.update({name: getattr(self, name) for name in _PROPERTIES})  # which are the same
+        other.__dict__.update(self._shared)  # which are the same
         return other
+
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        """All that does not change with fixed initial states."""
+        names = "open", "some", "control_fixed", "path_fixed", "end_fixed", "start_fixed"
+        return {name: getattr(self, name) for name in names}
 
     @cached_property
     def some(self) -> bool:
@@ -224,9 +230,6 @@ class Bounds:
         )
         finite = [np.isfinite((lower, upper)) & ~fixed for lower, upper, fixed in pairs]
         return tuple((not bool(part.any()), not bool(part.all())) for part in finite)
-
-
-_PROPERTIES = tuple(name for name, part in vars(Bounds).items() if isinstance(part, cached_property))
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,8 +45,18 @@ class Ending:
     def _sure(self) -> Array:
         return np.asarray(self.error <= SURE * np.maximum(self.size, 1.0))
 
+    def converged(self, tolerance: float | None) -> Array:
+        """Whether it is a solution as good as is asked for (G,)."""
+        if tolerance is None:
+            return np.zeros(len(self.solved), dtype=bool)
+        sound = self.solved & self.admissible & self.defined & np.isfinite(self.cost)
+        return np.asarray(sound & (self.residual <= tolerance) & self.meaningful)
+
     def verdict(self, g: int, stop: Stop, iterations: int, worst: Callable[[int], str | None]) -> tuple[Status, str]:
-        """Status and note of a group, where nobody has ended the run; `worst` names the constraint it violates most."""
+        """Status and note of a group that has not converged, where nobody has ended the run.
+
+        `worst` names the constraint it violates most.
+        """
         solved, admissible, possible = bool(self.solved[g]), bool(self.admissible[g]), bool(self.possible[g])
         if not np.isfinite(self.cost[g]):
             return Status.NONFINITE, "no finite trajectory was found"
@@ -59,8 +69,6 @@ class Ending:
             return (
                 (Status.COMPLETED, "") if solved and admissible else (Status.STALLED, "the iterations stopped moving")
             )
-        if solved and admissible and bool(self.meaningful[g]) and float(self.residual[g]) <= stop.tolerance:
-            return Status.CONVERGED, ""
         if stop.late():
             return Status.MAX_SECONDS, ""
         if iterations >= stop.max_iterations:
