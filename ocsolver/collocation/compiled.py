@@ -10,9 +10,9 @@ import numpy as np
 
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.kkt import Direction, Ends
-from ocsolver.collocation.points import EndPoint, PointValues
+from ocsolver.collocation.points import EndPoint, PointValues, Stacked
 from ocsolver.collocation.system import System
-from ocsolver.collocation.unknowns import Model, Optimality, Point, Residual, Step
+from ocsolver.collocation.unknowns import Bounds, Model, Optimality, Point, Residual, Step
 
 try:
     from ocsolver.collocation import _compiled as compiled
@@ -42,6 +42,11 @@ class CompiledSystem(System):
         prices = self.rho_path, self.rho_end
         start = limits.start_fixed.astype(float), np.asarray(limits.start_lower, float)
         return _contiguous(*parts, self.size, self.duration, *prices, *fixed, *start)
+
+    def again(self, stacked: Stacked, limits: Bounds) -> System:
+        other = super().again(stacked, limits)
+        other.__dict__["constants"] = (*self.constants[:-1], np.ascontiguousarray(limits.start_lower, float))
+        return other
 
     @cached_property
     def _some_fixed(self) -> bool:

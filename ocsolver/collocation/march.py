@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ocsolver.collocation.compiled import CompiledSystem, compiled
+from ocsolver.collocation.compiled import CompiledSystem, called, compiled
 from ocsolver.collocation.points import EndPoint, PointValues
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Model, Optimality, Point, Residual
@@ -73,11 +73,10 @@ def march(
     corners, seen = np.empty((2, held + most)), np.empty((2, most + 1))
     corners[:, :held] = filter[..., 0]
     programs = tape.values.parts, tape.derivatives.parts, end_tape.values.parts, end_tape.derivatives.parts
-    here, known = tuple(np.ascontiguousarray(part) for part in point.arrays), () if model is None else _known(model)
+    here, known = (system.constants, point.arrays, state[:1]), () if model is None else _known(model)
     numbers = system.mesh.points, rules, state, corners, seen
-    steps, looks, at, own, stuck, done = compiled.march(
-        system.constants, here, state[:1], known, places, numbers, programs, go_on
-    )
+    answer = called(compiled.march, *here, known, places, numbers, programs, go_on)
+    steps, looks, at, own, stuck, done = answer
     if own:
         model = layout.model(places[own - 1], places[at - 1] if at else None, model)
     assert model is not None
@@ -95,8 +94,7 @@ def _known(model: Model) -> tuple[Array, ...]:
     functions = values.f, values.running, values.c, values.jacobian, values.hessian
     residual = now.stage, now.gap, now.path, now.terminal, now.feasibility, now.barrier
     bent = model.hessian, model.slope, model.adjoint, model.right, model.back, model.gradient, model.pull, model.aim
-    parts = (*functions, *end, *residual, *bent, none, none, none, none)
-    return tuple(np.ascontiguousarray(part) for part in parts)
+    return (*functions, *end, *residual, *bent, none, none, none, none)
 
 
 class _Layout(NamedTuple):

@@ -21,6 +21,7 @@ __all__ = ["First", "Start", "dear_enough", "first_solution"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WARM_BARRIERS = 1e-5, 1e-2  # of starts from a solution of a similar problem
+NEARBY = 1e-4  # the first of them, at most, relative to the change of the initial state
 HASTE = 30  # iterations from there in which the last μ may be reached at once
 SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
 SHIFTS = (0.0, -0.5, 0.5)  # of controls, relative to their ranges, for which J and the rates are looked at
@@ -45,6 +46,7 @@ class Start(NamedTuple):
     y: Array | None = None  # (N, s, G, e), multipliers of path constraints
     nu: Array | None = None  # (G, k), of terminal constraints
     system: System | None = None  # of the same problem from other initial states, on the mesh of the start
+    singular: bool = False  # whether singular arcs have been seen, which nothing but the barrier keeps calm
 
 
 class First(NamedTuple):
@@ -84,7 +86,7 @@ def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First:
     Where that leads nowhere, it starts once more from further inside the bounds.
     """
     solved = np.zeros(camp.stacked.groups, dtype=bool)
-    for barrier in WARM_BARRIERS[: 2 if camp.has_barrier else 1]:
+    for barrier in _barriers(camp, warm) if camp.has_barrier else (camp.final,):
         before = camp.state if solved.any() else None
         _start_warm(camp, mesh, warm, barrier)
         if len(solved) == 1 and barrier < camp.first:
@@ -158,6 +160,16 @@ def _start(camp: Camp, mesh: Mesh, x: Array, nodes: Array, u: Array) -> None:
     camp.point = first_point(camp.stacked, camp.limits, mesh, x, nodes, u, camp.mu)
 
 
+def _barriers(camp: Camp, warm: Start) -> tuple[float, float]:
+    """Barriers to start with, relative to the size of J: the first one is lower where a single start is near."""
+    first, last = WARM_BARRIERS
+    limits = camp.limits
+    if len(limits.start_lower) == 1 and warm.system is not None and not warm.singular:
+        change = np.abs(np.clip(warm.nodes[0], limits.start_lower, limits.start_upper) - warm.nodes[0])
+        first = min(first, max(NEARBY * float((change / warm.system.scale_x).max()), camp.final))
+    return first, last
+
+
 def _start_warm(camp: Camp, mesh: Mesh, warm: Start, barrier: float) -> None:
     """Start where a similar problem ended: its multipliers are known, so the barrier may be low at once."""
     y, nu = warm.y, warm.nu
@@ -168,7 +180,7 @@ def _start_warm(camp: Camp, mesh: Mesh, warm: Start, barrier: float) -> None:
         camp.system = dear_enough(camp.system, mesh, y, nu)
     else:
         camp.system = warm.system.again(camp.stacked, camp.limits)
-    camp.mu = (barrier if camp.has_barrier else camp.final) * camp.system.unit
+    camp.mu = barrier * camp.system.unit
     parts = (warm.x, warm.u, warm.p, y, warm.nodes, warm.costates)
     camp.point = warm_point(camp.system, parts, (None, nu), camp.mu)
 

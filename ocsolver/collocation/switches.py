@@ -99,7 +99,9 @@ def find_switches(
     bounds = (limits.control_lower, limits.control_upper)
     better = _flat(preference(stacked, bounds, mesh.points, point.x, point.u, point.p, point.y))
     u, slack = _flat(point.u), _flat(point.slack)
-    free = _flat(_unconstrained(stacked, limits, mesh, point)) if path.size else slack
+    constraint = stacked.problem.path_constraint
+    mixed_at_all = constraint is not None and constraint.arguments > 2
+    free = _flat(_unconstrained(stacked, limits, mesh, point)) if mixed_at_all else slack
     edges = _edges(mesh.tableau)
     outermost = np.einsum("qs,qsgm->qgm", edges, point.u[[0, -1]])  # at t0 and t1
     constrained = bool(limits.end_lower.size or limits.path_lower.size)

@@ -66,6 +66,7 @@ class Memory:
     point: Point
     size: Array  # of J (G,)
     base: list[Array]  # nodes of each group, without those that enclose switches
+    rested: bool  # whether it has seen singular arcs
 
     @classmethod
     def of(cls, problem: OptimalControlProblem, campaign: Campaign) -> Memory | None:
@@ -73,7 +74,8 @@ class Memory:
         camp = campaign.camp
         if not camp.stacked.separable or not campaign.succeeded:
             return None
-        return cls(problem, campaign.stages, campaign.of_the_set, camp.system, camp.point, camp.scale(), campaign.base)
+        last = camp.system, camp.point, camp.scale(), campaign.base, campaign.rested
+        return cls(problem, campaign.stages, campaign.of_the_set, *last)
 
     def posed(self, problem: OptimalControlProblem, stages: int) -> Posed | None:
         """The same problem from another initial state; None if it is another one, or its functions have changed."""
@@ -129,7 +131,7 @@ class Memory:
         x, u, p, y, at_nodes, costates = parts
         u = np.clip(u, limits.control_lower, limits.control_upper)
         system = dear_enough(self._scaled, Mesh(nodes, gauss(self.stages)), y, point.nu)
-        return Start(x, u, p, at_nodes, costates, y, point.nu, system)
+        return Start(x, u, p, at_nodes, costates, y, point.nu, system, self.rested)
 
 
 def first_fractions(t: Array, base: list[Array] | None = None) -> Array:
