@@ -22,10 +22,10 @@ from ocsolver.errors import InputError, UnsupportedError, complaint
 from ocsolver.hamiltonian import hamiltonian, running_cost
 from ocsolver.pieces import Pieces
 from ocsolver.problem import OptimalControlProblem
-from ocsolver.sets import Unconstrained
+from ocsolver.sets import Box, Unconstrained
 from ocsolver.solution import Solution
 
-__all__ = ["Arcs", "Slopes", "find_arcs", "with_arcs"]
+__all__ = ["FURTHER", "TOLERANCE", "Arcs", "Slopes", "find_arcs", "with_arcs"]
 
 AT_BOUND = 1e-3  # distance to a bound, relative to the width, up to which a control is at the bound
 JUMP = 0.25  # change from one interval to the next, relative to the width, from which on it is a jump
@@ -155,7 +155,9 @@ def _find_arcs(
     place = np.where(u <= low + AT_BOUND * span, -1, np.where(u >= high - AT_BOUND * span, 1, 0))  # (N, G, m)
     switches = _switches(t, u, place, np.where(bounded, width, np.inf))
     chattering = [_chattering(t[:, g], switches[g], len(u)) for g in range(G)]
-    inside = (place == 0) & bounded & ~_on_the_rim(problem, solution.u)
+    inside = (place == 0) & bounded
+    if not isinstance(problem.control_set, Box):
+        inside &= ~_on_the_rim(problem, solution.u)
     if _any_runs(inside) and problem.control_set.convex:
         span = np.where(bounded, width, 0.0)
         near, rate = (slopes or partial(_slopes, problem, solution))(FURTHER * span)
@@ -181,9 +183,8 @@ def _sides(problem: OptimalControlProblem, like: Tensor) -> tuple[Array, Array]:
 
 def _on_the_rim(problem: OptimalControlProblem, u: Tensor) -> Array:
     """Components that an active inequality of the control set holds (N, G, m)."""
-    values = problem.control_set.inequalities(u)  # (N, G, k)
-    active = values >= -AT_BOUND
-    if not values.numel() or not active.any():
+    active = problem.control_set.inequalities(u) >= -AT_BOUND  # (N, G, k)
+    if not active.any():
         return np.zeros(u.shape, dtype=bool)
     with torch.enable_grad():
         some = torch.ones_like(u[0, 0]).requires_grad_()

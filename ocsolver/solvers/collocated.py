@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf
 from ocsolver._shapes import group_mean
-from ocsolver.arcs import with_arcs
+from ocsolver.arcs import FURTHER, TOLERANCE, with_arcs
 from ocsolver.collocation.absolutes import Absolutes
 from ocsolver.collocation.camp import Camp
 from ocsolver.collocation.campaign import Campaign
@@ -42,6 +42,7 @@ __all__ = ["Warm", "iterate_of", "limits_of", "report", "warm_start"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+CURVED = 10.0  # change of H relative to the largest one of singular arcs
 ACTIVE = 1e-3  # inequalities of a control set so near to zero hold with a multiplier
 ROUNDING = 1e3  # difference of nodes that is none, in units of rounding
 
@@ -195,17 +196,31 @@ def _violations(view: _View, campaign: Campaign, ended: Ended) -> dict[str, Tens
 
 
 def _slopes(view: _View, campaign: Campaign, ended: Ended, move: Array) -> tuple[Array, Array]:
-    """`arcs.Slopes` by tapes, for an odd number of Gauss points of which the middle one is in the middle."""
+    """`arcs.Slopes` by tapes, for an odd number of Gauss points of which the middle one is in the middle.
+
+    They are infinite where H is curved so much along all of the way that it depends on every control.
+    """
     stacked, limits, middle = campaign.stacked, campaign.limits, ended.x.shape[1] // 2
+    if _curved(campaign, move):
+        return np.full((2, *ended.u[:, 0].shape), np.inf), np.zeros(ended.x[:, 0].shape[:-1])
     x, p, u, y = (part[:, middle] for part in (ended.x, ended.p, ended.u, ended.y))
     u = np.clip(np.stack((u, u + move)), limits.control_lower, limits.control_upper)
-    t = ended.t[:-1] + 0.5 * np.diff(ended.t, axis=0)
-    t, x, p, y = (np.stack((part, part)) for part in (t, x, p, y))
+    t = 0.5 * (ended.t[:-1] + ended.t[1:])
+    t, x, p, y = (np.broadcast_to(part, (2, *part.shape)) for part in (t, x, p, y))
     q = stacked.expand(t, x, u, p, y)
     assert q.jacobian is not None
     duration = view.durations(ended.nodes)
     near = -weighted(q.jacobian, p, y)[..., stacked.v :] / duration[:, None]
     return near, np.abs(q.running[0]) / duration
+
+
+def _curved(campaign: Campaign, move: Array) -> bool:
+    """Whether ∂²H/∂u² alone changes H by more than arcs may that count as singular, when controls are moved so far."""
+    camp, moved = campaign.camp, move > 0
+    assert camp.model.now.values.hessian is not None
+    bend = np.abs(np.einsum("...ii->...i", camp.model.now.values.hessian)[..., campaign.stacked.v :]).min((0, 1))
+    change = bend * move**2 / FURTHER * camp.system.duration[:, None]  # (G, m)
+    return bool((change[:, moved] > CURVED * TOLERANCE * camp.scale()[:, None]).all())
 
 
 def _first_mesh(t: Array) -> TimeMesh:
