@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CONTROLS, STATES, B, nonlinear_problem
+from helpers import CONTROLS, STATES, B, nonlinear_problem, solve_quietly
 from scipy.interpolate import pade
 from scipy.optimize import minimize_scalar
 from torch import Tensor
@@ -34,6 +34,7 @@ from ocsolver.collocation.tableau import Tableau, gauss, radau
 from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point, Residual, Step
 from ocsolver.collocation.verdict import Ending, worst_violation
 from ocsolver.solvers.collocated import limits_of
+from ocsolver.violations import measure_violations
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -979,6 +980,31 @@ def test_estimates_in_c_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch, runn
         assert np.isinf(estimated.gap).any() == (running_cost is not None or upper == math.inf)
         for one, other in zip(*found, strict=True):
             close(*(np.where(np.isfinite(part), part, 1e3) for part in (one, other)))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_violations_by_tapes_are_those_of_torch(shared: bool) -> None:
+    """Of two trajectories that have not got far, also if the worse of both counts, because they share a control."""
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: torch.stack((x[..., 1], u[..., 0] - x[..., 0] ** 3), -1),
+        lambda t, x, u: u[..., 0] ** 2,
+        initial_state=[[1.0, 0.4], [-0.5, 0.3]],
+        horizon=(0.5, 2.5 if shared else oc.FreeTime(guess=2.0, lower=1.0)),
+        control_set=oc.Box(-2.0, 2.0),
+        shared_control=shared,
+        terminal_constraint=oc.Constraint(
+            lambda x: torch.stack((x[..., 0], x[..., 0] + x[..., 1]), -1), 0.0, [0.0, 0.1]
+        ),
+        path_constraint=oc.Constraint(
+            lambda t, x, u: torch.stack((x[..., 1] + 0.1 * u[..., 0], t * x[..., 0]), -1), -0.4, 0.3
+        ),
+    )
+    solution = solve_quietly(problem, oc.Collocation(), max_iterations=2)
+    assert solution.pieces is not None
+    for name, worst in measure_violations(problem, solution.t, solution.x, solution.pieces).items():
+        assert solution.violations[name].shape == worst.shape
+        assert float(worst.min()) > 1e-3
+        close(solution.violations[name].numpy(), worst.numpy())
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
