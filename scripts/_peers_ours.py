@@ -93,7 +93,7 @@ def answer_of(solution: oc.Solution, scale: float) -> Answer:
         return {"certificate_cost_error": errors[0], "gap": errors[1], "certified": max(errors) <= ACCURACY * scale}
 
     cost, success = fmean(solution.cost.tolist()), all(status >= 0 for status in solution.status)
-    return Answer(cost, lambda: control_of(solution), success, solution.message, certified)
+    return Answer(cost, lambda: control_of(solution), success, solution.status[0].name, certified)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ static PyMethodDef methods[] = {
      "or no numbers; False if one is singular, or none is left."},
     {"march", py_march, METH_VARARGS, "march(constants, point, mu, known, places, (times, rules, state, filter, seen), programs, proceed)\n"
      "-> (steps, looks, which point, which model, whether no step leads anywhere, whether it is solved)"},
-    {"warm", py_warm, METH_VARARGS, "warm(sizes, sides, (c, jacobian, hessian), old, (mu, pushes), results) -> bool: False where H is convex"},
+    {"warm", py_warm, METH_VARARGS, "warm(sizes, sides, (times, x, last), old, (mu, pushes), results, programs) -> bool: False where H is convex"},
     {"between", py_between, METH_VARARGS, "between((ends, slopes, inner), (h,), inside, sides, results)"},
     {"better", py_better, METH_VARARGS, "better((p, y), values, (u,), sides, (better, best))"},
     {"estimate", py_estimate, METH_VARARGS, "estimate(rule, tables, tables of the ends, (t, h, weights, times), inside, sides, path, (grid,), results, programs)"},

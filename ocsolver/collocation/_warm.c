@@ -1,4 +1,5 @@
 /* The start of `warm.warm_point` from a solution of another mesh, or of a similar problem. */
+#include "../tape/_tape.h"
 #include "_frame.h"
 #include "_kernels.h"
 
@@ -6,6 +7,7 @@ enum { SCALE_U, OWN_SIZE, LENGTH, PRICE_PATH, PRICE_END, SIZES };
 enum { U_LOW, U_HIGH, PATH_LOW, PATH_HIGH, END_LOW, END_HIGH, START_LOW, START_HIGH, ALL_SIDES };
 enum { C_VALUE, C_JACOBIAN, C_HESSIAN, FUNCTIONS };
 enum { OLD_U, OLD_P, OLD_Y, OLD_END, OLD_NU, OLD };
+enum { WAY_TIMES, WAY_X, WAY_LAST, WAY };
 enum { NEW_U, NEW_SLACK, NEW_Y, NEW_END, NEW_NU, NEW_START, B_CONTROLS, B_PATHS, B_ENDS, B_STARTS, NEW };
 
 static inline double above_zero(double value) { return value > 0.0 || isnan(value) ? value : 0.0; }
@@ -27,20 +29,57 @@ static void centered(double *barrier, size_t count, size_t i, double value, doub
     barrier[3 * count + i] = mu / room(barrier[count + i] - value);
 }
 
-/* True, or False where H is convex in a control between bounds, so that both may be maxima of H: nothing is done. */
+/* The functions along the way, in memory that is to be freed, and, if asked for, the terminal constraints at its end; NULL if
+   there is an error. */
+static double *looked(PyObject *programs, size_t points, int G, int v, int m, int e, int k, double **way, double **old, double **values, int ends)
+{
+    const size_t D = v + m, all = points * (v + 1 + e + (v + 1 + e) * D + D * D) + G;
+    Tape tapes[2] = {{.taken = 0}, {.taken = 0}};
+    double *memory = NULL;
+    int good = open_tape(&tapes[0], PyTuple_GetItem(programs, 0), 0) && open_tape(&tapes[1], PyTuple_GetItem(programs, 1), 0);
+    if (good && !(memory = malloc(all * sizeof(double))))
+        PyErr_NoMemory();
+    if (memory) {
+        double *f = memory, *running = f + points * v, *c = running + points, *J = c + points * e, *B = J + points * (v + 1 + e) * D;
+        const Rows in[] = {{way[WAY_TIMES], 1}, {way[WAY_X], v}, {old[OLD_U], m}, {old[OLD_P], v}, {old[OLD_Y], e}};
+        const Rows out[] = {{f, v}, {running, 1}, {c, e}, {J, (v + 1 + e) * D}, {B, D * D}};
+        run_tape(&tapes[0], (Py_ssize_t)points, 5, in, 5, out);
+        values[C_VALUE] = c, values[C_JACOBIAN] = J, values[C_HESSIAN] = B;
+        if (ends)
+            run_tape(&tapes[1], G, 1, (Rows[]){{way[WAY_LAST], v}}, 2, (Rows[]){{B + points * D * D, 1}, {old[OLD_END], k}});
+    }
+    close_tape(&tapes[0]), close_tape(&tapes[1]);
+    return memory;
+}
+
+/* True, or False where H is convex in a control between bounds, so that both may be maxima of H: nothing is done. Where
+   pushes tell that the solution is that of another problem, its terminal constraints are found anew. */
 PyObject *py_warm(PyObject *self, PyObject *arguments)
 {
     Frame y;
-    double *sizes[SIZES], *limits[ALL_SIDES], *values[FUNCTIONS], *old[OLD], *numbers[2], *out[NEW];
-    double **arrays[] = {sizes, limits, values, old, numbers, out};
-    const int counts[] = {SIZES, ALL_SIDES, FUNCTIONS, OLD, 2, NEW};
-    if (!take_all(&y, arguments, 6, arrays, counts))
+    double *sizes[SIZES], *limits[ALL_SIDES], *values[FUNCTIONS], *old[OLD], *numbers[2], *way[WAY], *out[NEW], *memory = NULL;
+    double **arrays[] = {sizes, limits, way, old, numbers, out};
+    const int counts[] = {SIZES, ALL_SIDES, WAY, OLD, 2, NEW};
+    if (PyTuple_Size(arguments) != 7) {
+        PyErr_SetString(PyExc_TypeError, "expected 7 arguments");
+        return NULL;
+    }
+    PyObject *parts = PyTuple_GetSlice(arguments, 0, 6), *programs = PyTuple_GetItem(arguments, 6);
+    if (!parts)
+        return NULL;
+    if (!take_all(&y, parts, 6, arrays, counts) || !PyTuple_Check(programs) || PyTuple_Size(programs) != 2) {
+        Py_DECREF(parts);
         return leave(&y, 0);
-    const int first = SIZES + ALL_SIDES + FUNCTIONS;
+    }
+    const int first = SIZES + ALL_SIDES + WAY;
     const Py_ssize_t *u = y.buffers[first + OLD_U].shape;
     const int s = (int)u[1], G = (int)u[2], m = (int)u[3], v = (int)y.buffers[first + OLD_P].shape[3];
     const int e = (int)y.buffers[first + OLD_Y].shape[3], k = (int)y.buffers[first + OLD_NU].shape[1], D = v + m;
     const size_t points = (size_t)u[0] * s * G;
+    memory = looked(programs, points, G, v, m, e, k, way, old, values, numbers[1][0] > 0.0);
+    Py_DECREF(parts);
+    if (!memory)
+        return leave(&y, 0);
     double most = 0.0;
     int convex = 0;
     for (size_t at = 0; at < points; at++)
@@ -50,6 +89,7 @@ PyObject *py_warm(PyObject *self, PyObject *arguments)
         for (int j = 0; j < m; j++)
             convex |= values[C_HESSIAN][(at * D + v + j) * D + v + j] < -1e-9 * most && isfinite(limits[U_HIGH][j] - limits[U_LOW][j]);
     if (convex) {
+        free(memory);
         leave(&y, 0);
         Py_RETURN_FALSE;
     }
@@ -105,6 +145,7 @@ PyObject *py_warm(PyObject *self, PyObject *arguments)
             centered(out[B_STARTS], (size_t)G * v, place, value, lower, upper, lower == upper, mu);
         }
     }
+    free(memory);
     leave(&y, 0);
     Py_RETURN_TRUE;
 }

@@ -202,4 +202,6 @@ class Camp:
 
     def violation(self) -> Array:
         """Violation between the points of every interval (N, G), where constraints can be met."""
+        if not self.limits.path_lower.size:
+            return self.errors().violation
         return np.where(self.admissible, self.errors().violation, 0.0)

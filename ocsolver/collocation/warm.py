@@ -9,7 +9,7 @@ import numpy as np
 from ocsolver.collocation.barrier import PUSH, Barrier
 from ocsolver.collocation.compiled import called, compiled
 from ocsolver.collocation.guess import barrier_between, ends_inside
-from ocsolver.collocation.points import PointValues, preference, weighted
+from ocsolver.collocation.points import preference, weighted
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Point
 
@@ -26,18 +26,15 @@ def warm_point(system: System, parts: tuple[Array, ...], ends: tuple[Array | Non
     `parts` are x, u, p, y, nodes and costates, `ends` slacks and multipliers of the terminal constraints (G, k). Where
     there are no slacks, the solution is that of another problem, and its ends may be anywhere.
     """
-    x, u, p, y, _, _ = parts
-    values = system.stacked.expand(system.mesh.points, x, u, p, y)
-    point = None if compiled is None else _in_c(system, parts, ends, mu, values)
-    return _in_numpy(system, parts, ends, mu, values) if point is None else point
+    point = None if compiled is None else _in_c(system, parts, ends, mu)
+    return _in_numpy(system, parts, ends, mu) if point is None else point
 
 
-def _in_numpy(
-    system: System, parts: tuple[Array, ...], ends: tuple[Array | None, Array], mu: Array, values: PointValues
-) -> Point:
+def _in_numpy(system: System, parts: tuple[Array, ...], ends: tuple[Array | None, Array], mu: Array) -> Point:
     x, u, p, y, nodes, costates = parts
     end_slack, nu = ends
     stacked, limits, mesh = system.stacked, system.limits, system.mesh
+    values = stacked.expand(mesh.points, x, u, p, y)
     assert values.jacobian is not None
     assert values.hessian is not None
     r = weighted(values.jacobian, p, y)[..., stacked.v :]  # −∂H/∂u
@@ -93,26 +90,26 @@ def _in_numpy(
     )
 
 
-def _in_c(
-    system: System, parts: tuple[Array, ...], ends: tuple[Array | None, Array], mu: Array, values: PointValues
-) -> Point | None:
-    """The same; None where H is convex in a control between bounds."""
+def _in_c(system: System, parts: tuple[Array, ...], ends: tuple[Array | None, Array], mu: Array) -> Point | None:
+    """The same; None where H is convex in a control between bounds, or functions are not recorded."""
+    tape, end_tape = system.stacked.tape, system.stacked.end_tape
+    if tape is None or end_tape is None:
+        return None
     x, u, p, y, nodes, costates = parts
     slack, nu = ends
     lim, nodes, push = system.limits, nodes.copy(), 0.0 if slack is not None else PUSH
     if slack is None:
-        _, slack = system.stacked.end_values(nodes[-1])
-    assert values.jacobian is not None
-    assert values.hessian is not None
+        slack = np.empty(nu.shape)  # where the terminal constraints are put
     shapes = (u.shape, y.shape, nu.shape, nodes[0].shape)
     barriers = [np.empty((2, 2, *shape)) for shape in shapes]  # bounds and multipliers
     own = np.empty(u.shape), np.empty(y.shape), np.empty(y.shape), np.empty(nu.shape), np.empty(nu.shape)
     sizes = system.scale_u, system.size, system.duration, system.rho_path, system.rho_end
-    way = lim.control_lower, lim.control_upper, lim.path_lower, lim.path_upper
-    sides = (*way, lim.end_lower, lim.end_upper, lim.start_lower, lim.start_upper)
-    inside, pushes = (values.c, values.jacobian, values.hessian), np.array([push, push or NEARER])
-    start = nodes[0]
-    if not called(compiled.warm, sizes, sides, inside, (u, p, y, slack, nu), (mu, pushes), (*own, start, *barriers)):
+    inside = lim.control_lower, lim.control_upper, lim.path_lower, lim.path_upper
+    sides = *inside, lim.end_lower, lim.end_upper, lim.start_lower, lim.start_upper
+    start, way, pushes = nodes[0], (system.mesh.points, x, nodes[-1]), np.array([push, push or NEARER])
+    programs = tape.derivatives.parts, end_tape.values.parts
+    results = (*own, start, *barriers)
+    if not called(compiled.warm, sizes, sides, way, (u, p, y, slack, nu), (mu, pushes), results, programs):
         return None
     held = [Barrier(both[0], both[1], *missing) for both, missing in zip(barriers, lim.open, strict=True)]
     u, slack, y, end_slack, nu = own

@@ -92,8 +92,9 @@ class Memory:
     def _limits(self, problem: OptimalControlProblem) -> Bounds:
         """The bounds, those of stacked initial states (G, v) replaced by the states of the problem."""
         old = self.system.limits
-        x = old.start_lower.reshape(problem.trajectories, -1).copy()
-        x[:, : problem.n] = problem.initial_state.detach().cpu().numpy()
+        x = problem.initial_state.detach().numpy()  # tapes are those of the processor, in double precision
+        if x.size < old.start_lower.size:  # a duration is one more state
+            x = np.concatenate((x, old.start_lower.reshape(len(x), -1)[:, problem.n :]), 1)
         return old.from_states(x.reshape(old.start_lower.shape))
 
     @cached_property
