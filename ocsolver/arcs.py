@@ -138,12 +138,13 @@ def _find_arcs(
     finer: Solution | None,
     tolerance: float,
     slopes: Slopes | None,
+    sides: tuple[Array, Array] | None = None,
 ) -> Arcs:
     G = solution.u.shape[1]
     nothing = Arcs([[] for _ in range(G)], [[] for _ in range(G)], [[] for _ in range(G)], solution.u)
     if finer is None and isinstance(problem.control_set, Unconstrained):
         return nothing
-    low, high = _sides(problem, solution.u)
+    low, high = _sides(problem, solution.u) if sides is None else sides
     width = high - low
     bounded = np.isfinite(width)
     if not bounded.any() and finer is None:
@@ -297,14 +298,14 @@ def _averaged(solution: Solution, chattering: list[list[tuple[float, float, int]
     return u
 
 
-def with_arcs(solution: Any, slopes: Slopes | None = None) -> Any:
+def with_arcs(solution: Any, slopes: Slopes | None = None, sides: tuple[Array, Array] | None = None) -> Any:
     """The solution with its switches and singular arcs, and with notes on what is not plain bang-bang.
 
-    A solver may know the `slopes` of H.
+    A solver may know the `slopes` of H, and the `sides` of a box of controls (m,).
     """
     if not isinstance(solution, Solution) or solution.problem is None:
         return solution
-    arcs = _find_arcs(solution.problem, solution, None, TOLERANCE, slopes)
+    arcs = _find_arcs(solution.problem, solution, None, TOLERANCE, slopes, sides)
     notes = []
     for own, note, status, switches in zip(solution.notes, arcs.notes, solution.status, arcs.switches, strict=True):
         parts, extra = [own] if own else [], ""

@@ -269,7 +269,7 @@ def test_collocation_knows_the_slopes_of_h(monkeypatch: pytest.MonkeyPatch, prob
     """They are those that torch finds in the solution."""
     asked: list[Any] = []
 
-    def asking(solution: oc.Solution, slopes: Any) -> oc.Solution:
+    def asking(solution: oc.Solution, slopes: Any, sides: Any) -> oc.Solution:
         asked.append(slopes)
         return solution
 

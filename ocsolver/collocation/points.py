@@ -98,7 +98,8 @@ class Stacked:
             return None
         more = {"probes": self.probes, "guise": self.guise, "captured": self.captured}
         other = Stacked(self.problem, 0.0, self.begin, self.source, **more)  # type: ignore[arg-type]
-        other.__dict__.update(tape=self.tape, end_tape=self.end_tape, candidates=self.candidates)
+        kept = "tape", "end_tape", "candidates", "kinked", "groups", "members", "v", "boxed"
+        other.__dict__.update({name: getattr(self, name) for name in kept})
         return other
 
     def _as_recorded(self) -> bool:

@@ -165,7 +165,8 @@ def _barriers(camp: Camp, warm: Start) -> tuple[float, float]:
     first, last = WARM_BARRIERS
     limits = camp.limits
     if len(limits.start_lower) == 1 and warm.system is not None and not warm.singular:
-        change = np.abs(np.clip(warm.nodes[0], limits.start_lower, limits.start_upper) - warm.nodes[0])
+        own = np.maximum(np.minimum(warm.nodes[0], limits.start_upper), limits.start_lower)
+        change = np.abs(own - warm.nodes[0])
         first = min(first, max(NEARBY * float((change / warm.system.scale_x).max()), camp.final))
     return first, last
 

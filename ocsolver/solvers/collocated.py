@@ -172,7 +172,8 @@ def report(
         memory=None if alone else Memory.of(problem, campaign),
     )
     slopes = partial(_slopes, view, campaign, ended) if readable and pieces.stages % 2 and not alone else None
-    arcs: Solution = with_arcs(solution, slopes)
+    sides = (campaign.limits.control_lower, campaign.limits.control_upper) if boxed else None
+    arcs: Solution = with_arcs(solution, slopes, sides)
     return arcs
 
 
