@@ -159,6 +159,8 @@ def resampled(mesh: Mesh, point: Curves, new: Mesh) -> tuple[Array, ...]:
     ends, inner = (basis(mesh.tableau, sigma).reshape(*k.shape, -1) for basis in (state_basis, control_basis))
 
     def values(basis: Array, stages: Array) -> Array:
+        if not stages.shape[-1]:
+            return np.zeros((*k.shape, 0))
         return np.asarray(np.einsum("kgj,kgjd->kgd", basis, stages.swapaxes(1, 2)[k, groups]))
 
     x = values(ends, with_ends(mesh.tableau, point.nodes, point.x))
