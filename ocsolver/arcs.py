@@ -39,8 +39,8 @@ FURTHER = 0.25  # of the width, by which controls are moved to see whether H dep
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # by how much controls are moved (m,) -> in the middle of every interval ∂H/∂u, path multipliers included, for the
-# control as it is and moved (2, N, G, m), and the size of the running cost (N, G)
-Slopes = Callable[[Array], tuple[Array, Array]]
+# control as it is and moved (2, N, G, m), and the size of the running cost (N, G); None where H depends on all controls
+Slopes = Callable[[Array], tuple[Array, Array] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,9 +161,9 @@ def _find_arcs(
         inside &= ~_on_the_rim(problem, solution.u)
     if _any_runs(inside) and problem.control_set.convex:
         span = np.where(bounded, width, 0.0)
-        near, rate = (slopes or partial(_slopes, problem, solution))(FURTHER * span)
-        vanishing = inside & _vanishing(t, _array(solution.cost), near, rate, span, tolerance)
-        if _any_runs(vanishing):
+        found = (slopes or partial(_slopes, problem, solution))(FURTHER * span)
+        if found is not None:
+            vanishing = inside & _vanishing(t, _array(solution.cost), *found, span, tolerance)
             singular = [_runs(t[:, g], vanishing[:, g]) for g in range(G)]
     grows = None
     if finer is not None:

@@ -277,13 +277,9 @@ def test_collocation_knows_the_slopes_of_h(monkeypatch: pytest.MonkeyPatch, prob
     solution = oc.solve(problem, oc.Collocation())
     move = np.array([1.0])
     truth = structure._slopes(problem, solution, move)
-    near, _ = asked[0](move)
-    if np.isinf(near).any():  # H is curved so much that nobody needs to know
-        assert np.isinf(near).all()
-        assert (
-            np.abs(truth[0]).max(0) * move / structure.FURTHER
-            > 10 * structure.TOLERANCE * float(solution.cost.abs().max())
-        ).all()
+    if asked[0](move) is None:  # H is curved so much that nobody needs to know
+        change = np.abs(truth[0]).max(0) * move / structure.FURTHER
+        assert (change > 10 * structure.TOLERANCE * float(solution.cost.abs().max())).all()
     monkeypatch.setattr(collocated, "_curved", lambda campaign, move: False)
     for mine, exact in zip(asked[0](move), truth, strict=True):
         assert np.abs(exact).max() > 0.1

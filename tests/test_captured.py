@@ -32,6 +32,13 @@ class Settings:
         return 2.0 * self.strength * STRENGTH
 
 
+@dataclass
+class Slotted:
+    """Parameters without a dictionary."""
+
+    __slots__ = ("strength",)
+
+
 def of_closures() -> tuple[Callable[..., Any], dict[str, Callable[[], Any]]]:
     """A function, and changes of all it refers to."""
     number, listed, named, array, tensor = 1.0, [1.0, 2.0], {"a": 1.0}, np.ones(2), torch.ones(2)
@@ -117,7 +124,10 @@ def test_what_may_change_unseen_is_said_to() -> None:
     """Objects of any class, methods, modules of users, files, and functions with attributes."""
     thing, counted = SimpleNamespace(strength=1.0), lambda x: x
     counted.calls = 0  # type: ignore[attr-defined]
-    module = torch.nn.Linear(1, 1)
+    module, many, slotted = torch.nn.Linear(1, 1), [1.0] * 20_000, Slotted()
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
     functions: list[Callable[..., Any]] = [
         lambda x: thing.strength * x,
         lambda x: oc.Status * x,
@@ -128,6 +138,11 @@ def test_what_may_change_unseen_is_said_to() -> None:
         imports,
         module.forward,
         [1.0].count,
+        lambda x: many[0] * x,
+        lambda x: deep[0] * x,
+        lambda x: slotted.strength * x,
+        lambda x: later * x,
     ]
     for function in functions:
         assert Captured.of([function]) is None
+    later = 1.0

@@ -22,7 +22,7 @@ HARMLESS = {
     *("abs", "all", "any", "bool", "divmod", "enumerate", "filter", "float", "int", "isinstance", "len", "list"),
     *("map", "max", "min", "pow", "range", "reversed", "round", "slice", "sorted", "sum", "tuple", "zip"),
 }  # functions of Python that see their arguments only
-MOST_NUMBERS = 10_000  # of arrays that are compared
+MOST_NUMBERS = 10_000  # of arrays, lists and dictionaries that are compared
 IMPORT = dis.opmap["IMPORT_NAME"]
 MADE = "<string>"  # where methods come from that `dataclass` writes, apart from the one that shows an object
 MISSING = object()
@@ -50,7 +50,7 @@ class Captured:
         try:
             for function in functions:
                 found._take(function)
-        except _UnknownError:
+        except (_UnknownError, RecursionError, TypeError, ValueError):  # also of empty variables and of slots
             return None
         return found
 
@@ -79,7 +79,7 @@ class Captured:
         if type(value) in (tuple, frozenset):
             for part in value:
                 self._take(part)
-        elif type(value) in (list, dict):
+        elif type(value) in (list, dict) and len(value) <= MOST_NUMBERS:
             parts = tuple(value.items() if type(value) is dict else value)
             self._containers.append((value, parts))
             for part in parts:

@@ -196,14 +196,14 @@ def _violations(view: _View, campaign: Campaign, ended: Ended) -> dict[str, Tens
     }
 
 
-def _slopes(view: _View, campaign: Campaign, ended: Ended, move: Array) -> tuple[Array, Array]:
+def _slopes(view: _View, campaign: Campaign, ended: Ended, move: Array) -> tuple[Array, Array] | None:
     """`arcs.Slopes` by tapes, for an odd number of Gauss points of which the middle one is in the middle.
 
-    They are infinite where H is curved so much along all of the way that it depends on every control.
+    There are none where H is curved so much along all of the way that it depends on every control.
     """
     stacked, limits, middle = campaign.stacked, campaign.limits, ended.x.shape[1] // 2
     if _curved(campaign, move):
-        return np.full((2, *ended.u[:, 0].shape), np.inf), np.zeros(ended.x[:, 0].shape[:-1])
+        return None
     x, p, u, y = (part[:, middle] for part in (ended.x, ended.p, ended.u, ended.y))
     u = np.clip(np.stack((u, u + move)), limits.control_lower, limits.control_upper)
     t = 0.5 * (ended.t[:-1] + ended.t[1:])
