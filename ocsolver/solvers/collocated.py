@@ -97,8 +97,8 @@ class _View:
 
     def multipliers(self, values: Array) -> Tensor:
         """Multipliers per trajectory: (*b, G, members · c) -> (*b, B, c)."""
-        rows = self.tensor(self._members(values) * values)
-        return rows.reshape(*values.shape[:-2], self.problem.trajectories, -1)
+        rows = self._members(values) * values
+        return self.tensor(rows.reshape(*values.shape[:-2], self.problem.trajectories, -1))
 
     def _members(self, values: Array) -> int:
         """Trajectories of each group."""
@@ -182,7 +182,9 @@ def _violations(view: _View, campaign: Campaign, ended: Ended) -> dict[str, Tens
     problem, stacked, limits = view.problem, campaign.stacked, campaign.limits
     found: dict[str, Array] = {}
     if problem.terminal_constraint is not None:
-        _, c = stacked.end_values(ended.nodes[-1])
+        camp = campaign.camp
+        known = ended.nodes is camp.point.nodes  # groups that were tried alone ended elsewhere
+        c = camp.model.now.end.c if known else stacked.end_values(ended.nodes[-1])[1]
         found["terminal_constraint"] = beyond(c, limits.end_lower, limits.end_upper)
     if problem.path_constraint is not None:
         sigma = np.sort(np.append(np.linspace(0.0, 1.0, POINTS), gauss(campaign.stages).c))

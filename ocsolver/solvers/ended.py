@@ -67,7 +67,7 @@ class Ended:
             return np.asarray((gauss(s).b @ self.u.reshape(N, s, G * m)).reshape(N, G, m))
         basis, weights = _fine(s)
         u = (basis @ self.u.reshape(N, s, G * m)).reshape(N, -1, G, m)
-        u = np.clip(u, limits.control_lower, limits.control_upper)
+        u = np.minimum(np.maximum(u, limits.control_lower), limits.control_upper)
         return np.asarray((weights @ u.reshape(N, -1, G * m)).reshape(N, G, m))
 
     def with_alone(self, campaigns: Mapping[int, Campaign]) -> Ended:
