@@ -59,6 +59,7 @@ class Campaign:
     started: bool = field(init=False)  # whether its guesses led to solutions, or no others are to come
     nodes: Array = field(init=False)  # of the first mesh (N + 1, G)
     base: list[Array] = field(init=False)  # of each group, the last nodes without those that enclose switches
+    switches: list[list[Switch]] = field(init=False)  # which they are, if there are any
     lost: Array = field(init=False)  # ended farther from a solution than by a gap that does not close (G,)
 
     def another(self, *, damps: bool, at_once: bool = False, tries: Tries = Tries.ALL) -> Campaign:
@@ -91,11 +92,23 @@ class Campaign:
         """Groups that converged (G,)."""
         return np.array([status is Status.CONVERGED for status in self.status])
 
+    @property
+    def steady(self) -> list[Array]:
+        """Of each group, the last nodes without those that enclose switches of the control: these may move far."""
+        result = list(self.base)
+        for g, found in enumerate(self.switches):
+            path = np.array([switch.component >= self.limits.control_lower.size for switch in found])
+            if path.any():
+                t = self.camp.mesh.t[:, g]
+                nearest = np.abs(t[:, None] - [switch.time for switch in found]).argmin(1)
+                result[g] = t[path[nearest] | np.isin(t, self.base[g])]
+        return result
+
     # -------------------------------------------------------------------- run
 
     def run(self, nodes: Array, control: Array | None = None, warm: Start | None = None) -> None:
         """Solve from a guess: nodes (N + 1, G), control (N, G, m), or values of everything at its Gauss points."""
-        self.nodes, self.base = nodes, [nodes[:, g] for g in range(nodes.shape[1])]
+        self.nodes, self.base, self.switches = nodes, [nodes[:, g] for g in range(nodes.shape[1])], []
         self.camp = Camp(self.stacked, self.limits, self.stop, self.clocked, self.callback, self.history, self.counts)
         self.ending: Status | None = None
         self.started = True
@@ -116,7 +129,7 @@ class Campaign:
         solved, hat, self.started = first_solution(camp, mesh, control, warm, self.tries)
         base, switches = [nodes[:, g] for g in range(G)], list[list[Switch]]()
         final, worst_of_all = camp.final, (G + 1, np.inf)
-        best, wasted, finished = (worst_of_all, camp.state, solved, base), 0, np.zeros(G, dtype=bool)
+        best, wasted, finished = (worst_of_all, camp.state, solved, base, switches), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
             errors, goal, violation = camp.errors(), camp.goal(), camp.violation()
@@ -129,9 +142,9 @@ class Campaign:
             above = int((solved & (camp.gap() > self.stop.goal)).sum())
             score = above, float(np.max(np.where(solved, np.maximum(total / goal, fine), 0.0)))
             if hat > final:
-                best = worst_of_all, camp.state, solved, base
+                best = worst_of_all, camp.state, solved, base, switches
             elif above < best[0][0] or (above == best[0][0] and score[1] < BETTER * best[0][1]):
-                best, wasted = (score, camp.state, solved, base), 0
+                best, wasted = (score, camp.state, solved, base, switches), 0
             else:
                 wasted += 1
             if hat <= final:
@@ -163,7 +176,7 @@ class Campaign:
             if not now.any():
                 break  # the coarser mesh is the answer
             base, solved = plan.base, now
-        _, camp.state, solved, self.base = best
+        _, camp.state, solved, self.base, self.switches = best
         return solved
 
     def _look_at_arcs(self, solved: Array, sides: tuple[Array, Array]) -> None:

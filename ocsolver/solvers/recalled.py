@@ -65,7 +65,7 @@ class Memory:
     system: System
     point: Point
     size: Array  # of J (G,)
-    base: list[Array]  # nodes of each group, without those that enclose switches
+    steady: list[Array]  # nodes of each group without those that enclose switches of the control
     rested: bool  # whether it has seen singular arcs
 
     @classmethod
@@ -74,7 +74,7 @@ class Memory:
         camp = campaign.camp
         if not camp.stacked.separable or not campaign.succeeded:
             return None
-        last = camp.system, camp.point, camp.scale(), campaign.base, campaign.rested
+        last = camp.system, camp.point, camp.scale(), campaign.steady, campaign.rested
         return cls(problem, campaign.stages, campaign.of_the_set, *last)
 
     def posed(self, problem: OptimalControlProblem, stages: int) -> Posed | None:
@@ -106,7 +106,7 @@ class Memory:
 
     @cached_property
     def _fractions(self) -> Array:
-        return first_fractions(self.system.mesh.t, self.base)
+        return first_fractions(self.system.mesh.t, self.steady)
 
     @cached_property
     def _start(self) -> Start:
@@ -135,22 +135,22 @@ class Memory:
         return Start(x, u, p, at_nodes, costates, y, point.nu, system, self.rested)
 
 
-def first_fractions(t: Array, base: list[Array] | None = None) -> Array:
+def first_fractions(t: Array, steady: list[Array] | None = None) -> Array:
     """Fractions of the horizon at which a warm start has its nodes, from those of a solution (N + 1, G).
 
-    They are the same without those that enclosed switches, as far as these are known by the nodes of the `base`, which
-    do not. A batch, whose groups have their own meshes, begins evenly.
+    They are the same without those that make narrow intervals, except between `steady` nodes, which stay: the others
+    enclosed switches of the control. A batch, whose groups have their own meshes, begins evenly.
     """
     if t.shape[1] > 1:
         return np.linspace(0.0, 1.0, EVEN + 1)
     begin, length = t[0, 0], t[-1, 0] - t[0, 0]
-    own = () if base is None else ((base[0] - begin) / length).tolist()
+    own = () if steady is None else ((steady[0] - begin) / length).tolist()
     return without_narrow((t[:, 0] - begin) / length, own)
 
 
-def without_narrow(nodes: Array, base: Collection[float] = ()) -> Array:
-    """Nodes on [0, 1] without those that make intervals much narrower than the mean but are none of the base."""
-    shortest, own = NARROW / (len(nodes) - 1), frozenset(base)
+def without_narrow(nodes: Array, steady: Collection[float] = ()) -> Array:
+    """Nodes on [0, 1] without those that make intervals much narrower than the mean but are no steady ones."""
+    shortest, own = NARROW / (len(nodes) - 1), frozenset(steady)
     if np.diff(nodes).min() >= shortest:
         return nodes
     kept = [0.0]
