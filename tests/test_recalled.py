@@ -125,6 +125,25 @@ def test_functions_that_have_changed_are_read_again(set_up: list[Any]) -> None:
     assert len(set_up) == 2
 
 
+def test_what_does_not_agree_with_the_recording_is_never_trusted(set_up: list[Any]) -> None:
+    """However often it is asked, and only until it is again what it was."""
+    weight = {"u": 1.0}
+    problem = oc.OptimalControlProblem(
+        lambda t, x, u: u,
+        lambda t, x, u: 0.5 * (x[..., 0] ** 2 + weight["u"] * u[..., 0] ** 2),
+        initial_state=[1.0],
+        horizon=(0.0, 1.0),
+        control_set=oc.Unconstrained(1),
+    )
+    first = oc.solve(problem, oc.Collocation())
+    for value, cost in ((4.0, np.tanh(0.5)), (1.0, 0.5 * np.tanh(1.0)), (4.0, np.tanh(0.5))):
+        weight["u"], before = value, len(set_up)
+        for _ in range(3):
+            solution = oc.solve(problem, oc.Collocation(), initial_control=first)
+            assert float(solution.cost) == pytest.approx(cost, abs=1e-8)
+        assert len(set_up) - before == (3 if value == 4.0 else 0)
+
+
 def test_batches_are_remembered(set_up: list[Any]) -> None:
     """Every group has the horizon of its own problem, in fewer iterations than from scratch."""
     functions = oscillator([[1.5, 0.0], [1.0, 0.0]], 0.0)
