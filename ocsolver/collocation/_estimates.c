@@ -290,9 +290,7 @@ PyObject *py_estimate(PyObject *self, PyObject *arguments)
     if (!arrays)
         return NULL;
     int good = take_all(&y, arrays, 9, (double **[]){rule, tables, ends, mesh, in, limits, bounds, grid, out}, counts);
-    good = good && PyTuple_Check(programs) && PyTuple_Size(programs) == TAPES;
-    for (int i = 0; good && i < TAPES; i++)
-        good = open_tape(&tapes[i], PyTuple_GetItem(programs, i), 0);
+    good = good && open_tapes(tapes, programs, TAPES);
     if (good) {
         const int first = 2 + 2 * TABLES + MESH, wide = axis(&y, 2, 1), candidates = axis(&y, first + INSIDE + 2 * SIDES, 0);
         const Sizes z = sizes_of(&y, first, axis(&y, 2, 0));
@@ -360,8 +358,7 @@ PyObject *py_estimate(PyObject *self, PyObject *arguments)
         }
     }
     free(memory);
-    for (int i = 0; i < TAPES; i++)
-        close_tape(&tapes[i]);
+    close_tapes(tapes, TAPES);
     Py_DECREF(arrays);
     return leave(&y, good);
 }

@@ -497,9 +497,7 @@ PyObject *py_march(PyObject *self, PyObject *arguments)
         return NULL;
     const int fresh = PyTuple_Size(PyTuple_GetItem(arguments, 3)) == 0;
     int good = enter(&y.frame, arrays, 3, (double **[]){sets[0] + POINT, places, inputs}, (int[]){fresh ? 0 : KNOWN - POINT, 2, 5});
-    good = good && PyTuple_Check(programs) && PyTuple_Size(programs) == TAPES;
-    for (int i = 0; good && i < TAPES; i++)
-        good = open_tape(&y.tapes[i], PyTuple_GetItem(programs, i), 0);
+    good = good && open_tapes(y.tapes, programs, TAPES);
     if (good) {
         memcpy(sets[0], y.frame.point, sizeof y.frame.point);
         for (int i = 0; i < 2; i++)
@@ -527,8 +525,7 @@ PyObject *py_march(PyObject *self, PyObject *arguments)
         next = look(&y);
     }
     free(memory);
-    for (int i = 0; i < TAPES; i++)
-        close_tape(&y.tapes[i]);
+    close_tapes(y.tapes, TAPES);
     if (good && last != FAILED)
         answer = Py_BuildValue("iiiiii", y.count, y.looks, y.point, y.model, last == STUCK, next == DONE);
     Py_DECREF(arrays);

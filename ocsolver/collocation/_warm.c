@@ -34,10 +34,9 @@ static void centered(double *barrier, size_t count, size_t i, double value, doub
 static double *looked(PyObject *programs, size_t points, int G, int v, int m, int e, int k, double **way, double **old, double **values, int ends)
 {
     const size_t D = v + m, all = points * (v + 1 + e + (v + 1 + e) * D + D * D) + G;
-    Tape tapes[2] = {{.taken = 0}, {.taken = 0}};
+    Tape tapes[2];
     double *memory = NULL;
-    int good = open_tape(&tapes[0], PyTuple_GetItem(programs, 0), 0) && open_tape(&tapes[1], PyTuple_GetItem(programs, 1), 0);
-    if (good && !(memory = malloc(all * sizeof(double))))
+    if (open_tapes(tapes, programs, 2) && !(memory = malloc(all * sizeof(double))))
         PyErr_NoMemory();
     if (memory) {
         double *f = memory, *running = f + points * v, *c = running + points, *J = c + points * e, *B = J + points * (v + 1 + e) * D;
@@ -48,7 +47,7 @@ static double *looked(PyObject *programs, size_t points, int G, int v, int m, in
         if (ends)
             run_tape(&tapes[1], G, 1, (Rows[]){{way[WAY_LAST], v}}, 2, (Rows[]){{B + points * D * D, 1}, {old[OLD_END], k}});
     }
-    close_tape(&tapes[0]), close_tape(&tapes[1]);
+    close_tapes(tapes, 2);
     return memory;
 }
 
@@ -57,7 +56,7 @@ static double *looked(PyObject *programs, size_t points, int G, int v, int m, in
 PyObject *py_warm(PyObject *self, PyObject *arguments)
 {
     Frame y;
-    double *sizes[SIZES], *limits[ALL_SIDES], *values[FUNCTIONS], *old[OLD], *numbers[2], *way[WAY], *out[NEW], *memory = NULL;
+    double *sizes[SIZES], *limits[ALL_SIDES], *values[FUNCTIONS] = {NULL}, *old[OLD], *numbers[2], *way[WAY], *out[NEW], *memory = NULL;
     double **arrays[] = {sizes, limits, way, old, numbers, out};
     const int counts[] = {SIZES, ALL_SIDES, WAY, OLD, 2, NEW};
     if (PyTuple_Size(arguments) != 7) {
@@ -67,7 +66,7 @@ PyObject *py_warm(PyObject *self, PyObject *arguments)
     PyObject *parts = PyTuple_GetSlice(arguments, 0, 6), *programs = PyTuple_GetItem(arguments, 6);
     if (!parts)
         return NULL;
-    if (!take_all(&y, parts, 6, arrays, counts) || !PyTuple_Check(programs) || PyTuple_Size(programs) != 2) {
+    if (!take_all(&y, parts, 6, arrays, counts)) {
         Py_DECREF(parts);
         return leave(&y, 0);
     }

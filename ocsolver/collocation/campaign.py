@@ -13,7 +13,7 @@ from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.guess import Tries
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import refined_nodes, resampled
-from ocsolver.collocation.starts import SAFE, Start, first_solution
+from ocsolver.collocation.starts import Start, dear_enough, first_solution
 from ocsolver.collocation.stop import Stop, Stopped
 from ocsolver.collocation.switches import Switch, find_switches, sides_of
 from ocsolver.collocation.tableau import Tableau, gauss, radau
@@ -92,17 +92,15 @@ class Campaign:
         """Groups that converged (G,)."""
         return np.array([status is Status.CONVERGED for status in self.status])
 
-    @property
-    def steady(self) -> list[Array]:
-        """Of each group, the last nodes without those that enclose switches of the control: these may move far."""
-        result = list(self.base)
-        for g, found in enumerate(self.switches):
-            path = np.array([switch.component >= self.limits.control_lower.size for switch in found])
-            if path.any():
-                t = self.camp.mesh.t[:, g]
-                nearest = np.abs(t[:, None] - [switch.time for switch in found]).argmin(1)
-                result[g] = t[path[nearest] | np.isin(t, self.base[g])]
-        return result
+    def steady(self, g: int) -> Array:
+        """The last nodes of a group without those that enclose switches of the control: these may move far."""
+        found = self.switches[g] if self.switches else []
+        path = np.array([switch.component >= self.limits.control_lower.size for switch in found])
+        if not path.any():
+            return self.base[g]
+        t = self.camp.mesh.t[:, g]
+        nearest = np.abs(t[:, None] - [switch.time for switch in found]).argmin(1)
+        return np.asarray(t[path[nearest] | np.isin(t, self.base[g])])
 
     # -------------------------------------------------------------------- run
 
@@ -227,8 +225,7 @@ class Campaign:
         x, u, p, y, at_nodes, costates = resampled(camp.mesh, camp.point, mesh)
         u = np.clip(u, self.limits.control_lower, self.limits.control_upper)
         y = self._massive(y, mesh)
-        rho_path = np.maximum(camp.system.rho_path.max((0, 1)), SAFE * np.abs(y))
-        camp.system = replace(camp.system, mesh=mesh, rho_path=rho_path)
+        camp.system = dear_enough(camp.system, mesh, y)
         ends = camp.point.end_slack, camp.point.nu
         camp.point = warm_point(camp.system, (x, u, p, y, at_nodes, costates), ends, camp.mu)
 

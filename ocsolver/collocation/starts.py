@@ -186,10 +186,10 @@ def _start_warm(camp: Camp, mesh: Mesh, warm: Start, barrier: float) -> None:
     camp.point = warm_point(camp.system, parts, (None, nu), camp.mu)
 
 
-def dear_enough(system: System, mesh: Mesh, y: Array, nu: Array) -> System:
-    """The equations on a mesh where multipliers of the path (N, s, G, e) and of the end (G, k) are known."""
+def dear_enough(system: System, mesh: Mesh, y: Array, nu: Array | None = None) -> System:
+    """The equations on a mesh where multipliers of the path (N, s, G, e), and perhaps of the end (G, k), are known."""
     rho_path = np.maximum(system.rho_path.max((0, 1)), SAFE * np.abs(y))
-    rho_end = np.maximum(system.rho_end, SAFE * np.abs(nu))
+    rho_end = system.rho_end if nu is None else np.maximum(system.rho_end, SAFE * np.abs(nu))
     return replace(system, mesh=mesh, rho_path=rho_path, rho_end=rho_end)
 
 

@@ -65,7 +65,7 @@ class Memory:
     system: System
     point: Point
     size: Array  # of J (G,)
-    steady: list[Array]  # nodes of each group without those that enclose switches of the control
+    steady: Array  # nodes of the first group without those that enclose switches of the control
     rested: bool  # whether it has seen singular arcs
 
     @classmethod
@@ -74,7 +74,7 @@ class Memory:
         camp = campaign.camp
         if not camp.stacked.separable or not campaign.succeeded:
             return None
-        last = camp.system, camp.point, camp.scale(), campaign.steady, campaign.rested
+        last = camp.system, camp.point, camp.scale(), campaign.steady(0), campaign.rested
         return cls(problem, campaign.stages, campaign.of_the_set, *last)
 
     def posed(self, problem: OptimalControlProblem, stages: int) -> Posed | None:
@@ -135,7 +135,7 @@ class Memory:
         return Start(x, u, p, at_nodes, costates, y, point.nu, system, self.rested)
 
 
-def first_fractions(t: Array, steady: list[Array] | None = None) -> Array:
+def first_fractions(t: Array, steady: Array | None = None) -> Array:
     """Fractions of the horizon at which a warm start has its nodes, from those of a solution (N + 1, G).
 
     They are the same without those that make narrow intervals, except between `steady` nodes, which stay: the others
@@ -144,7 +144,7 @@ def first_fractions(t: Array, steady: list[Array] | None = None) -> Array:
     if t.shape[1] > 1:
         return np.linspace(0.0, 1.0, EVEN + 1)
     begin, length = t[0, 0], t[-1, 0] - t[0, 0]
-    own = () if steady is None else ((steady[0] - begin) / length).tolist()
+    own = () if steady is None else ((steady - begin) / length).tolist()
     return without_narrow((t[:, 0] - begin) / length, own)
 
 

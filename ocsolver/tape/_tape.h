@@ -106,6 +106,26 @@ static int open_tape(Tape *tape, PyObject *program, size_t more)
     return tape->memory != NULL;
 }
 
+/* Some tapes from a tuple of as many programs, as above; `close_tapes` has to follow in any case. */
+static inline int open_tapes(Tape *tapes, PyObject *programs, int count)
+{
+    memset(tapes, 0, count * sizeof *tapes);
+    if (!PyTuple_Check(programs) || PyTuple_Size(programs) != count) {
+        PyErr_Format(PyExc_TypeError, "expected a tuple of %d programs", count);
+        return 0;
+    }
+    for (int i = 0; i < count; i++)
+        if (!open_tape(&tapes[i], PyTuple_GetItem(programs, i), 0))
+            return 0;
+    return 1;
+}
+
+static inline void close_tapes(Tape *tapes, int count)
+{
+    for (int i = 0; i < count; i++)
+        close_tape(&tapes[i]);
+}
+
 /* Rows of an array with some columns. */
 typedef struct {
     double *values;
