@@ -12,7 +12,7 @@ enum { FINE_X, FINE_P, FINE_U, FINE_Y, FINE_RATE, FINE };
 enum { WEIGHT_P, WEIGHT_Y, WEIGHTED };
 enum { OWN_F, OWN_RUNNING, OWN_C, OWN_JACOBIAN, OWN_HESSIAN, OWN };
 enum { LOWER, UPPER, SIDES };
-enum { DEFECT, GAP, DISTANCE, VIOLATION, LAST, RESULTS };
+enum { DEFECT, GAP, DISTANCE, VIOLATION, LAST, TOTAL, RAISED, FARTHEST, WORST, RESULTS };
 enum { VALUES, DERIVATIVES, TAPES };
 enum { OTHER_F, OTHER_RUNNING, OTHER_C, OTHER };
 
@@ -42,11 +42,15 @@ static void combine(
     const double *weights, int s, const double *left, const double *inner, const double *right, size_t width, double *restrict out
 )
 {
-    memset(out, 0, width * sizeof(double));
-    for (int j = left ? -1 : 0; j < (right ? s + 1 : s); j++) {
+    const int first = left ? -1 : 0, last = right ? s + 1 : s;
+    for (int j = first; j < last; j++) {
         const double *row = j < 0 ? left : j < s ? inner + j * width : right, weight = *weights++;
-        for (size_t i = 0; i < width; i++)
-            out[i] += weight * row[i];
+        if (j == first)
+            for (size_t i = 0; i < width; i++)
+                out[i] = weight * row[i];
+        else
+            for (size_t i = 0; i < width; i++)
+                out[i] += weight * row[i];
     }
 }
 
@@ -274,6 +278,20 @@ static void times_at(Sizes y, const double *nodes, const double *h, const double
                 *t++ = nodes[n * y.G + g] + h[n * y.G + g] * c[q];
 }
 
+/* What the estimates of all intervals come to. */
+static void conclude(Sizes y, double *const *out)
+{
+    for (int g = 0; g < y.G; g++) {
+        double defects = 0.0, raised = 0.0, farthest = 0.0, worst = 0.0;
+        for (int n = 0; n < y.N; n++) {
+            const size_t at = (size_t)n * y.G + g;
+            defects += fabs(out[DEFECT][at]), raised += out[GAP][at];
+            farthest = larger(farthest, out[DISTANCE][at]), worst = larger(worst, out[VIOLATION][at]);
+        }
+        out[TOTAL][g] = defects + raised, out[RAISED][g] = raised, out[FARTHEST][g] = farthest, out[WORST][g] = worst;
+    }
+}
+
 /* All estimates of `errors.estimate`, of functions that are recorded; candidates are a grid of controls, or none. */
 PyObject *py_estimate(PyObject *self, PyObject *arguments)
 {
@@ -354,6 +372,7 @@ PyObject *py_estimate(PyObject *self, PyObject *arguments)
                 values_at(&tapes[VALUES], nodes, t, fine, fine[FINE_U], other);
                 violations(nodes, other[OTHER_C], bounds, 1, out);
             }
+            conclude(z, out);
             Py_END_ALLOW_THREADS
         }
     }

@@ -11,7 +11,7 @@ is told by them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ocsolver._record import record
 from ocsolver.collocation.kinks import Rounded
 from ocsolver.collocation.points import Guise
 from ocsolver.constraints import Constraint
@@ -55,7 +56,7 @@ class _StandIns(Rounded):
         return next(self.values) if stands else z.abs()
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Absolutes:
     """Where absolute values are taken in the running cost of a problem.
 

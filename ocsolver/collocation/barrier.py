@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
+
+from ocsolver._record import record
 
 __all__ = ["Barrier", "longest"]
 
@@ -16,7 +18,7 @@ LOW, HIGH = 1e4, 1e10  # factors by which z may be less and more than μ / slack
 TINY = np.finfo(float).tiny
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Barrier:
     """Values between bounds with the multipliers of both sides, all of one shape (*b, G, d).
 

@@ -40,7 +40,7 @@ class Camp:
     stop: Stop
     clocked: bool
     callback: Any
-    history: list[tuple[Array, Array]]
+    history: list[Array]  # costs and errors (…, 2, G)
     counts: dict[str, int]
     careful: bool = False  # how far steps may leave the linearization
     smaller: Array | float = 1.0  # J relative to what it looked like at first (G,)
@@ -126,16 +126,16 @@ class Camp:
         iterations = most or (PATIENCE if self.counts["meshes"] == 0 else LATER)
         patience = Patience(iterations, accuracy, doubts, self.callback is not None, self.left, self._count)
 
-        def watch(rows: Array, cost: Array, error: Array) -> None:
-            if len(rows) == len(wanted):
-                self.cost, self.residual = cost, error
-            else:  # the others are as they were
-                self.cost, self.residual = self.cost.copy(), self.residual.copy()
-                self.cost[rows], self.residual[rows] = cost, error
-            self.history.append((self.cost, self.residual))
-            if self.callback is not None and len(self.history) > 1:
+        def watch(rows: Array, seen: Array) -> None:
+            if len(rows) < len(wanted):  # the others are as they were
+                before, own = np.stack((self.cost, self.residual)), seen
+                seen = before[None].repeat(len(own), 0)
+                seen[..., rows] = own
+            self.history.append(seen)
+            self.cost, self.residual = seen[-1]
+            if self.callback is not None and (k := sum(map(len, self.history)) - 1):
                 self.state = crew.state
-                if self.callback(len(self.history) - 1, self):
+                if self.callback(k, self):
                     raise Stopped
 
         try:
@@ -173,7 +173,12 @@ class Camp:
         """Groups whose constraints are met as well as the barrier allows (G,)."""
         if not self.limits.end_lower.size and not self.limits.path_lower.size:
             return np.ones(self.stacked.groups, dtype=bool)
-        return np.asarray(self.model.now.violation <= self.allowed + 10 * self.mu / self.system.unit)
+        return np.asarray(self.model.now.violation <= self.allowed + self.blurred)
+
+    @property
+    def blurred(self) -> Array:
+        """Violation that the barrier may hide (G,)."""
+        return 10 * self.mu / self.system.unit
 
     def scale(self) -> Array:
         """∫|L| dt + |Φ| (G,)."""
@@ -187,7 +192,7 @@ class Camp:
 
     def gap(self) -> Array:
         """Mean of max H − H, relative to the size of J (G,)."""
-        return np.asarray(self.errors().gap.sum(0) / self._size())
+        return np.asarray(self.errors().raised / self._size())
 
     def _size(self) -> Array:
         return np.maximum(self.scale(), LEAST * self.system.size)
@@ -202,6 +207,11 @@ class Camp:
 
     def violation(self) -> Array:
         """Violation between the points of every interval (N, G), where constraints can be met."""
-        if not self.limits.path_lower.size:
-            return self.errors().violation
-        return np.where(self.admissible, self.errors().violation, 0.0)
+        return self._where_possible(self.errors().violation)
+
+    def worst(self) -> Array:
+        """The largest of them (G,)."""
+        return self._where_possible(self.errors().worst)
+
+    def _where_possible(self, violation: Array) -> Array:
+        return np.where(self.admissible, violation, 0.0) if self.limits.path_lower.size else violation

@@ -50,7 +50,7 @@ class Campaign:
     damped: bool = False  # whether it has done so
     rested: bool = False  # whether it has seen singular arcs
     tries: Tries = Tries.ALL
-    history: list[tuple[Array, Array]] = field(default_factory=list)
+    history: list[Array] = field(default_factory=list)  # costs and errors (…, 2, G)
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "meshes": 0})
     status: list[Status] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Campaign:
         """The last nodes of a group without those that enclose switches of the control: these may move far."""
         found = self.switches[g] if self.switches else []
         path = np.array([switch.component >= self.limits.control_lower.size for switch in found])
-        if not path.any():
+        if not found or not path.any():
             return self.base[g]
         t = self.camp.mesh.t[:, g]
         nearest = np.abs(t[:, None] - [switch.time for switch in found]).argmin(1)
@@ -125,14 +125,15 @@ class Campaign:
         camp, G = self.camp, self.stacked.groups
         mesh = Mesh(nodes, self._tableau) if warm is None or warm.system is None else warm.system.mesh
         solved, hat, self.started = first_solution(camp, mesh, control, warm, self.tries)
-        base, switches = [nodes[:, g] for g in range(G)], list[list[Switch]]()
+        base: list[Array] = [nodes[:, g] for g in range(G)]
+        switches: list[list[Switch]] = []
         final, worst_of_all = camp.final, (G + 1, np.inf)
         best, wasted, finished = (worst_of_all, camp.state, solved, base, switches), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
-            errors, goal, violation = camp.errors(), camp.goal(), camp.violation()
+            errors, goal = camp.errors(), camp.goal()
             total = errors.total
-            fine = np.maximum(errors.control.max(0) / self.stop.fineness, violation.max(0) / VIOLATION)
+            fine = np.maximum(errors.farthest / self.stop.fineness, camp.worst() / VIOLATION)
             small = total <= np.maximum(goal, ROUNDING * camp.scale() * len(camp.mesh.h))
             good = ~solved | (small & (fine <= 1.0))
             if level == 0 and hat <= final and good.all():
@@ -155,6 +156,7 @@ class Campaign:
                 camp.smaller = np.where(solved, np.clip(camp.scale() / camp.system.size, SMALLER, 1.0), 1.0)
             sides = sides_of(self.limits, camp.mesh, camp.point, camp.system.size)
             self._look_at_arcs(solved, sides)
+            violation = camp.violation()
             seen = violation * (hat <= final)
             switches = find_switches(self.stacked, self.limits, camp.mesh, camp.point, sides, switches, seen)
             plan = refined_nodes(
@@ -250,18 +252,21 @@ class Campaign:
         ending = Ending(
             solved=solved,
             unfinished=camp.unfinished,
-            admissible=now.violation <= camp.allowed,
-            possible=camp.admissible,
-            defined=~np.isnan(now.violation),
+            violation=now.violation,
+            allowed=camp.allowed,
+            blurred=camp.blurred,
             cost=camp.cost,
             size=camp.scale(),
             error=self.error,
             residual=camp.residual,
-            between=errors.violation.max(0),
+            between=errors.worst,
         )
-        converged = ending.converged(self.stop.tolerance) & (self.ending is None)
-        self.status, self.notes = [Status.CONVERGED] * len(solved), [""] * len(solved)
-        for g in np.flatnonzero(~converged).tolist():
+        converged = (ending.converged(self.stop.tolerance) & (self.ending is None)).tolist()
+        self.status, self.notes, self.lost = [Status.CONVERGED] * len(solved), [""] * len(solved), ~solved
+        if all(converged):
+            return
+        self.lost = ~(np.array(converged) | (ending.possible & ending.meaningful))
+        for g in (g for g, good in enumerate(converged) if not good):
             status, note = self.ending, ""
             undefined = "" if solved[g] else self._undefined(g)
             if status is None and undefined:
@@ -269,7 +274,6 @@ class Campaign:
             if status is None:
                 status, note = ending.verdict(g, self.stop, self.counts["iterations"], self._worst)
             self.status[g], self.notes[g] = status, note
-        self.lost = ~converged & ~(ending.possible & ending.meaningful)
 
     def _times(self, g: int) -> Array:
         """Of the points, as the user knows them (N, s)."""

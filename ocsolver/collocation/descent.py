@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ocsolver._record import record
 from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.interior import Walk
 from ocsolver.collocation.march import Marched, can_march, march
@@ -33,7 +34,7 @@ LARGER = 10.0  # ratio to the size assumed from which on that of J is corrected
 CROWD = 8  # groups from which on it pays to leave those out that are done
 
 
-@dataclass(frozen=True)
+@record
 class Patience:
     """How long to go on, and how exactly to solve."""
 
@@ -251,7 +252,7 @@ def _solved(hat: Array) -> Array:
     return np.minimum(KAPPA * hat, CLEAR)
 
 
-Watch = Callable[[Array, Array, Array], None]  # which groups, their costs, their errors
+Watch = Callable[[Array, Array], None]  # which groups, and their costs and errors (…, 2, G)
 
 
 def descend(crew: Crew, patience: Patience, watch: Watch) -> None:
@@ -268,7 +269,8 @@ def descend(crew: Crew, patience: Patience, watch: Watch) -> None:
             crew.walk.reset(crew.model.now)
         while iteration < patience.iterations and not crew.converged.all():
             error, active = crew.look(patience.accuracy)
-            watch(crew.rows, crew.system.cost(crew.model.now.values, crew.model.now.end), error)
+            cost = crew.system.cost(crew.model.now.values, crew.model.now.end)
+            watch(crew.rows, np.stack((cost, error))[None])
             first = error if iteration == 0 else first
             if iteration == patience.doubts:
                 crew.failed = crew.failed | (active & (error > NO_PROGRESS * first[crew.rows]))
@@ -299,8 +301,8 @@ def _march(crew: Crew, patience: Patience, iteration: int, error: Array, watch: 
     if patience.doubts is not None and iteration < patience.doubts:
         most = min(most, patience.doubts - iteration)
     marched = crew.march(error, patience.accuracy, most, lambda: patience.left() > 0)
-    for cost, seen in marched.seen.T[..., None]:
-        watch(crew.rows, cost, seen)
+    if marched.seen.size:
+        watch(crew.rows, marched.seen.T[..., None])
     if marched.interrupt is not None:
         raise marched.interrupt
     if marched.stuck:

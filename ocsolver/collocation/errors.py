@@ -36,7 +36,7 @@ LEAST = 1e-12  # eigenvalue of −∂²H/∂u², relative to its size, above whi
 
 
 class Errors(NamedTuple):
-    """Estimates per interval (N, G), the first two in units of J.
+    """Estimates per interval (N, G), the first two in units of J, and over all intervals (G,).
 
     The distance of the control from where H is largest is relative to |u| where that is large, and zero near a bound.
     Violations are relative to bounds that are larger than 1.
@@ -47,12 +47,10 @@ class Errors(NamedTuple):
     control: Array
     violation: Array  # of path constraints between their points
     last: Array  # the same at the end (G,), of constraints that are first met there
-
-    @property
-    def total(self) -> Array:
-        """Error of J (G,)."""
-        result: Array = np.abs(self.defect).sum(0) + self.gap.sum(0)
-        return result
+    total: Array  # error of J
+    raised: Array  # ∫ max H − H(u)
+    farthest: Array  # the largest distance of the control
+    worst: Array  # the largest violation between the points
 
 
 def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Errors:
@@ -73,23 +71,25 @@ def estimate(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point) -> Erro
         c = stacked.values(at.t, at.x, at.u).c
         violation = np.maximum(violation, _violation(limits, c))
         last = np.where(_first_met_at_the_end(mesh, point), _violation(limits, c[-1:, 1:])[0], 0.0)
-    return Errors(defect - (mesh.weights * stages).sum(1), gap, control, violation, last)
+    defect, raised = defect - (mesh.weights * stages).sum(1), gap.sum(0)
+    total = np.abs(defect).sum(0) + raised
+    return Errors(defect, gap, control, violation, last, total, raised, control.max(0), violation.max(0))
 
 
 def _in_c(stacked: Stacked, limits: Bounds, mesh: Mesh, point: Point, tape: PointTape) -> Errors:
     """The same of functions that are recorded, and of a control set that is a box."""
     tab, (N, G) = gauss(FINE), mesh.h.shape
-    results = np.empty((N, G)), np.empty((N, G)), np.empty((N, G)), np.empty((N, G)), np.empty(G)
+    results = tuple(np.empty(shape) for shape in (4 * ((N, G),) + 5 * ((G,),)))
     sides, path = (limits.control_lower, limits.control_upper), (limits.path_lower, limits.path_upper)
     grid = stacked.candidates if stacked.candidates is not None else np.empty((0, len(sides[0])))
     inside = point.x, point.u, point.p, point.nodes, point.costates, point.y
     rules = (tab.c, tab.b), tables(mesh.tableau, FINE_AT), tables(mesh.tableau, (0.0, 1.0))
     times, programs = (mesh.t, mesh.h, mesh.weights, mesh.points), (tape.values.parts, tape.derivatives.parts)
     called(compiled.estimate, *rules, times, inside, sides, path, (grid,), results, programs)
-    defect, gap, control, violation, last = results
+    errors = Errors(*results)
     if point.y.size:
-        last = np.where(_first_met_at_the_end(mesh, point), last, 0.0)
-    return Errors(defect, gap, control, violation, last)
+        return errors._replace(last=np.where(_first_met_at_the_end(mesh, point), errors.last, 0.0))
+    return errors
 
 
 def _first_met_at_the_end(mesh: Mesh, point: Point) -> Array:

@@ -59,7 +59,7 @@ def march(
     tape, end_tape = system.stacked.tape, system.stacked.end_tape
     assert tape is not None
     assert end_tape is not None
-    interrupts = list[KeyboardInterrupt]()
+    interrupts: list[KeyboardInterrupt] = []
 
     def go_on() -> bool:
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ocsolver._record import record
 from ocsolver.collocation.dense import control_basis, state_basis, with_ends
 from ocsolver.collocation.errors import VIOLATION, Errors
 from ocsolver.collocation.switches import Switch
@@ -22,7 +22,7 @@ GRADING = 50.0  # ratio of the distances of nodes from a switch
 NARROWER = 0.03  # least factor from mesh to mesh for the last interval, whose multiplier grows as it shrinks
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Plan:
     """Nodes of a new mesh, group by group."""
 

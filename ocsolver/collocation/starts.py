@@ -99,8 +99,10 @@ def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First:
         if before is not None:
             camp.keep(before, solved)
         solved = solved | now
+        if solved.all():
+            return First(solved, camp.first)
         few = 2 * solved.sum() < len(solved)
-        if solved.all() or few or not camp.time_left():
+        if few or not camp.time_left():
             return First(solved & ~few, camp.first)  # a few are not worth the meshes to come
     return First(solved, camp.first)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+
+from ocsolver._record import record
 
 __all__ = ["Stop", "Stopped"]
 
 
-@dataclass(frozen=True)
+@record
 class Stop:
     """When to stop."""
 

@@ -7,12 +7,13 @@ by primal–dual barriers whose weights are those of the quadrature, so that μ 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ocsolver._record import record
 from ocsolver.collocation import elastic
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.kkt import Direction, Ends, Linearized, directions
@@ -34,7 +35,7 @@ __all__ = ["System"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class System:
     """Equations of all groups on one mesh."""
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ocsolver._quadrature import legendre
+from ocsolver._record import record
 
 __all__ = ["Tableau", "gauss", "radau"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Tableau:
     """An s-point collocation method X_i = x + h Σ_j a_ij f(X_j), x⁺ = x + h Σ_j b_j f(X_j) in derivative form.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ocsolver._record import record
 from ocsolver.collocation.barrier import Barrier
 from ocsolver.collocation.kkt import Direction
 from ocsolver.collocation.points import EndPoint, PointValues
@@ -19,7 +20,7 @@ __all__ = ["Bounds", "Curves", "Mesh", "Model", "Optimality", "Point", "Residual
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Mesh:
     """Nodes of every group and what they imply."""
 
@@ -75,7 +76,7 @@ class Curves(Protocol):
         """Multipliers of path constraints there (N, s, G, e)."""
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Point:
     """All unknowns of an iteration."""
 
@@ -159,7 +160,7 @@ class Point:
         return Point(self.x, self.u, p, self.nodes, costates, self.slack, y, self.end_slack, nu, *barriers)
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Bounds:
     """Bounds of everything that has some; equal ones make equations instead of barriers."""
 
@@ -232,7 +233,7 @@ class Bounds:
         return tuple((not bool(part.any()), not bool(part.all())) for part in finite)
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Residual:
     """Residuals of a point, and how large they are."""
 
@@ -248,9 +249,10 @@ class Residual:
     @cached_property
     def violation(self) -> Array:
         """Largest distance to a constraint at the Gauss points and at the end (G,)."""
-        path = np.abs(self.path).max((0, 1, 3), initial=0.0)
-        result: Array = np.maximum(path, np.abs(self.terminal).max(-1, initial=0.0))
-        return result
+        worst = np.zeros(len(self.barrier))
+        if self.path.size:
+            worst = np.abs(self.path).max((0, 1, 3))
+        return np.maximum(worst, np.abs(self.terminal).max(-1)) if self.terminal.size else worst
 
 
 class Optimality(NamedTuple):
@@ -268,7 +270,7 @@ class Optimality(NamedTuple):
         return result
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Model:
     """Quadratic model at a point."""
 
@@ -285,7 +287,7 @@ class Model:
     optimality: Optimality | None = None  # if it has been measured together with the rest
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Step:
     """A step of everything, and what the model says of it."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ocsolver._record import record
 from ocsolver.collocation.stop import Stop
 from ocsolver.collocation.unknowns import Bounds, Residual
 from ocsolver.status import Status
@@ -21,15 +21,15 @@ ALMOST = 10.0  # residual relative to the tolerance that is worth a word
 BETWEEN = 1e-5  # violation of path constraints between their points up to which a solution is one
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Ending:
     """Where a run has ended, each (G,)."""
 
     solved: Array  # the equations on the last mesh
     unfinished: Array  # or the iterations had no end there
-    admissible: Array  # at the points where constraints are met
-    possible: Array  # as far as the barrier allows it to be seen
-    defined: Array  # whether the constraints are numbers
+    violation: Array  # of constraints, at the points where they are met
+    allowed: float  # what counts as none
+    blurred: Array  # violation that the barrier may hide
     cost: Array
     size: Array  # of J
     error: Array  # estimated distance of J from its minimum
@@ -39,17 +39,19 @@ class Ending:
     @property
     def meaningful(self) -> Array:
         """Whether it is near to a solution (G,)."""
-        return np.asarray(self._sure & (self.between <= BETWEEN))
+        sure = self.error <= SURE * np.maximum(self.size, 1.0)
+        return np.asarray(sure & (self.between <= BETWEEN))
 
     @property
-    def _sure(self) -> Array:
-        return np.asarray(self.error <= SURE * np.maximum(self.size, 1.0))
+    def possible(self) -> Array:
+        """Whether constraints are met as far as the barrier allows it to be seen (G,)."""
+        return np.asarray(self.violation <= self.allowed + self.blurred)
 
     def converged(self, tolerance: float | None) -> Array:
         """Whether it is a solution as good as is asked for (G,)."""
         if tolerance is None:
             return np.zeros(len(self.solved), dtype=bool)
-        sound = self.solved & self.admissible & self.defined & np.isfinite(self.cost)
+        sound = self.solved & (self.violation <= self.allowed) & np.isfinite(self.cost)
         return np.asarray(sound & (self.residual <= tolerance) & self.meaningful)
 
     def verdict(self, g: int, stop: Stop, iterations: int, worst: Callable[[int], str | None]) -> tuple[Status, str]:
@@ -57,11 +59,12 @@ class Ending:
 
         `worst` names the constraint it violates most.
         """
-        solved, admissible, possible = bool(self.solved[g]), bool(self.admissible[g]), bool(self.possible[g])
+        solved, possible = bool(self.solved[g]), bool(self.possible[g])
+        admissible = bool(self.violation[g] <= self.allowed)
         if not np.isfinite(self.cost[g]):
             return Status.NONFINITE, "no finite trajectory was found"
         violated = None if admissible else worst(g)
-        if not self.defined[g]:
+        if np.isnan(self.violation[g]):
             return Status.NONFINITE, violated or "constraints are no numbers"
         if solved and not possible and violated:
             return Status.INFEASIBLE, violated

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ocsolver._autodiff import gradients, leaf
+from ocsolver._record import record
 from ocsolver._shapes import group_mean
 from ocsolver.arcs import FURTHER, TOLERANCE, with_arcs
 from ocsolver.collocation.absolutes import Absolutes
@@ -75,7 +75,7 @@ def limits_of(stacked: Stacked) -> Bounds:
     return Bounds(_array(sides[0]), _array(sides[1]), *path, *end, low, high)
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class _View:
     """Arrays of a campaign as tensors of the original problem."""
 
@@ -148,13 +148,14 @@ def report(
     boxed = campaign.stacked.guise is None and not campaign.of_the_set
     readable = campaign.stacked.tape is not None and boxed
     pieces = Pieces(view.tensor(campaign.stacked.controls(ended.u)), view.states(ended.x), view.costates(ended.p), y)
+    course = campaign.history[0] if len(campaign.history) == 1 else np.concatenate(campaign.history)
     counts = {"iterations_alone": sum(own.counts["iterations"] for own in alone.values())} if alone else {}
     solution = Solution(
         residual=view.tensor(ended.residual),
         status=campaign.status,
         notes=campaign.notes,
-        history=_history(view, campaign.history),
-        stats=Stats(len(campaign.history) - 1, campaign.counts | counts, {"total": time.perf_counter() - begin}),
+        history=_history(view, course),
+        stats=Stats(len(course) - 1, campaign.counts | counts, {"total": time.perf_counter() - begin}),
         solver=solver,
         t=times,
         x=x,
@@ -233,8 +234,8 @@ def _first_mesh(t: Array) -> TimeMesh:
     return TimeMesh.of_checked(torch.from_numpy(relative))
 
 
-def _history(view: _View, entries: list[tuple[Array, Array]]) -> History:
-    course: Array = np.array(entries)  # (iterations + 1, 2, G)
+def _history(view: _View, course: Array) -> History:
+    """Of costs and errors (iterations + 1, 2, G)."""
     costs, residuals = view.tensor(course[:, 0]), view.tensor(course[:, 1])
     unknown = view.tensor(np.full(costs.shape, np.nan))
     accepted = torch.from_numpy(np.ones(costs.shape, dtype=bool)).to(costs.device)

@@ -96,7 +96,8 @@ class Collocation(Solver):
         watched = limits.progress or limits.callback is not None
         reporter = _Reporter(self, problem, limits, bar) if watched else None
         stop = Stop(limits.max_iterations, limits.max_seconds, limits.tolerance, begin)
-        outside, tried = [""] * problem.groups, list[tuple[Campaign, dict[int, Campaign]]]()
+        outside = [""] * problem.groups
+        tried: list[tuple[Campaign, dict[int, Campaign]]] = []
         if known is None or not known.starts_inside():
             outside = violated_start(problem)
         damps = problem.path_constraint is not None and problem.path_constraint.arguments == 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from ocsolver._record import record
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.dense import control_basis, limited
 from ocsolver.collocation.fine import between
@@ -31,7 +32,7 @@ def _fine(s: int) -> tuple[Array, Array]:
     return control_basis(gauss(s), fine.c), fine.b
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Ended:
     """Polynomials of all groups by their values at the nodes and at the Gauss points of the intervals."""
 

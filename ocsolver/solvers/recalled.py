@@ -6,13 +6,14 @@ Nothing is checked or set up anew: the tapes, the scales and the prices of viola
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from ocsolver._record import record
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.errors import VIOLATION
 from ocsolver.collocation.points import Stacked
@@ -55,7 +56,7 @@ class Posed(NamedTuple):
         return bool((beyond(c, limits.path_lower, limits.path_upper) <= VIOLATION).all())
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@record
 class Memory:
     """The last point of a campaign."""
 

@@ -24,7 +24,7 @@ enum {
 
 static void carry_out(const int32_t *code, Py_ssize_t steps, double *registers, int count)
 {
-    /* Whole blocks are faster; functions that are expensive stop at the last point. */
+    /* Whole blocks are faster, zeros behind the last point; functions that are expensive stop there. */
     for (Py_ssize_t k = 0; k < steps; k++, code += 5) {
         double *restrict o = registers + (size_t)code[1] * TAPE_BLOCK;
         const double *a = registers + (size_t)code[2] * TAPE_BLOCK, *b = registers + (size_t)code[3] * TAPE_BLOCK;
@@ -59,6 +59,8 @@ static void carry_out(const int32_t *code, Py_ssize_t steps, double *registers, 
                 case COSH: o[i] = cosh(a[i]); break;
                 case TANH: o[i] = tanh(a[i]); break;
                 }
+            for (int i = count; i < TAPE_BLOCK; i++)
+                o[i] = 0.0;
         }
     }
 }
@@ -97,7 +99,7 @@ static int open_tape(Tape *tape, PyObject *program, size_t more)
     if (PyErr_Occurred())
         return 0;
     const Py_ssize_t constants = tape->numbers.len / sizeof(double);
-    tape->memory = calloc((size_t)tape->registers * TAPE_BLOCK + more, sizeof(double));
+    tape->memory = malloc(((size_t)tape->registers * TAPE_BLOCK + more) * sizeof(double));
     for (Py_ssize_t k = 0; tape->memory && k < constants; k++)
         for (int i = 0; i < TAPE_BLOCK; i++)
             tape->memory[(tape->registers - constants + k) * TAPE_BLOCK + i] = ((double *)tape->numbers.buf)[k];
@@ -137,9 +139,12 @@ static void run_block(const Tape *tape, int count, int ins, const Rows *in, int 
 {
     double *place = tape->memory;
     for (int part = 0; part < ins; part++)
-        for (Py_ssize_t j = 0; j < in[part].columns; j++, place += TAPE_BLOCK)
+        for (Py_ssize_t j = 0; j < in[part].columns; j++, place += TAPE_BLOCK) {
             for (int i = 0; i < count; i++)
                 place[i] = in[part].values[i * in[part].columns + j];
+            for (int i = count; i < TAPE_BLOCK; i++)
+                place[i] = 0.0;
+        }
     carry_out(tape->code.buf, tape->code.len / (5 * sizeof(int32_t)), tape->memory, count);
     const double *pattern = tape->template.buf;
     for (int part = 0; part < outs; pattern += out[part++].columns)
