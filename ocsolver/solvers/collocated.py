@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -83,9 +83,14 @@ class _View:
 
     def tensor(self, values: Array) -> Tensor:
         """With dtype and device of the run."""
-        like = self.problem.initial_state
         own = torch.from_numpy(np.ascontiguousarray(values))
-        return own if own.dtype is like.dtype and own.device == like.device else own.to(like)
+        return own if self._native else own.to(self.problem.initial_state)
+
+    @cached_property
+    def _native(self) -> bool:
+        """Whether tensors of the problem are as those of arrays."""
+        like = self.problem.initial_state
+        return like.dtype is torch.float64 and like.is_cpu
 
     def states(self, values: Array) -> Tensor:
         """Stacked states (*b, G, v), the duration left out: (*b, B, n)."""
@@ -237,8 +242,7 @@ def _first_mesh(t: Array) -> TimeMesh:
 def _history(view: _View, course: Array) -> History:
     """Of costs and errors (iterations + 1, 2, G)."""
     costs, residuals = view.tensor(course[:, 0]), view.tensor(course[:, 1])
-    unknown = view.tensor(np.full(costs.shape, np.nan))
-    accepted = torch.from_numpy(np.ones(costs.shape, dtype=bool)).to(costs.device)
+    unknown, accepted = torch.full_like(costs, torch.nan), torch.ones_like(costs, dtype=torch.bool)
     return History(costs, residuals, unknown, unknown, unknown, unknown, unknown, accepted)
 
 
