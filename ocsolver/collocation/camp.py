@@ -52,7 +52,7 @@ class Camp:
     residual: Array = field(init=False)
     unfinished: Array = field(init=False)  # whether the last iterations ended before they had an end (G,)
     reached: State | None = None  # where the last iteration has led
-    _scaled: tuple[Model, Array] | None = None  # scale of a model
+    _scaled: tuple[Model, Array, Array] | None = None  # scale of a model, and that or more
     _estimated: tuple[Point, float, Errors] | None = None  # errors of a point, and the rounding of kinks they saw
 
     @property
@@ -182,9 +182,7 @@ class Camp:
 
     def scale(self) -> Array:
         """∫|L| dt + |Φ| (G,)."""
-        if self._scaled is None or self._scaled[0] is not self.model:
-            self._scaled = self.model, self.system.scale(self.model.now.values, self.model.now.end)
-        return self._scaled[1]
+        return self._scales()[1]
 
     def goal(self) -> Array:
         """Error of J to be reached (G,)."""
@@ -195,7 +193,14 @@ class Camp:
         return np.asarray(self.errors().raised / self._size())
 
     def _size(self) -> Array:
-        return np.maximum(self.scale(), LEAST * self.system.size)
+        return self._scales()[2]
+
+    def _scales(self) -> tuple[Model, Array, Array]:
+        known = self._scaled
+        if known is None or known[0] is not self.model:
+            scale = self.system.scale(self.model.now.values, self.model.now.end)
+            self._scaled = known = self.model, scale, np.maximum(scale, LEAST * self.system.size)
+        return known
 
     def errors(self) -> Errors:
         """Errors of the current solution, estimated once."""

@@ -101,7 +101,7 @@ class _Layout(NamedTuple):
     """Where the arrays of a point and of what is known there stand in one piece of memory, as `_march.c` has it."""
 
     size: int
-    parts: tuple[tuple[slice, tuple[int, ...]], ...]
+    parts: tuple[tuple[int, tuple[int, ...]], ...]  # offsets in bytes, and shapes
 
     @classmethod
     def of(cls, point: Point, D: int) -> _Layout:
@@ -109,7 +109,7 @@ class _Layout(NamedTuple):
         return _layout(point.x.shape, point.u.shape[-1], point.slack.shape[-1], point.nu.shape[-1], D)
 
     def _views(self, place: Array, first: int, last: int) -> list[Array]:
-        return [place[where].reshape(shape) for where, shape in self.parts[first:last]]
+        return [np.ndarray(shape, float, place, offset) for offset, shape in self.parts[first:last]]
 
     def point(self, place: Array, like: Point) -> Point:
         """The point; what its barriers know of their bounds is that of another one."""
@@ -143,5 +143,5 @@ def _layout(x: tuple[int, ...], m: int, e: int, k: int, D: int) -> _Layout:
     residual, bent = (x, gap, c, end, one, one), ((*z, D), z, x, z, gap, z, c, c)
     shapes = (*point, *values, *last, *residual, *bent, one, one, one, one)
     places = [0, *accumulate(prod(shape) for shape in shapes)]
-    parts = tuple((slice(*ends), shape) for *ends, shape in zip(places, places[1:], shapes, strict=False))
-    return _Layout(places[-1], parts)
+    size = np.dtype(float).itemsize
+    return _Layout(places[-1], tuple((size * place, shape) for place, shape in zip(places, shapes, strict=False)))

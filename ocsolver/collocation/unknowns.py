@@ -179,8 +179,10 @@ class Bounds:
 
     def from_states(self, x0: Array) -> Bounds:
         """The same with initial states x0 (G, v) where these are fixed."""
-        fixed = self.start_fixed
-        starts = np.where(fixed, x0, self.start_lower), np.where(fixed, x0, self.start_upper)
+        starts = x0, x0
+        if not self.pinned:
+            fixed = self.start_fixed
+            starts = np.where(fixed, x0, self.start_lower), np.where(fixed, x0, self.start_upper)
         path, end = (self.path_lower, self.path_upper), (self.end_lower, self.end_upper)
         other = Bounds(self.control_lower, self.control_upper, *path, *end, *starts)
         other.__dict__.update(self._shared)  # which are the same
@@ -189,7 +191,7 @@ class Bounds:
     @cached_property
     def _shared(self) -> dict[str, Any]:
         """All that does not change with fixed initial states."""
-        names = "open", "some", "control_fixed", "path_fixed", "end_fixed", "start_fixed"
+        names = "open", "some", "control_fixed", "path_fixed", "end_fixed", "start_fixed", "pinned"
         return {name: getattr(self, name) for name in names}
 
     @cached_property
@@ -219,6 +221,11 @@ class Bounds:
     def start_fixed(self) -> Array:
         """Fixed components of the initial state (G, v)."""
         return np.asarray(self.start_lower == self.start_upper)
+
+    @cached_property
+    def pinned(self) -> bool:
+        """Whether the initial state is fixed."""
+        return bool(self.start_fixed.all())
 
     @cached_property
     def open(self) -> tuple[tuple[bool, bool], ...]:
