@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ocsolver.collocation.descent import Crew, Patience, descend
+from ocsolver.collocation.descent import Crew, Patience, descend, set_out
 from ocsolver.collocation.errors import VIOLATION, Errors, estimate
+from ocsolver.collocation.march import Marched
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.stop import Stop, Stopped
 from ocsolver.collocation.system import System
@@ -118,9 +119,6 @@ class Camp:
         `doubts`, it is given up after so many iterations that have not come closer to a solution; it has `most`
         iterations, or those of this mesh.
         """
-        crew = Crew.gather(
-            self.system, self.point, self.mu, self._end(hat), wanted, clocked=self.clocked, careful=self.careful
-        )
         exact |= hat <= self.final or self.limits.path_lower.size > 0
         accuracy = self.accuracy if exact else max(self.accuracy, LOOSE * hat)
         iterations = most or (PATIENCE if self.counts["meshes"] == 0 else LATER)
@@ -138,12 +136,31 @@ class Camp:
                 if self.callback(k, self):
                     raise Stopped
 
+        mu_end = np.minimum(self._end(hat) * self.system.unit, self.mu)
+        start, marched = (self.system, self.point, self.mu, mu_end), None
+        if wanted.all():
+            marched = set_out(*start, patience, clocked=self.clocked, careful=self.careful)
+        if marched is not None and self._arrive(marched):
+            return wanted.copy()
+        crew = Crew.gather(*start, wanted, clocked=self.clocked, careful=self.careful)
         try:
-            descend(crew, patience, watch)
+            descend(crew, patience, watch, marched)
         finally:
             self.state = self.reached = crew.state
             self.unfinished = wanted & ~(crew.converged | crew.failed)
         return crew.converged
+
+    def _arrive(self, marched: Marched) -> bool:
+        """Be where a single group has marched: whether it is solved."""
+        if len(marched.seen):
+            self.history.append(marched.seen)
+            self.cost, self.residual = marched.seen[-1]
+        self._count(marched.steps + marched.stuck)
+        self.point, self.model, self.mu = marched.point, marched.model, marched.state[:1]
+        self.reached, self.unfinished = self.state, np.array([not marched.done])
+        if marched.interrupt is not None:
+            raise marched.interrupt
+        return marched.done
 
     def _count(self, steps: int) -> None:
         self.counts["iterations"] += steps

@@ -13,12 +13,12 @@ import numpy as np
 
 from ocsolver._record import record
 from ocsolver.collocation.errors import VIOLATION
-from ocsolver.collocation.interior import Walk
+from ocsolver.collocation.interior import Walk, rules
 from ocsolver.collocation.march import Marched, can_march, march
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Model, Point, total
 
-__all__ = ["Crew", "Patience", "descend"]
+__all__ = ["Crew", "Patience", "descend", "set_out"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,6 +32,8 @@ NO_PROGRESS = 0.5  # error relative to the first one
 STILL = 1e-2  # relative change of control and violation by a price so much higher, if these cannot be less
 LARGER = 10.0  # ratio to the size assumed from which on that of J is corrected
 CROWD = 8  # groups from which on it pays to leave those out that are done
+FRESH = np.nan, np.inf, 0.0, 0.0, 0.0, 0.0, 0.0  # state of a walk that begins, after its μ
+NO_CORNERS = np.empty((2, 0, 1))
 
 
 @record
@@ -44,6 +46,10 @@ class Patience:
     together: bool  # whether somebody watches all groups, so that even those stay that are done
     left: Callable[[], int]  # iterations that are left, none if time is not
     count: Callable[[int], None]  # called with the number of iterations
+
+    def going_on(self) -> bool:
+        """Whether there are iterations left."""
+        return self.left() > 0
 
 
 @dataclass(eq=False)
@@ -66,13 +72,12 @@ class Crew:
 
     @classmethod
     def gather(
-        cls, system: System, point: Point, mu: Array, hat: Array, wanted: Array, *, clocked: bool, careful: bool
+        cls, system: System, point: Point, mu: Array, mu_end: Array, wanted: Array, *, clocked: bool, careful: bool
     ) -> Crew:
-        """All groups at a start; those `wanted` go on until μ is `hat` (G,) relative to the size of J."""
+        """All groups at a start; those `wanted` go on until μ is `mu_end` (G,)."""
         _round_kinks(system, mu)
         walk = Walk(system, clocked=clocked, careful=careful)
         none = np.zeros(len(mu), dtype=int)
-        mu_end = np.minimum(hat * system.unit, mu)
         return cls(np.arange(len(mu)), system, point, mu.copy(), mu_end, walk, ~wanted, none, none, none > 0, none > 0)
 
     @property
@@ -147,25 +152,28 @@ class Crew:
         return result
 
     def march(self, error: Array, accuracy: float, most: int, proceed: Callable[[], bool]) -> Marched:
-        """The iterations of a single group, up to `most` of them; `proceed` says at every trial whether to go on.
-
-        Before the first ones nobody needs to have looked: they are told no error.
-        """
+        """The iterations of a single group, up to `most` of them; `proceed` says at every trial whether to go on."""
         walk = self.walk
         most_bought = np.inf if self.hopeless[0] else accuracy + VIOLATION
-        own = accuracy, self.mu_end[0], most_bought, most, KAPPA, CLEAR, FASTER, POWER, FAIR, NEARLY
+        own = _rules(accuracy, self.mu_end[0], most_bought, most, clocked=walk.clocked, careful=walk.careful)
         corners, shifts = walk.filter.shape[1], (walk.delta[0], walk.last_delta[0])
         state = np.array([self.mu[0], error[0], walk.theta_max[0], corners, walk.steps, self.nearly[0], *shifts])
-        rules = np.array([*own, *walk.rules])
-        found = march(self.system, self.point, self._model, rules, state, walk.filter, most, proceed)
-        self.point, self.model, walk.filter = found.point, found.model, found.filter
-        self.converged = np.array([found.done])
-        self.mu, walk.theta_max, self.nearly = state[:1].copy(), state[2:3].copy(), state[5:6].astype(int)
-        walk.steps, walk.delta, walk.last_delta = int(state[4]), state[6:7].copy(), state[7:8].copy()
-        if found.steps:
+        found = march(self.system, self.point, self.model, own, state, walk.filter, most, proceed)
+        self.arrive(found)
+        return found
+
+    def arrive(self, marched: Marched) -> None:
+        """Go on from where a march of the single group has led."""
+        walk, state = self.walk, marched.state
+        self.point, self.model, walk.filter = marched.point, marched.model, marched.filter
+        self.converged = np.array([marched.done])
+        self.mu, walk.theta_max, self.nearly = state[:1], state[2:3], state[5:6].astype(int)
+        walk.steps, walk.delta, walk.last_delta = int(state[4]), state[6:7], state[7:8]
+        if marched.steps:
             self.fails = np.zeros_like(self.fails)
         _round_kinks(self.system, self.mu)
-        return found
+        if marched.stuck:
+            self.count(np.array([True]))
 
     def advance(self, error: Array, active: Array) -> None:
         """Lower the barrier where it is time, and take a step."""
@@ -240,6 +248,12 @@ class Crew:
         self.system = replace(self.system, size=size, rho_end=rho_end, rho_path=rho_path)
 
 
+def _rules(accuracy: float, mu_end: float, most_bought: float, most: int, *, clocked: bool, careful: bool) -> Array:
+    """Of a march, in the order of `_march.c`."""
+    own = accuracy, mu_end, most_bought, most, KAPPA, CLEAR, FASTER, POWER, FAIR, NEARLY
+    return np.array((*own, *rules(clocked=clocked, careful=careful)))
+
+
 def _round_kinks(system: System, mu: Array) -> None:
     """Kinks are rounded as widely as the barrier is high, but not as sharply as bounds can be approached."""
     if not system.stacked.kinked:
@@ -255,16 +269,29 @@ def _solved(hat: Array) -> Array:
 Watch = Callable[[Array, Array], None]  # which groups, and their costs and errors (…, 2, G)
 
 
-def descend(crew: Crew, patience: Patience, watch: Watch) -> None:
-    """Iterate until all groups of a crew are done, or the patience is at its end.
+def set_out(
+    system: System, point: Point, mu: Array, mu_end: Array, patience: Patience, *, clocked: bool, careful: bool
+) -> Marched | None:
+    """The first iterations of a single group, before anybody has looked; None if others have to see them."""
+    if patience.together or not can_march(system) or not (left := patience.left()):
+        return None
+    _round_kinks(system, mu)
+    most = min(patience.iterations, left, patience.doubts or left)
+    own = _rules(patience.accuracy, mu_end[0], patience.accuracy + VIOLATION, most, clocked=clocked, careful=careful)
+    return march(system, point, None, own, np.array([mu[0], *FRESH]), NO_CORNERS, most, patience.going_on)
+
+
+def descend(crew: Crew, patience: Patience, watch: Watch, marched: Marched | None) -> None:
+    """Iterate until all groups of a crew are done, or the patience is at its end; a single one may have `marched`.
 
     `watch` is told at every iteration which groups are at work, their costs and errors; what it raises passes through.
     """
     everybody, first, iteration = crew, np.zeros(len(crew.mu)), 0
     try:
-        if can_march(crew.system) and not patience.together and not crew.failed.any() and patience.left():
-            marched = _march(crew, patience, 0, np.full(1, np.nan), watch)  # it begins with the model
-            first, iteration = marched.seen[1, :1], marched.steps + marched.stuck
+        if marched is not None:
+            crew.arrive(marched)
+            iteration = marched.steps + marched.stuck
+            first = marched.seen[0, 1] if len(marched.seen) else first
         else:
             crew.walk.reset(crew.model.now)
         while iteration < patience.iterations and not crew.converged.all():
@@ -300,12 +327,10 @@ def _march(crew: Crew, patience: Patience, iteration: int, error: Array, watch: 
     most = 1 if patience.together else min(patience.iterations - iteration, patience.left())
     if patience.doubts is not None and iteration < patience.doubts:
         most = min(most, patience.doubts - iteration)
-    marched = crew.march(error, patience.accuracy, most, lambda: patience.left() > 0)
+    marched = crew.march(error, patience.accuracy, most, patience.going_on)
     if marched.seen.size:
-        watch(crew.rows, marched.seen.T[..., None])
+        watch(crew.rows, marched.seen)
+    patience.count(marched.steps + marched.stuck)
     if marched.interrupt is not None:
         raise marched.interrupt
-    if marched.stuck:
-        crew.count(np.array([True]))
-    patience.count(marched.steps + marched.stuck)
     return marched

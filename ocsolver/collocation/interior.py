@@ -20,7 +20,7 @@ import numpy as np
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Model, Point, Residual, Step
 
-__all__ = ["Walk"]
+__all__ = ["Walk", "rules"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -34,6 +34,13 @@ ARMIJO = 1e-4
 HALVINGS = 12
 LONGEST = 16.0  # of steps of a shifted Hessian
 BOUNDARY = 0.99  # share of the way to a bound
+
+
+def rules(*, clocked: bool, careful: bool) -> tuple[float, ...]:
+    """Of the steps of a walk, in the order of `_march.c`."""
+    changes = (SHRINK, GROW) if clocked else (0.0, 0.0)
+    search = ARMIJO, FILTER_SHRINK, CAREFUL, NONLINEAR, np.inf if careful else FIRST_STEPS, HALVINGS, LONGEST
+    return CURVATURE, SHORT, TRIES, BOUNDARY, *changes, *search
 
 
 class Walk:
@@ -57,13 +64,6 @@ class Walk:
         self.filter = np.empty((2, 0, groups))  # corners (θ, φ) of all groups, inf where a group has none
         self.theta_max = np.full(groups, np.inf)
         self.steps = 0
-
-    @property
-    def rules(self) -> tuple[float, ...]:
-        """Of steps, in the order of `_march.c`."""
-        changes = (SHRINK, GROW) if self.clocked else (0.0, 0.0)
-        search = ARMIJO, FILTER_SHRINK, CAREFUL, NONLINEAR, np.inf if self.careful else FIRST_STEPS, HALVINGS, LONGEST
-        return CURVATURE, SHORT, TRIES, BOUNDARY, *changes, *search
 
     def part(self, rows: Array, system: System) -> Walk:
         """The walk of some groups; `system` is theirs."""

@@ -28,8 +28,9 @@ class Marched(NamedTuple):
     done: bool  # whether the barrier problem is solved
     point: Point
     model: Model
+    state: Array  # in the order of `_march.c`
     filter: Array  # corners (2, K, 1)
-    seen: Array  # cost and error at the points on the way (2, …), without the first one if its model was known
+    seen: Array  # cost and error at the points on the way (…, 2, 1), without the first one if its model was known
     interrupt: KeyboardInterrupt | None  # what has ended it
 
 
@@ -50,7 +51,7 @@ def march(
     most: int,
     proceed: Callable[[], bool],
 ) -> Marched:
-    """Take up to `most` steps; the order of `rules` and of `state`, which changes, is that of `_march.c`.
+    """Take up to `most` steps; the order of `rules` and of the `state` of a walk is that of `_march.c`.
 
     Without a model, it begins with one; else somebody has looked at the start. What is seen last is left to those who
     look again, unless it is solved there or no step leads on. `proceed` says at every trial whether to go on.
@@ -69,7 +70,7 @@ def march(
             return False
 
     layout = _Layout.of(point, system.scale_z.shape[-1])
-    places, held = (np.empty(layout.size), np.empty(layout.size)), filter.shape[1]
+    places, held, state = (np.empty(layout.size), np.empty(layout.size)), filter.shape[1], state.copy()
     corners, seen = np.empty((2, held + most)), np.empty((2, most + 1))
     corners[:, :held] = filter[..., 0]
     programs = tape.values.parts, tape.derivatives.parts, end_tape.values.parts, end_tape.derivatives.parts
@@ -81,8 +82,9 @@ def march(
         model = layout.model(places[own - 1], places[at - 1] if at else None, model)
     assert model is not None
     reached = layout.point(places[at - 1], point) if at else point
-    corners, seen = corners[:, : int(state[3]), None], seen[:, :looks]
-    return Marched(steps, bool(stuck), bool(done), reached, model, corners, seen, interrupts[0] if interrupts else None)
+    corners, seen = corners[:, : int(state[3]), None], seen[:, :looks].T[..., None]
+    reason = interrupts[0] if interrupts else None
+    return Marched(steps, bool(stuck), bool(done), reached, model, state, corners, seen, reason)
 
 
 def _known(model: Model) -> tuple[Array, ...]:
