@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -249,30 +250,23 @@ class Campaign:
         camp, errors, now = self.camp, self.camp.errors(), self.camp.model.now
         self.error = errors.total
         camp.cost, camp.residual = camp.system.cost(now.values, now.end), camp.gap()
-        ending = Ending(
-            solved=solved,
-            unfinished=camp.unfinished,
-            violation=now.violation,
-            allowed=camp.allowed,
-            blurred=camp.blurred,
-            cost=camp.cost,
-            size=camp.scale(),
-            error=self.error,
-            residual=camp.residual,
-            between=errors.worst,
-        )
-        converged = (ending.converged(self.stop.tolerance) & (self.ending is None)).tolist()
-        self.status, self.notes, self.lost = [Status.CONVERGED] * len(solved), [""] * len(solved), ~solved
-        if all(converged):
-            return
-        self.lost = ~(np.array(converged) | (ending.possible & ending.meaningful))
-        for g in (g for g, good in enumerate(converged) if not good):
+        parts = solved, now.violation, camp.cost, camp.scale(), errors.total, camp.residual, errors.worst
+        endings = [Ending(*own) for own in zip(*(part.tolist() for part in parts), strict=True)]
+        G, blurred = len(endings), None
+        self.status, self.notes, self.lost = [Status.CONVERGED] * G, [""] * G, np.zeros(G, dtype=bool)
+        for g, ending in enumerate(endings):
+            if self.ending is None and ending.converged(self.stop.tolerance, camp.allowed):
+                continue
+            blurred = camp.blurred if blurred is None else blurred
+            bounds = camp.allowed, camp.allowed + float(blurred[g])
+            self.lost[g] = not (ending.violation <= bounds[1] and ending.meaningful)
             status, note = self.ending, ""
             undefined = "" if solved[g] else self._undefined(g)
             if status is None and undefined:
                 status, note = Status.NONFINITE, undefined
             if status is None:
-                status, note = ending.verdict(g, self.stop, self.counts["iterations"], self._worst)
+                rest = self.counts["iterations"], bool(camp.unfinished[g]), bounds, partial(self._worst, g)
+                status, note = ending.verdict(self.stop, *rest)
             self.status[g], self.notes[g] = status, note
 
     def _times(self, g: int) -> Array:

@@ -85,9 +85,8 @@ def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First:
 
     Where that leads nowhere, it starts once more from further inside the bounds.
     """
-    solved = np.zeros(camp.stacked.groups, dtype=bool)
+    solved, before = np.zeros(camp.stacked.groups, dtype=bool), None
     for barrier in _barriers(camp, warm) if camp.has_barrier else (camp.final,):
-        before = camp.state if solved.any() else None
         _start_warm(camp, mesh, warm, barrier)
         if len(solved) == 1 and barrier < camp.first:
             solved = camp.solve(camp.final, ~solved, most=HASTE)
@@ -100,10 +99,11 @@ def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First:
             camp.keep(before, solved)
         solved = solved | now
         if solved.all():
-            return First(solved, camp.first)
+            break
         few = 2 * solved.sum() < len(solved)
         if few or not camp.time_left():
             return First(solved & ~few, camp.first)  # a few are not worth the meshes to come
+        before = camp.state if solved.any() else None
     return First(solved, camp.first)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from math import isfinite, isinf, isnan
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ocsolver._record import record
 from ocsolver.collocation.stop import Stop
 from ocsolver.collocation.unknowns import Bounds, Residual
 from ocsolver.status import Status
@@ -21,73 +21,77 @@ ALMOST = 10.0  # residual relative to the tolerance that is worth a word
 BETWEEN = 1e-5  # violation of path constraints between their points up to which a solution is one
 
 
-@record
-class Ending:
-    """Where a run has ended, each (G,)."""
+class Ending(NamedTuple):
+    """Where the run of a group has ended."""
 
-    solved: Array  # the equations on the last mesh
-    unfinished: Array  # or the iterations had no end there
-    violation: Array  # of constraints, at the points where they are met
-    allowed: float  # what counts as none
-    blurred: Array  # violation that the barrier may hide
-    cost: Array
-    size: Array  # of J
-    error: Array  # estimated distance of J from its minimum
-    residual: Array  # mean of max H − H, relative to the size of J
-    between: Array  # violation of path constraints between these points
+    solved: bool  # the equations on the last mesh
+    violation: float  # of constraints, at the points where they are met
+    cost: float
+    size: float  # of J
+    error: float  # estimated distance of J from its minimum
+    residual: float  # mean of max H − H, relative to the size of J
+    between: float  # violation of path constraints between their points
 
     @property
-    def meaningful(self) -> Array:
-        """Whether it is near to a solution (G,)."""
-        sure = self.error <= SURE * np.maximum(self.size, 1.0)
-        return np.asarray(sure & (self.between <= BETWEEN))
+    def meaningful(self) -> bool:
+        """Whether it is near to a solution."""
+        return self.error <= SURE * max(self.size, 1.0) and self.between <= BETWEEN
 
-    @property
-    def possible(self) -> Array:
-        """Whether constraints are met as far as the barrier allows it to be seen (G,)."""
-        return np.asarray(self.violation <= self.allowed + self.blurred)
+    def converged(self, tolerance: float | None, allowed: float) -> bool:
+        """Whether it is a solution as good as is asked for; a violation that is `allowed` counts as none."""
+        sound = self.solved and self.violation <= allowed and isfinite(self.cost) and self.meaningful
+        return tolerance is not None and sound and self.residual <= tolerance
 
-    def converged(self, tolerance: float | None) -> Array:
-        """Whether it is a solution as good as is asked for (G,)."""
-        if tolerance is None:
-            return np.zeros(len(self.solved), dtype=bool)
-        sound = self.solved & (self.violation <= self.allowed) & np.isfinite(self.cost)
-        return np.asarray(sound & (self.residual <= tolerance) & self.meaningful)
-
-    def verdict(self, g: int, stop: Stop, iterations: int, worst: Callable[[int], str | None]) -> tuple[Status, str]:
+    def verdict(
+        self,
+        stop: Stop,
+        iterations: int,
+        unfinished: bool,
+        bounds: tuple[float, float],
+        worst: Callable[[], str | None],
+    ) -> tuple[Status, str]:
         """Status and note of a group that has not converged, where nobody has ended the run.
 
-        `worst` names the constraint it violates most.
+        Parameters
+        ----------
+        stop : Stop
+            When to stop.
+        iterations : int
+            Their number.
+        unfinished : bool
+            Whether those on the last mesh had no end.
+        bounds : tuple of float
+            Violation that counts as none, and that which the barrier may hide.
+        worst : callable
+            Names the constraint that is violated most.
         """
-        solved, possible = bool(self.solved[g]), bool(self.possible[g])
-        admissible = bool(self.violation[g] <= self.allowed)
-        if not np.isfinite(self.cost[g]):
+        admissible, possible = (self.violation <= bound for bound in bounds)
+        if not isfinite(self.cost):
             return Status.NONFINITE, "no finite trajectory was found"
-        violated = None if admissible else worst(g)
-        if np.isnan(self.violation[g]):
+        violated = None if admissible else worst()
+        if isnan(self.violation):
             return Status.NONFINITE, violated or "constraints are no numbers"
-        if solved and not possible and violated:
+        if self.solved and not possible and violated:
             return Status.INFEASIBLE, violated
         if stop.tolerance is None:
-            return (
-                (Status.COMPLETED, "") if solved and admissible else (Status.STALLED, "the iterations stopped moving")
-            )
+            done = self.solved and admissible
+            return (Status.COMPLETED, "") if done else (Status.STALLED, "the iterations stopped moving")
         if stop.late():
             return Status.MAX_SECONDS, ""
         if iterations >= stop.max_iterations:
             return Status.MAX_ITERATIONS, ""
         if not admissible:
-            if self.unfinished[g] or possible or violated is None:
+            if unfinished or possible or violated is None:
                 early = "the iterations on a mesh ended early"
                 return Status.STALLED, early if violated is None else f"{early}, {violated}"
             return Status.INFEASIBLE, violated
-        note = f"J is estimated to be within {self.error[g]:.1e} of its minimum"
-        if np.isinf(self.error[g]):
+        note = f"J is estimated to be within {self.error:.1e} of its minimum"
+        if isinf(self.error):
             note = "H has no finite maximum along the solution: J may have no minimum, unless the control is bounded"
-        elif solved and self.meaningful[g] and stop.tolerance < self.residual[g] <= ALMOST * stop.tolerance:
-            note += f", and its residual {self.residual[g]:.1e} is just above the tolerance {stop.tolerance:.0e}"
-        if self.between[g] > BETWEEN:
-            note += f", path_constraint is violated by {self.between[g]:.1e} between the points where it is met"
+        elif self.solved and self.meaningful and stop.tolerance < self.residual <= ALMOST * stop.tolerance:
+            note += f", and its residual {self.residual:.1e} is just above the tolerance {stop.tolerance:.0e}"
+        if self.between > BETWEEN:
+            note += f", path_constraint is violated by {self.between:.1e} between the points where it is met"
         return Status.STALLED, note
 
 
