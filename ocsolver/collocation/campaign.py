@@ -93,21 +93,13 @@ class Campaign:
         """Groups that converged (G,)."""
         return np.array([status is Status.CONVERGED for status in self.status])
 
-    def steady(self, g: int) -> Array:
-        """The last nodes of a group without those that enclose switches of the control: these may move far."""
-        found = self.switches[g] if self.switches else []
-        path = np.array([switch.component >= self.limits.control_lower.size for switch in found])
-        if not found or not path.any():
-            return self.base[g]
-        t = self.camp.mesh.t[:, g]
-        nearest = np.abs(t[:, None] - [switch.time for switch in found]).argmin(1)
-        return np.asarray(t[path[nearest] | np.isin(t, self.base[g])])
-
     # -------------------------------------------------------------------- run
 
     def run(self, nodes: Array, control: Array | None = None, warm: Start | None = None) -> None:
         """Solve from a guess: nodes (N + 1, G), control (N, G, m), or values of everything at its Gauss points."""
         self.nodes, self.base, self.switches = nodes, [nodes[:, g] for g in range(nodes.shape[1])], []
+        if warm is not None and warm.base is not None:
+            self.base, self.switches = [warm.base], [list(warm.jumps)]
         self.camp = Camp(self.stacked, self.limits, self.stop, self.clocked, self.callback, self.history, self.counts)
         self.ending: Status | None = None
         self.started = True
@@ -126,8 +118,7 @@ class Campaign:
         camp, G = self.camp, self.stacked.groups
         mesh = Mesh(nodes, self._tableau) if warm is None or warm.system is None else warm.system.mesh
         solved, hat, self.started = first_solution(camp, mesh, control, warm, self.tries)
-        base: list[Array] = [nodes[:, g] for g in range(G)]
-        switches: list[list[Switch]] = []
+        base, switches = self.base, self.switches
         final, worst_of_all = camp.final, (G + 1, np.inf)
         best, wasted, finished = (worst_of_all, camp.state, solved, base, switches), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from ocsolver.collocation.compiled import fastest_system
 from ocsolver.collocation.guess import Tries, constraint_scales, first_point, guesses, scales
 from ocsolver.collocation.saddles import beyond_saddle
 from ocsolver.collocation.settle import settled
+from ocsolver.collocation.switches import Switch
 from ocsolver.collocation.system import System
 from ocsolver.collocation.unknowns import Mesh
 from ocsolver.collocation.warm import warm_point
@@ -47,6 +49,8 @@ class Start(NamedTuple):
     nu: Array | None = None  # (G, k), of terminal constraints
     system: System | None = None  # of the same problem from other initial states, on the mesh of the start
     singular: bool = False  # whether singular arcs have been seen, which nothing but the barrier keeps calm
+    base: Array | None = None  # nodes without those that enclose jumps of the control, of a single group
+    jumps: Sequence[Switch] = ()  # which it encloses
 
 
 class First(NamedTuple):

@@ -16,12 +16,14 @@ import torch
 from ocsolver._record import record
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.errors import VIOLATION
+from ocsolver.collocation.jumps import Jump, enclosed_jumps, moved_jumps, warp
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import resampled
 from ocsolver.collocation.starts import Start, dear_enough
+from ocsolver.collocation.switches import Switch
 from ocsolver.collocation.system import System
 from ocsolver.collocation.tableau import gauss
-from ocsolver.collocation.unknowns import Bounds, Mesh, Point
+from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point
 from ocsolver.collocation.verdict import beyond
 from ocsolver.pieces import shifted
 from ocsolver.problem import OptimalControlProblem, differ_by_start
@@ -65,9 +67,12 @@ class Memory:
     of_the_set: int
     system: System
     point: Point
+    mu: Array  # of the barrier (G,)
     size: Array  # of J (G,)
-    steady: Array  # nodes of the first group without those that enclose switches of the control
+    base: Array  # nodes of the first group without those that enclose switches
+    switches: list[Switch]  # which they are
     rested: bool  # whether it has seen singular arcs
+    model: Model | None  # at the last point, of a single group with switches
 
     @classmethod
     def of(cls, problem: OptimalControlProblem, campaign: Campaign) -> Memory | None:
@@ -75,8 +80,11 @@ class Memory:
         camp = campaign.camp
         if not camp.stacked.separable or not campaign.succeeded:
             return None
-        last = camp.system, camp.point, camp.scale(), campaign.steady(0), campaign.rested
-        return cls(problem, campaign.stages, campaign.of_the_set, *last)
+        last = camp.system, camp.point, camp.mu, camp.scale()
+        switches = campaign.switches[0] if campaign.switches else []
+        model = camp.model if switches and camp.stacked.groups == 1 else None
+        rest = campaign.base[0], switches, campaign.rested, model
+        return cls(problem, campaign.stages, campaign.of_the_set, *last, *rest)
 
     def posed(self, problem: OptimalControlProblem, stages: int) -> Posed | None:
         """The same problem from another initial state; None if it is another one, or its functions have changed."""
@@ -86,7 +94,10 @@ class Memory:
         if stacked is None:
             return None
         limits = self._limits(problem)
-        start = self._start if problem.horizon == self.problem.horizon else self._shifted(problem)
+        if problem.horizon != self.problem.horizon:
+            start = self._shifted(problem)
+        else:
+            start = self._moved(stacked, limits) if self._jumps else self._start
         assert start.system is not None
         return Posed(stacked, limits, start.system.mesh.t, self.of_the_set, warm=start)
 
@@ -106,8 +117,27 @@ class Memory:
         return replace(self.system, size=size, scale_x=np.maximum(states, SMALLEST_STATE))
 
     @cached_property
+    def _steady(self) -> Array:
+        """Nodes of the first group without those that enclose switches of the control: these may move far."""
+        path = np.array([switch.component >= self.system.limits.control_lower.size for switch in self.switches])
+        if not self.switches or not path.any():
+            return self.base
+        t = self.system.mesh.t[:, 0]
+        nearest = np.abs(t[:, None] - [switch.time for switch in self.switches]).argmin(1)
+        return np.asarray(t[path[nearest] | np.isin(t, self.base)])
+
+    @cached_property
+    def _jumps(self) -> list[Jump]:
+        """Jumps of the controls of a single group."""
+        system, limits = self.system, self.system.limits
+        if self.model is None or system.stacked.kinked or system.mesh.tableau.closed:
+            return []
+        bounds = limits.control_lower, limits.control_upper
+        return enclosed_jumps(system.mesh, self.point.u, bounds, self.switches)
+
+    @cached_property
     def _fractions(self) -> Array:
-        return first_fractions(self.system.mesh.t, self.steady)
+        return first_fractions(self.system.mesh.t, self._steady)
 
     @cached_property
     def _start(self) -> Start:
@@ -115,6 +145,30 @@ class Memory:
         t = self.system.mesh.t
         nodes = t[0] + (t[-1] - t[0]) * self._fractions[:, None]
         return self._start_on(nodes, nodes)
+
+    @cached_property
+    def _enclosing(self) -> Start:
+        """The same with the nodes that enclose jumps; its base are those without."""
+        t = self.system.mesh.t
+        around = np.concatenate([t[jump.cells.start : jump.cells.stop + 1, 0] for jump in self._jumps])
+        fractions = first_fractions(t, np.concatenate((self._steady, around)))
+        nodes = t[0] + (t[-1] - t[0]) * fractions[:, None]
+        base = nodes[~np.isin(fractions, (around - t[0]) / (t[-1] - t[0])), 0]
+        return self._start_on(nodes, nodes)._replace(base=base)
+
+    def _moved(self, stacked: Stacked, limits: Bounds) -> Start:
+        """The last point on a mesh that goes with the jumps of controls; without these, if they go too far."""
+        start, jumps = self._enclosing, self._jumps
+        assert start.system is not None
+        assert start.base is not None
+        assert self.model is not None
+        moved = moved_jumps(self.system.again(stacked, limits), self.point, self.mu, self.model, jumps)
+        t = start.system.mesh.t[:, 0]
+        ways = warp((t[0], t[-1]), jumps, moved) if moved else None
+        if ways is None:
+            return self._start
+        system = replace(start.system, mesh=Mesh(np.interp(t, *ways)[:, None], start.system.mesh.tableau))
+        return start._replace(system=system, base=np.interp(start.base, *ways), jumps=moved)
 
     def _shifted(self, problem: OptimalControlProblem) -> Start:
         """The last point on another horizon."""
