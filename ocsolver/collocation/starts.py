@@ -23,7 +23,8 @@ __all__ = ["First", "Start", "dear_enough", "first_solution"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WARM_BARRIERS = 1e-5, 1e-2  # of starts from a solution of a similar problem
-NEARBY = 1e-4  # the first of them, at most, relative to the change of the initial state
+NEARBY = 3e-4  # the first of them, at most, relative to the square of the change of the initial state
+JUMPING = 1e-4  # the same relative to that change where controls jump, whose times have to move
 HASTE = 30  # iterations from there in which the last μ may be reached at once
 SAFE = 10.0  # prices of violations are at least so many times the multipliers known from elsewhere
 SHIFTS = (0.0, -0.5, 0.5)  # of controls, relative to their ranges, for which J and the rates are looked at
@@ -172,8 +173,8 @@ def _barriers(camp: Camp, warm: Start) -> tuple[float, float]:
     limits = camp.limits
     if len(limits.start_lower) == 1 and warm.system is not None and not warm.singular:
         own = np.maximum(np.minimum(warm.nodes[0], limits.start_upper), limits.start_lower)
-        change = np.abs(own - warm.nodes[0])
-        first = min(first, max(NEARBY * float((change / warm.system.scale_x).max()), camp.final))
+        change = float((np.abs(own - warm.nodes[0]) / warm.system.scale_x).max())
+        first = min(first, max(JUMPING * change if warm.jumps else NEARBY * change**2, camp.final))
     return first, last
 
 
