@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,8 @@ from torch import Tensor
 import ocsolver as oc
 from ocsolver.collocation import starts
 from ocsolver.collocation.camp import Camp
+from ocsolver.collocation.jumps import Jump, warp
+from ocsolver.collocation.switches import Switch
 from ocsolver.collocation.unknowns import Mesh
 from ocsolver.problem import changed, differ_by_start
 from ocsolver.solvers.collocation import Collocation
@@ -195,3 +198,73 @@ def useless(camp: Camp, mesh: Mesh, warm: starts.Start, barrier: float) -> None:
 
 
 REAL = starts._start_warm
+
+
+# ---------------------------------------------------------------------------------------------------------- jumps
+
+
+def fraction_of_switch(x: float, v: float) -> float:
+    """When, as a fraction of the minimal time, a double integrator left of the origin begins to brake."""
+    top = math.sqrt(0.5 * v**2 - x)  # largest speed
+    return (top - v) / (2.0 * top - v)
+
+
+INTEGRATOR = minimum_time.build().problem
+
+
+def double_integrator_at(x: float, v: float) -> oc.OptimalControlProblem:
+    return changed(INTEGRATOR, initial_state=torch.tensor([[x, v]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("x", "v"), [(-1.0, 0.02), (-1.0, -0.05), (-1.1, 0.0), (-0.9, 0.1)])
+def test_jumps_move_as_their_sensitivity_says(x: float, v: float) -> None:
+    """One Newton step tells the time of a switch but for the square of the change."""
+    memory = oc.solve(double_integrator_at(-1.0, 0.0), oc.Collocation(), tolerance=1e-7).memory
+    assert isinstance(memory, Memory)
+    posed = memory.posed(double_integrator_at(x, v), 3)
+    assert posed is not None
+    assert posed.warm is not None
+    (switch,) = posed.warm.jumps
+    change = (x + 1.0) ** 2 + v**2
+    assert switch.time == pytest.approx(fraction_of_switch(x, v), abs=0.25 * change + 1e-5)
+    nodes = posed.nodes[:, 0]
+    for edge in (switch.time - switch.width, switch.time, switch.time + switch.width):
+        assert np.abs(nodes - edge).min() < 1e-9
+    assert np.diff(nodes).min() > 0
+
+
+def test_one_mesh_after_the_other_encloses_the_jump() -> None:
+    """A chain of warm starts needs no second mesh, and finds the time of the switch as a run from scratch."""
+    solution = oc.solve(double_integrator_at(-1.0, 0.0), oc.Collocation(), tolerance=1e-7)
+    for k in range(1, 5):
+        x, v = -1.0 + 0.02 * k, 0.01 * k
+        solution = oc.solve(double_integrator_at(x, v), oc.Collocation(), tolerance=1e-7, initial_control=solution)
+        assert bool(solution.success.all())
+        assert solution.stats.sweeps["meshes"] == 1
+        ((time, component),) = solution.switches[0]
+        top = math.sqrt(0.5 * v**2 - x)
+        assert component == 0
+        assert time == pytest.approx(top - v, abs=2e-3)
+        assert float(solution.cost) == pytest.approx(2.0 * top - v, abs=1e-6)
+
+
+def test_from_the_other_side_the_jump_is_another_one() -> None:
+    """What is said of jumps is true nearby only; elsewhere the answer is right all the same."""
+    start = oc.solve(double_integrator_at(-1.0, 0.0), oc.Collocation(), tolerance=1e-7)
+    far = oc.solve(double_integrator_at(1.0, 0.0), oc.Collocation(), tolerance=1e-7, initial_control=start)
+    assert bool(far.success.all())
+    assert float(far.cost) == pytest.approx(2.0, abs=1e-6)
+
+
+def test_nodes_do_not_follow_jumps_that_meet() -> None:
+    """Nor those that come too near to an end, or leave too long an interval behind."""
+    first, second = (Switch(time, 0, 0.01, 0.1) for time in (0.4, 0.6))
+    jumps = [Jump(switch, slice(0, 2), 1.0) for switch in (first, second)]
+    ways = warp((0.0, 1.0), jumps, [first._replace(time=0.45), second])
+    assert ways is not None
+    before, after = ways
+    assert before == pytest.approx([0.0, 0.39, 0.4, 0.41, 0.59, 0.6, 0.61, 1.0])
+    assert after == pytest.approx([0.0, 0.44, 0.45, 0.46, 0.59, 0.6, 0.61, 1.0])
+    for times in ((0.55, 0.6), (0.1, 0.6), (0.4, 0.9), (0.61, 0.6), (0.4, float("nan"))):
+        moved = [switch._replace(time=time) for switch, time in zip((first, second), times, strict=True)]
+        assert warp((0.0, 1.0), jumps, moved) is None

@@ -97,7 +97,7 @@ class Memory:
         if problem.horizon != self.problem.horizon:
             start = self._shifted(problem)
         else:
-            start = self._moved(stacked, limits) if self._jumps else self._start
+            start = self._moved(stacked, limits) if self.jumps else self._start
         assert start.system is not None
         return Posed(stacked, limits, start.system.mesh.t, self.of_the_set, warm=start)
 
@@ -127,7 +127,7 @@ class Memory:
         return np.asarray(t[path[nearest] | np.isin(t, self.base)])
 
     @cached_property
-    def _jumps(self) -> list[Jump]:
+    def jumps(self) -> list[Jump]:
         """Jumps of the controls of a single group."""
         system, limits = self.system, self.system.limits
         if self.model is None or system.stacked.kinked or system.mesh.tableau.closed:
@@ -150,7 +150,7 @@ class Memory:
     def _enclosing(self) -> Start:
         """The same with the nodes that enclose jumps; its base are those without."""
         t = self.system.mesh.t
-        around = np.concatenate([t[jump.cells.start : jump.cells.stop + 1, 0] for jump in self._jumps])
+        around = np.concatenate([t[jump.cells.start : jump.cells.stop + 1, 0] for jump in self.jumps])
         fractions = first_fractions(t, np.concatenate((self._steady, around)))
         nodes = t[0] + (t[-1] - t[0]) * fractions[:, None]
         base = nodes[~np.isin(fractions, (around - t[0]) / (t[-1] - t[0])), 0]
@@ -158,7 +158,7 @@ class Memory:
 
     def _moved(self, stacked: Stacked, limits: Bounds) -> Start:
         """The last point on a mesh that goes with the jumps of controls; without these, if they go too far."""
-        start, jumps = self._enclosing, self._jumps
+        start, jumps = self._enclosing, self.jumps
         assert start.system is not None
         assert start.base is not None
         assert self.model is not None
