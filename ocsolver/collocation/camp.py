@@ -15,7 +15,7 @@ from ocsolver.collocation.march import Marched
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.stop import Stop, Stopped
 from ocsolver.collocation.system import System
-from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point
+from ocsolver.collocation.unknowns import Bounds, Mesh, Model, Point, every
 
 __all__ = ["Camp", "State"]
 
@@ -138,7 +138,7 @@ class Camp:
 
         mu_end = np.minimum(self._end(hat) * self.system.unit, self.mu)
         start, marched = (self.system, self.point, self.mu, mu_end), None
-        if wanted.all():
+        if every(wanted):
             marched = set_out(*start, patience, clocked=self.clocked, careful=self.careful)
         if marched is not None and self._arrive(marched):
             return wanted.copy()

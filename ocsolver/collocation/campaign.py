@@ -18,7 +18,7 @@ from ocsolver.collocation.starts import Start, dear_enough, first_solution
 from ocsolver.collocation.stop import Stop, Stopped
 from ocsolver.collocation.switches import Switch, find_switches, sides_of
 from ocsolver.collocation.tableau import Tableau, gauss, radau
-from ocsolver.collocation.unknowns import Bounds, Mesh
+from ocsolver.collocation.unknowns import Bounds, Mesh, every
 from ocsolver.collocation.verdict import Ending, worst_violation
 from ocsolver.collocation.warm import warm_point
 from ocsolver.status import Status
@@ -128,7 +128,7 @@ class Campaign:
             fine = np.maximum(errors.farthest / self.stop.fineness, camp.worst() / VIOLATION)
             small = total <= np.maximum(goal, ROUNDING * camp.scale() * len(camp.mesh.h))
             good = ~solved | (small & (fine <= 1.0))
-            if level == 0 and hat <= final and good.all():
+            if level == 0 and hat <= final and every(good):
                 break
             above = int((solved & (camp.gap() > self.stop.goal)).sum())
             score = above, float(np.max(np.where(solved, np.maximum(total / goal, fine), 0.0)))

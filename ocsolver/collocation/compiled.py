@@ -48,11 +48,6 @@ class CompiledSystem(System):
         other.__dict__["constants"] = (*self.constants[:-1], np.ascontiguousarray(limits.start_lower, float))
         return other
 
-    @cached_property
-    def _some_fixed(self) -> bool:
-        """Whether nothing is left of some controls; their equations are those of NumPy."""
-        return bool(self.limits.control_fixed.any())
-
     def residual(self, point: Point, mu: Array, values: PointValues, end: EndPoint | None = None) -> Residual:
         end = self.last(point) if end is None else end
         results = self.residual_arrays(point)
@@ -61,7 +56,7 @@ class CompiledSystem(System):
         return Residual(values, end, *results)
 
     def model(self, point: Point, mu: Array, now: Residual) -> Model:
-        if self._some_fixed:
+        if self.limits.some_fixed:  # their equations are those of NumPy
             return super().model(point, mu, now)
         values = now.values
         assert values.jacobian is not None

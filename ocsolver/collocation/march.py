@@ -38,7 +38,7 @@ def can_march(system: System) -> bool:
     """Whether the equations are those of one group, all in C."""
     stacked = system.stacked
     alone = isinstance(system, CompiledSystem) and len(system.size) == 1
-    return alone and stacked.separable and not system.limits.control_fixed.any()
+    return alone and stacked.separable and not system.limits.some_fixed
 
 
 def march(

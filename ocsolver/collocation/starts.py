@@ -15,7 +15,7 @@ from ocsolver.collocation.saddles import beyond_saddle
 from ocsolver.collocation.settle import settled
 from ocsolver.collocation.switches import Switch
 from ocsolver.collocation.system import System
-from ocsolver.collocation.unknowns import Mesh
+from ocsolver.collocation.unknowns import Mesh, every
 from ocsolver.collocation.warm import warm_point
 
 __all__ = ["First", "Start", "dear_enough", "first_solution"]
@@ -79,7 +79,7 @@ def first_solution(camp: Camp, mesh: Mesh, control: Array | None, warm: Start | 
         Which guesses are tried.
     """
     first = _guessed(camp, mesh, control, tries) if warm is None else _warmed(camp, mesh, warm)
-    nearby = warm is not None and warm.system is not None and first.solved.all() and first.hat <= camp.final
+    nearby = warm is not None and warm.system is not None and every(first.solved) and first.hat <= camp.final
     if not nearby:  # else its start, which had been looked at, was a solution of the same problem
         _leave_saddles(camp, first)
     return first
@@ -95,7 +95,7 @@ def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First:
         _start_warm(camp, mesh, warm, barrier)
         if len(solved) == 1 and barrier < camp.first:
             solved = camp.solve(camp.final, ~solved, most=HASTE)
-            if solved.all() or not camp.time_left():
+            if every(solved) or not camp.time_left():
                 return First(solved, camp.final)
             if not camp.unfinished.any():
                 continue
@@ -103,7 +103,7 @@ def _warmed(camp: Camp, mesh: Mesh, warm: Start) -> First:
         if before is not None:
             camp.keep(before, solved)
         solved = solved | now
-        if solved.all():
+        if every(solved):
             break
         few = 2 * solved.sum() < len(solved)
         if few or not camp.time_left():

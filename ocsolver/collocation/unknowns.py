@@ -15,7 +15,7 @@ from ocsolver.collocation.kkt import Direction
 from ocsolver.collocation.points import EndPoint, PointValues
 from ocsolver.collocation.tableau import Tableau
 
-__all__ = ["Bounds", "Curves", "Mesh", "Model", "Optimality", "Point", "Residual", "Step", "largest", "total"]
+__all__ = ["Bounds", "Curves", "Mesh", "Model", "Optimality", "Point", "Residual", "Step", "every", "largest", "total"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -191,7 +191,7 @@ class Bounds:
     @cached_property
     def _shared(self) -> dict[str, Any]:
         """All that does not change with fixed initial states."""
-        names = "open", "some", "control_fixed", "path_fixed", "end_fixed", "start_fixed", "pinned"
+        names = "open", "some", "control_fixed", "path_fixed", "end_fixed", "start_fixed", "pinned", "some_fixed"
         return {name: getattr(self, name) for name in names}
 
     @cached_property
@@ -206,6 +206,11 @@ class Bounds:
     def control_fixed(self) -> Array:
         """Controls that nothing is left of (m,)."""
         return np.asarray(self.control_lower == self.control_upper)
+
+    @cached_property
+    def some_fixed(self) -> bool:
+        """Whether nothing is left of some controls."""
+        return bool(self.control_fixed.any())
 
     @cached_property
     def path_fixed(self) -> Array:
@@ -335,6 +340,11 @@ class Step:
             np.where(use, other.length, self.length),
             np.where(use, other.reach, self.reach),
         )
+
+
+def every(groups: Array) -> bool:
+    """Whether all groups are meant (G,): the list of a few is read sooner than an array is reduced."""
+    return all(groups.tolist())
 
 
 def total(values: Array) -> Array:
