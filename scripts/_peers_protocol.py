@@ -233,6 +233,12 @@ def time_all(
         rivals = [best[key] for key, run in qualified.items() if run["tool"] == qualified[name]["tool"]]
         return bool(best[name] <= factor * min(rivals))
 
+    def near(id: str, run: dict[str, Any]) -> bool:
+        """Whether the warm solves of a peer so far are not far slower than those of the fastest of the others."""
+        others = [own["warm_processor_seconds"] for own in runs[id].values() if own["tool"] != "ocsolver"]
+        best = min((min(seconds) for seconds in others if seconds), default=math.inf)
+        return run["tool"] == "ocsolver" or min(run["warm_processor_seconds"], default=0.0) <= 3.0 * best
+
     for repeat in range(repeats):
         for statement in statements:
             for peer in peers:
@@ -246,7 +252,7 @@ def time_all(
                 run["processor_seconds"].append(processor)
     for statement, _, peer in product(statements, range(repeats), peers):
         run = runs[statement.id].get(peer.name, {})
-        if raced(statement.id, peer.name, 4.0) and "warm_message" not in run:
+        if raced(statement.id, peer.name, 4.0) and "warm_message" not in run and near(statement.id, run):
             found, failure = isolated(peer, warm_runs(peer, statement, run["mesh"], repeats), limit)
             for seconds, processor in found:
                 run["warm_seconds"].append(seconds)
