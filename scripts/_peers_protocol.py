@@ -36,6 +36,7 @@ __all__ = [
     "time_all",
 ]
 
+PREBUILT = 20.0  # time from scratch, relative to the fastest of its toolkit, of what may still be the fastest warm
 SLACK = 3.0  # one refinement may take this many times the limit of all before it is stopped
 ACCURACY = 1e-6  # of the re-simulated cost, relative to max(1, |J*|), and of the fixed final states
 
@@ -252,7 +253,7 @@ def time_all(
                 run["processor_seconds"].append(processor)
     for statement, _, peer in product(statements, range(repeats), peers):
         run = runs[statement.id].get(peer.name, {})
-        if raced(statement.id, peer.name, 4.0) and "warm_message" not in run and near(statement.id, run):
+        if raced(statement.id, peer.name, PREBUILT) and "warm_message" not in run and near(statement.id, run):
             found, failure = isolated(peer, warm_runs(peer, statement, run["mesh"], repeats), limit)
             for seconds, processor in found:
                 run["warm_seconds"].append(seconds)
