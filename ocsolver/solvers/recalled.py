@@ -16,7 +16,7 @@ import torch
 from ocsolver._record import record
 from ocsolver.collocation.campaign import Campaign
 from ocsolver.collocation.errors import VIOLATION
-from ocsolver.collocation.jumps import Jump, enclosed_jumps, moved_jumps, warp
+from ocsolver.collocation.jumps import Jump, around, enclosed_jumps, moved_jumps, warp
 from ocsolver.collocation.points import Stacked
 from ocsolver.collocation.refine import resampled
 from ocsolver.collocation.starts import Start, dear_enough
@@ -72,7 +72,7 @@ class Memory:
     base: Array  # nodes of the first group without those that enclose switches
     switches: list[Switch]  # which they are
     rested: bool  # whether it has seen singular arcs
-    model: Model | None  # at the last point, of a single group with switches
+    model: Model | None  # at the last point, of a single group with switches that Gauss points enclose
 
     @classmethod
     def of(cls, problem: OptimalControlProblem, campaign: Campaign) -> Memory | None:
@@ -82,7 +82,8 @@ class Memory:
             return None
         last = camp.system, camp.point, camp.mu, camp.scale()
         switches = campaign.switches[0] if campaign.switches else []
-        model = camp.model if switches and camp.stacked.groups == 1 else None
+        encloses = switches and camp.stacked.groups == 1 and not camp.mesh.tableau.closed
+        model = camp.model if encloses else None
         rest = campaign.base[0], switches, campaign.rested, model
         return cls(problem, campaign.stages, campaign.of_the_set, *last, *rest)
 
@@ -97,7 +98,7 @@ class Memory:
         if problem.horizon != self.problem.horizon:
             start = self._shifted(problem)
         else:
-            start = self._moved(stacked, limits) if self.jumps else self._start
+            start = self._moved(stacked, limits) if self._jumps else self._start
         assert start.system is not None
         return Posed(stacked, limits, start.system.mesh.t, self.of_the_set, warm=start)
 
@@ -127,13 +128,14 @@ class Memory:
         return np.asarray(t[path[nearest] | np.isin(t, self.base)])
 
     @cached_property
-    def jumps(self) -> list[Jump]:
+    def _jumps(self) -> list[Jump]:
         """Jumps of the controls of a single group."""
-        system, limits = self.system, self.system.limits
-        if self.model is None or system.stacked.kinked or system.mesh.tableau.closed:
+        if self.model is None:
             return []
-        bounds = limits.control_lower, limits.control_upper
-        return enclosed_jumps(system.mesh, self.point.u, bounds, self.switches)
+        system, limits, slope = self.system, self.system.limits, self.model.slope[..., self.system.stacked.v :]
+        return enclosed_jumps(
+            system.mesh, self.point.u, slope, (limits.control_lower, limits.control_upper), self.switches
+        )
 
     @cached_property
     def _fractions(self) -> Array:
@@ -148,23 +150,25 @@ class Memory:
 
     @cached_property
     def _enclosing(self) -> Start:
-        """The same with the nodes that enclose jumps; its base are those without."""
-        t = self.system.mesh.t
-        around = np.concatenate([t[jump.cells.start : jump.cells.stop + 1, 0] for jump in self.jumps])
-        fractions = first_fractions(t, np.concatenate((self._steady, around)))
-        nodes = t[0] + (t[-1] - t[0]) * fractions[:, None]
-        base = nodes[~np.isin(fractions, (around - t[0]) / (t[-1] - t[0])), 0]
-        return self._start_on(nodes, nodes)._replace(base=base)
+        """The last point with the nodes that enclose jumps; its base are those without."""
+        t, jumps = self.system.mesh.t, self._jumps
+        enclosing = np.concatenate([jump.nodes for jump in jumps])
+        fractions = first_fractions(t, np.concatenate((self._steady, enclosing)))
+        nodes = t[0, 0] + (t[-1, 0] - t[0, 0]) * fractions
+        others = ~np.isin(fractions, (enclosing - t[0]) / (t[-1] - t[0]))
+        ways = warp((t[0, 0], t[-1, 0]), (jump.knots for jump in jumps), around(jump.centered for jump in jumps))
+        nodes = nodes if ways is None else np.interp(nodes, *ways)
+        return self._start_on(nodes[:, None], nodes[:, None])._replace(base=nodes[others])
 
     def _moved(self, stacked: Stacked, limits: Bounds) -> Start:
-        """The last point on a mesh that goes with the jumps of controls; without these, if they go too far."""
-        start, jumps = self._enclosing, self.jumps
+        """The same on a mesh that goes with the jumps; without these, if they go too far."""
+        start, jumps = self._enclosing, self._jumps
         assert start.system is not None
         assert start.base is not None
         assert self.model is not None
-        moved = moved_jumps(self.system.again(stacked, limits), self.point, self.mu, self.model, jumps)
         t = start.system.mesh.t[:, 0]
-        ways = warp((t[0], t[-1]), jumps, moved) if moved else None
+        moved = moved_jumps(self.system.again(stacked, limits), self.point, self.mu, self.model, jumps)
+        ways = warp((t[0], t[-1]), around(jump.centered for jump in jumps), around(moved)) if moved else None
         if ways is None:
             return self._start
         system = replace(start.system, mesh=Mesh(np.interp(t, *ways)[:, None], start.system.mesh.tableau))
