@@ -19,6 +19,7 @@ enum { OTHER_F, OTHER_RUNNING, OTHER_C, OTHER };
 #define CONVEX 1e-9 /* curvature of H that counts as convex, slope that counts as rising: as in `errors` */
 #define RISING 1e-4
 #define LARGE 100.0
+#define FEW 8
 #define LEAST 1e-12 /* eigenvalue of −∂²H/∂u² by which H counts as concave */
 
 /* N intervals, s Gauss points of each and Q others, G groups, v states, m controls, D = v + m, e path constraints. */
@@ -37,12 +38,23 @@ static Sizes sizes_of(const Frame *y, int x, int Q)
 
 static size_t points_of(Sizes y) { return (size_t)y.N * y.Q * y.G; }
 
-/* Σ of rows of `width` numbers, each with its weight: the left node, s points, the right node; nodes may be none. */
+/* Σ of rows of `width` numbers, each with its weight: the left node, s points, the right node; nodes may be none. Few
+   numbers are summed up one by one, many row by row. */
 static void combine(
     const double *weights, int s, const double *left, const double *inner, const double *right, size_t width, double *restrict out
 )
 {
     const int first = left ? -1 : 0, last = right ? s + 1 : s;
+    if (width < FEW) {
+        for (size_t i = 0; i < width; i++) {
+            const double *w = weights, *row = inner + i;
+            double sum = left ? *w++ * left[i] : 0.0;
+            for (int j = 0; j < s; j++, row += width)
+                sum += *w++ * *row;
+            out[i] = right ? sum + *w * right[i] : sum;
+        }
+        return;
+    }
     for (int j = first; j < last; j++) {
         const double *row = j < 0 ? left : j < s ? inner + j * width : right, weight = *weights++;
         if (j == first)

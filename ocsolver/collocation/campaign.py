@@ -123,15 +123,13 @@ class Campaign:
         best, wasted, finished = (worst_of_all, camp.state, solved, base, switches), 0, np.zeros(G, dtype=bool)
         for level in range(LEVELS):
             self.counts["meshes"] = level + 1
-            errors, goal = camp.errors(), camp.goal()
-            total = errors.total
-            fine = np.maximum(errors.farthest / self.stop.fineness, camp.worst() / VIOLATION)
-            small = total <= np.maximum(goal, ROUNDING * camp.scale() * len(camp.mesh.h))
-            good = ~solved | (small & (fine <= 1.0))
+            good = ~solved | self._fine_enough()
             if level == 0 and hat <= final and every(good):
                 break
+            errors, goal = camp.errors(), camp.goal()
             above = int((solved & (camp.gap() > self.stop.goal)).sum())
-            score = above, float(np.max(np.where(solved, np.maximum(total / goal, fine), 0.0)))
+            fine = np.maximum(errors.farthest / self.stop.fineness, camp.worst() / VIOLATION)
+            score = above, float(np.max(np.where(solved, np.maximum(errors.total / goal, fine), 0.0)))
             if hat > final:
                 best = worst_of_all, camp.state, solved, base, switches
             elif above < best[0][0] or (above == best[0][0] and score[1] < BETTER * best[0][1]):
@@ -170,6 +168,18 @@ class Campaign:
             base, solved = plan.base, now
         _, camp.state, solved, self.base, self.switches = best
         return solved
+
+    def _fine_enough(self) -> Array:
+        """Whether the errors of the mesh are as small as they have to be (G,)."""
+        camp, least, fineness = self.camp, ROUNDING * len(self.camp.mesh.h), self.stop.fineness
+        errors = camp.errors()
+        parts = errors.total, camp.goal(), camp.scale(), errors.farthest, camp.worst()
+        return np.array(
+            [
+                error <= max(goal, least * scale) and farthest <= fineness and worst <= VIOLATION
+                for error, goal, scale, farthest, worst in zip(*(part.tolist() for part in parts), strict=True)
+            ]
+        )
 
     def _look_at_arcs(self, solved: Array, sides: tuple[Array, Array]) -> None:
         """Note whether costates swing or arcs are singular: other points may do better."""

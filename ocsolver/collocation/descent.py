@@ -74,7 +74,7 @@ class Crew:
     def gather(
         cls, system: System, point: Point, mu: Array, mu_end: Array, wanted: Array, *, clocked: bool, careful: bool
     ) -> Crew:
-        """All groups at a start; those `wanted` go on until μ is `mu_end` (G,)."""
+        """All groups at a start; those `wanted` go on until μ is `mu_end` (G,), which is no higher."""
         _round_kinks(system, mu)
         walk = Walk(system, clocked=clocked, careful=careful)
         none = np.zeros(len(mu), dtype=int)
@@ -171,7 +171,6 @@ class Crew:
         walk.steps, walk.delta, walk.last_delta = int(state[4]), state[6:7], state[7:8]
         if marched.steps:
             self.fails = np.zeros_like(self.fails)
-        _round_kinks(self.system, self.mu)
         if marched.stuck:
             self.count(np.array([True]))
 
@@ -275,7 +274,6 @@ def set_out(
     """The first iterations of a single group, before anybody has looked; None if others have to see them."""
     if patience.together or not can_march(system) or not (left := patience.left()):
         return None
-    _round_kinks(system, mu)
     most = min(patience.iterations, left, patience.doubts or left)
     own = _rules(patience.accuracy, mu_end[0], patience.accuracy + VIOLATION, most, clocked=clocked, careful=careful)
     return march(system, point, None, own, np.array([mu[0], *FRESH]), NO_CORNERS, most, patience.going_on)

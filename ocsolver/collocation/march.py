@@ -35,7 +35,7 @@ class Marched(NamedTuple):
 
 
 def can_march(system: System) -> bool:
-    """Whether the equations are those of one group, all in C."""
+    """Whether the equations are those of one group, all in C; functions with kinks are not recorded."""
     stacked = system.stacked
     alone = isinstance(system, CompiledSystem) and len(system.size) == 1
     return alone and stacked.separable and not system.limits.some_fixed
