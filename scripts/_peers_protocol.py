@@ -255,6 +255,8 @@ def time_all(
         run = runs[statement.id].get(peer.name, {})
         if raced(statement.id, peer.name, PREBUILT) and "warm_message" not in run and near(statement.id, run):
             found, failure = isolated(peer, warm_runs(peer, statement, run["mesh"], repeats), limit)
+            if not found and failure is None:
+                failure = "nothing is kept between solves"
             for seconds, processor in found:
                 run["warm_seconds"].append(seconds)
                 run["warm_processor_seconds"].append(processor)

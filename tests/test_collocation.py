@@ -17,6 +17,8 @@ from torch import Tensor
 
 import ocsolver as oc
 from ocsolver.collocation import camp, campaign, descent, saddles, starts
+from ocsolver.collocation.stop import Stop
+from ocsolver.problem import changed
 from problems import (
     bryson_denham,
     free_time_regulator,
@@ -734,6 +736,34 @@ def test_keyboard_interrupt_in_a_callback_returns_what_there_is() -> None:
     assert solution.status == [Status.INTERRUPTED]
     assert torch.isfinite(solution.x).all()
     assert solution.stats.iterations >= 3
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_keyboard_interrupt_at_any_look_at_the_clock(monkeypatch: pytest.MonkeyPatch, warm: bool) -> None:
+    """There is a whole iterate, or there was none yet."""
+    problem, real = bounded(), Stop.late
+    start = oc.solve(problem, oc.Collocation(), tolerance=1e-6) if warm else None
+    other = changed(problem, initial_state=1.05 * problem.initial_state)
+    ended = []
+    for n in range(1, 9):
+        looks = iter(range(1, 1000))
+
+        def late(self: Stop, looks: Any = looks, n: int = n) -> bool:
+            if next(looks) == n:
+                raise KeyboardInterrupt
+            return real(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Stop, "late", late)
+            try:
+                solution = solve_quietly(other, oc.Collocation(), tolerance=1e-6, initial_control=start)
+            except KeyboardInterrupt:
+                continue
+        ended += solution.status
+        assert torch.isfinite(solution.x).all()
+        assert len(solution.history.cost) == solution.stats.iterations + 1
+    assert Status.INTERRUPTED in ended
+    assert set(ended) <= {Status.INTERRUPTED, Status.CONVERGED}
 
 
 class Failing:

@@ -17,8 +17,9 @@ from torch import Tensor
 import ocsolver as oc
 from ocsolver.collocation import starts
 from ocsolver.collocation.camp import Camp
-from ocsolver.collocation.jumps import Jump, warp
+from ocsolver.collocation.jumps import around, enclosed_jumps, warp
 from ocsolver.collocation.switches import Switch
+from ocsolver.collocation.tableau import gauss
 from ocsolver.collocation.unknowns import Mesh
 from ocsolver.problem import changed, differ_by_start
 from ocsolver.solvers.collocation import Collocation
@@ -259,12 +260,85 @@ def test_from_the_other_side_the_jump_is_another_one() -> None:
 def test_nodes_do_not_follow_jumps_that_meet() -> None:
     """Nor those that come too near to an end, or leave too long an interval behind."""
     first, second = (Switch(time, 0, 0.01, 0.1) for time in (0.4, 0.6))
-    jumps = [Jump(switch, slice(0, 2), 1.0) for switch in (first, second)]
-    ways = warp((0.0, 1.0), jumps, [first._replace(time=0.45), second])
+    jumps = around([first, second])
+    ways = warp((0.0, 1.0), jumps, around([first._replace(time=0.45), second]))
     assert ways is not None
     before, after = ways
     assert before == pytest.approx([0.0, 0.39, 0.4, 0.41, 0.59, 0.6, 0.61, 1.0])
     assert after == pytest.approx([0.0, 0.44, 0.45, 0.46, 0.59, 0.6, 0.61, 1.0])
     for times in ((0.55, 0.6), (0.1, 0.6), (0.4, 0.9), (0.61, 0.6), (0.4, float("nan"))):
         moved = [switch._replace(time=time) for switch, time in zip((first, second), times, strict=True)]
-        assert warp((0.0, 1.0), jumps, moved) is None
+        assert warp((0.0, 1.0), jumps, around(moved)) is None
+
+
+def driven(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    return torch.stack((x[..., 1], u[..., 0] - x[..., 0]), -1)
+
+
+def nothing(t: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    return torch.zeros_like(x[..., 0])
+
+
+def half_square(x: Tensor) -> Tensor:
+    return 0.5 * x.square().sum(-1)
+
+
+def swing_at(x: float, v: float) -> oc.OptimalControlProblem:
+    return oc.OptimalControlProblem(
+        driven, nothing, half_square, initial_state=[x, v], horizon=(0.0, 5.0), control_set=oc.Box(-1.0, 1.0)
+    )
+
+
+@pytest.mark.parametrize("move", [0.01, 0.1])
+def test_jumps_that_nothing_but_their_costs_ties_to_their_times(move: float) -> None:
+    """Free ends: u is −sign p₂, with p₂ a sine whose phase is that of the final state."""
+    start = oc.solve(swing_at(6.0, 2.0), oc.Collocation(), tolerance=1e-6)
+    far = oc.solve(swing_at(6.0 + move, 2.0 - move), oc.Collocation(), tolerance=1e-6)
+    near = oc.solve(swing_at(6.0 + move, 2.0 - move), oc.Collocation(), tolerance=1e-6, initial_control=start)
+    memory = start.memory
+    assert isinstance(memory, Memory)
+    posed = memory.posed(swing_at(6.0 + move, 2.0 - move), 3)
+    assert posed is not None
+    assert posed.warm is not None
+    x1, x2 = far.x[-1, 0].tolist()
+    root = 5.0 - math.atan2(-x2, x1) % math.pi  # p = x(T) turned backwards
+    for switch, time in zip(posed.warm.jumps, (root - math.pi, root), strict=True):
+        assert switch.time == pytest.approx(time, abs=move**2 + 1.1e-3)  # as near as the enclosure is wide
+    assert near.stats.sweeps["meshes"] == 1
+    assert near.stats.iterations < 10
+    assert float(near.cost) == pytest.approx(float(far.cost), abs=2e-6)
+
+
+def test_jumps_at_the_same_time_are_left_alone() -> None:
+    """A mesh that does not tell one from the other knows nothing of where they go."""
+    mesh = Mesh(np.array([0.0, 0.3, 0.39, 0.4, 0.41, 0.7, 1.0])[:, None], gauss(3))
+    u = np.where(mesh.points < 0.4, -1.0, 1.0)[..., None].repeat(2, -1)
+    slope = (mesh.points - 0.4)[..., None].repeat(2, -1)
+    bounds = np.full(2, -1.0), np.ones(2)
+    one, other = Switch(0.4, 0, 0.01, 0.1), Switch(0.4, 1, 0.01, 0.1)
+    (jump,) = enclosed_jumps(mesh, u, slope, bounds, [one])
+    assert jump.time == pytest.approx(0.4)
+    assert (jump.component, jump.nodes, jump.rise) == (0, (0.39, 0.4, 0.41), 2.0)
+    assert jump.pull == pytest.approx(1.0)
+    assert jump.centered == pytest.approx((0.4, 0, 0.01, 0.02))
+    assert enclosed_jumps(mesh, u, slope, bounds, [one, other]) == []
+    assert enclosed_jumps(mesh, u, slope, bounds, [Switch(0.4, 2, 0.01, 0.1)]) == []  # of a path constraint
+    assert enclosed_jumps(mesh, u, slope, (-np.full(2, np.inf), np.full(2, np.inf)), [one]) == []
+
+
+def test_the_edge_of_a_singular_arc_has_no_rate() -> None:
+    """And a control between the two values tells the time better than ∂H/∂u does."""
+    mesh = Mesh(np.array([0.0, 0.3, 0.39, 0.4, 0.41, 0.7, 1.0])[:, None], gauss(3))
+    u, slope = np.where(mesh.points < 0.4, -1.0, 1.0)[..., None], (mesh.points - 0.4)[..., None]
+    u[2] = -0.5  # jumps before ∂H/∂u vanishes
+    bounds, switch = (np.full(1, -1.0), np.ones(1)), Switch(0.4, 0, 0.01, 0.1)
+    (jump,) = enclosed_jumps(mesh, u, slope, bounds, [switch])
+    assert jump.time == pytest.approx(0.3975)
+    assert jump.centered.time == pytest.approx(0.4)  # near enough to the middle
+    u[2] = 1.0
+    u[1, 2] = -1.0
+    (jump,) = enclosed_jumps(mesh, u, slope + 0.008, bounds, [switch])
+    assert jump.time == pytest.approx(0.392)
+    assert jump.centered.time == pytest.approx(0.392)
+    (edge,) = enclosed_jumps(mesh, u, np.where(slope < 0.0, slope, 0.0), bounds, [switch])
+    assert edge.pull == 0.0
