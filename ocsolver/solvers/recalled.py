@@ -98,7 +98,7 @@ class Memory:
         if problem.horizon != self.problem.horizon:
             start = self._shifted(problem)
         else:
-            start = self._moved(stacked, limits) if self._jumps else self._start
+            start = self._start if self._enclosing is None else self._moved(stacked, limits, self._enclosing)
         assert start.system is not None
         return Posed(stacked, limits, start.system.mesh.t, self.of_the_set, warm=start)
 
@@ -149,20 +149,21 @@ class Memory:
         return self._start_on(nodes, nodes)
 
     @cached_property
-    def _enclosing(self) -> Start:
-        """The last point with the nodes that enclose jumps; its base are those without."""
+    def _enclosing(self) -> Start | None:
+        """The last point with the nodes that enclose jumps, if there are some; its base are those without."""
         t, jumps = self.system.mesh.t, self._jumps
+        ways = warp((t[0, 0], t[-1, 0]), (jump.knots for jump in jumps), around(jump.centered for jump in jumps))
+        if not jumps or ways is None:
+            return None
         enclosing = np.concatenate([jump.nodes for jump in jumps])
         fractions = first_fractions(t, np.concatenate((self._steady, enclosing)))
-        nodes = t[0, 0] + (t[-1, 0] - t[0, 0]) * fractions
+        nodes = np.interp(t[0, 0] + (t[-1, 0] - t[0, 0]) * fractions, *ways)
         others = ~np.isin(fractions, (enclosing - t[0]) / (t[-1] - t[0]))
-        ways = warp((t[0, 0], t[-1, 0]), (jump.knots for jump in jumps), around(jump.centered for jump in jumps))
-        nodes = nodes if ways is None else np.interp(nodes, *ways)
         return self._start_on(nodes[:, None], nodes[:, None])._replace(base=nodes[others])
 
-    def _moved(self, stacked: Stacked, limits: Bounds) -> Start:
-        """The same on a mesh that goes with the jumps; without these, if they go too far."""
-        start, jumps = self._enclosing, self._jumps
+    def _moved(self, stacked: Stacked, limits: Bounds, start: Start) -> Start:
+        """A start that encloses jumps on a mesh that goes with these; the one without, if they go too far."""
+        jumps = self._jumps
         assert start.system is not None
         assert start.base is not None
         assert self.model is not None
