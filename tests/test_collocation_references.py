@@ -300,10 +300,19 @@ def test_every_switch_is_reported_once() -> None:
 
 # ---------------------------------------------------------------------------------------------------- certificate
 
+LONG_TO_RESIMULATE = {
+    *(name for choice, name in SLOW if choice == "Collocation"),
+    *(
+        "citron-reactor-9",
+        "fishing",
+        "fishing-two-efforts",
+        "jaddu-shimemura-constrained",
+        "robot-arm",
+        "sir-distancing",
+    ),
+}
 RESIMULATED = [
-    pytest.param(
-        name, marks=pytest.mark.slow if ("Collocation", name) in SLOW or name == "jaddu-shimemura-constrained" else ()
-    )
+    pytest.param(name, marks=pytest.mark.slow if name in LONG_TO_RESIMULATE else ())
     for name in REFERENCES
     if name != CHATTERING
 ]
