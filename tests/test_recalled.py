@@ -112,15 +112,20 @@ def test_other_problems_are_set_up() -> None:
     assert not differ_by_start(timed, changed(timed, horizon=(0.5, timed.free_time)))
 
 
-def test_functions_that_have_changed_are_read_again(set_up: list[Any]) -> None:
-    weight = {"u": 1.0}
-    problem = oc.OptimalControlProblem(
+def weighed(weight: dict[str, float]) -> oc.OptimalControlProblem:
+    """A regulator whose effort has a weight that may change: J* = ½ √w tanh(1 / √w)."""
+    return oc.OptimalControlProblem(
         lambda t, x, u: u,
         lambda t, x, u: 0.5 * (x[..., 0] ** 2 + weight["u"] * u[..., 0] ** 2),
         initial_state=[1.0],
         horizon=(0.0, 1.0),
         control_set=oc.Unconstrained(1),
     )
+
+
+def test_functions_that_have_changed_are_read_again(set_up: list[Any]) -> None:
+    weight = {"u": 1.0}
+    problem = weighed(weight)
     first = oc.solve(problem, oc.Collocation())
     assert float(first.cost) == pytest.approx(0.5 * np.tanh(1.0), abs=1e-8)
     weight["u"] = 4.0
@@ -132,13 +137,7 @@ def test_functions_that_have_changed_are_read_again(set_up: list[Any]) -> None:
 def test_what_does_not_agree_with_the_recording_is_never_trusted(set_up: list[Any]) -> None:
     """However often it is asked, and only until it is again what it was."""
     weight = {"u": 1.0}
-    problem = oc.OptimalControlProblem(
-        lambda t, x, u: u,
-        lambda t, x, u: 0.5 * (x[..., 0] ** 2 + weight["u"] * u[..., 0] ** 2),
-        initial_state=[1.0],
-        horizon=(0.0, 1.0),
-        control_set=oc.Unconstrained(1),
-    )
+    problem = weighed(weight)
     first = oc.solve(problem, oc.Collocation())
     for value, cost in ((4.0, np.tanh(0.5)), (1.0, 0.5 * np.tanh(1.0)), (4.0, np.tanh(0.5))):
         weight["u"], before = value, len(set_up)

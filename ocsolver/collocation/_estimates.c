@@ -44,7 +44,6 @@ static void combine(
     const double *weights, int s, const double *left, const double *inner, const double *right, size_t width, double *restrict out
 )
 {
-    const int first = left ? -1 : 0, last = right ? s + 1 : s;
     if (width < FEW) {
         for (size_t i = 0; i < width; i++) {
             const double *w = weights, *row = inner + i;
@@ -55,14 +54,11 @@ static void combine(
         }
         return;
     }
-    for (int j = first; j < last; j++) {
+    memset(out, 0, width * sizeof(double));
+    for (int j = left ? -1 : 0; j < (right ? s + 1 : s); j++) {
         const double *row = j < 0 ? left : j < s ? inner + j * width : right, weight = *weights++;
-        if (j == first)
-            for (size_t i = 0; i < width; i++)
-                out[i] = weight * row[i];
-        else
-            for (size_t i = 0; i < width; i++)
-                out[i] += weight * row[i];
+        for (size_t i = 0; i < width; i++)
+            out[i] += weight * row[i];
     }
 }
 

@@ -129,8 +129,7 @@ class Camp:
                 before, own = np.stack((self.cost, self.residual)), seen
                 seen = before[None].repeat(len(own), 0)
                 seen[..., rows] = own
-            self.history.append(seen)
-            self.cost, self.residual = seen[-1]
+            self._note(seen)
             if self.callback is not None and (k := sum(map(len, self.history)) - 1):
                 self.state = crew.state
                 if self.callback(k, self):
@@ -153,14 +152,18 @@ class Camp:
     def _arrive(self, marched: Marched) -> bool:
         """Be where a single group has marched: whether it is solved."""
         if len(marched.seen):
-            self.history.append(marched.seen)
-            self.cost, self.residual = marched.seen[-1]
+            self._note(marched.seen)
         self._count(marched.steps + marched.stuck)
         self.point, self.model, self.mu = marched.point, marched.model, marched.state[:1]
         self.reached, self.unfinished = self.state, np.array([not marched.done])
         if marched.interrupt is not None:
             raise marched.interrupt
         return marched.done
+
+    def _note(self, seen: Array) -> None:
+        """Costs and errors of all groups at some iterations (…, 2, G)."""
+        self.history.append(seen)
+        self.cost, self.residual = seen[-1]
 
     def _count(self, steps: int) -> None:
         self.counts["iterations"] += steps

@@ -253,13 +253,12 @@ class Campaign:
         camp.cost, camp.residual = camp.system.cost(now.values, now.end), camp.gap()
         parts = solved, now.violation, camp.cost, camp.scale(), errors.total, camp.residual, errors.worst
         endings = [Ending(*own) for own in zip(*(part.tolist() for part in parts), strict=True)]
-        G, blurred = len(endings), None
+        G = len(endings)
         self.status, self.notes, self.lost = [Status.CONVERGED] * G, [""] * G, np.zeros(G, dtype=bool)
         for g, ending in enumerate(endings):
             if self.ending is None and ending.converged(self.stop.tolerance, camp.allowed):
                 continue
-            blurred = camp.blurred if blurred is None else blurred
-            bounds = camp.allowed, camp.allowed + float(blurred[g])
+            bounds = camp.allowed, camp.allowed + float(camp.blurred[g])
             self.lost[g] = not (ending.violation <= bounds[1] and ending.meaningful)
             status, note = self.ending, ""
             undefined = "" if solved[g] else self._undefined(g)

@@ -53,9 +53,7 @@ class Ended:
         camp = campaign.camp
         tableau, point, limits = camp.mesh.tableau, camp.point, camp.limits
         strict = None if camp.stacked.guise is None else camp.stacked.guise.strict
-        u = point.u
-        if strict is not None or not limits.open[0][0]:
-            u = limited(tableau, u, limits.control_lower, limits.control_upper, strict)
+        u = limited(tableau, point.u, limits.control_lower, limits.control_upper, strict)
         inside = point.x, point.p, u, point.y
         if tableau.closed:
             at = between(camp.stacked, limits, camp.mesh, replace(point, u=u), gauss(tableau.s).c)

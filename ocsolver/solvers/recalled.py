@@ -152,8 +152,10 @@ class Memory:
     def _enclosing(self) -> Start | None:
         """The last point with the nodes that enclose jumps, if there are some; its base are those without."""
         t, jumps = self.system.mesh.t, self._jumps
+        if not jumps:
+            return None
         ways = warp((t[0, 0], t[-1, 0]), (jump.knots for jump in jumps), around(jump.centered for jump in jumps))
-        if not jumps or ways is None:
+        if ways is None:
             return None
         enclosing = np.concatenate([jump.nodes for jump in jumps])
         fractions = first_fractions(t, np.concatenate((self._steady, enclosing)))
